@@ -1,0 +1,48 @@
+"""`apply(tx, cache, command)`: the one table from commands to what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from appliance.catalogue import buckets, commands, files, objects, uploads
+from appliance.catalogue.database import Rows
+from appliance.catalogue.names import DirectoryCache
+
+
+def _reap(tx: Rows, cache: DirectoryCache, command: commands.Reap) -> None:
+    objects.reap(tx, cache, command.node, command.now_ns)
+
+
+def _plain(function: Callable[[Rows, Any], Any]) -> Callable[[Rows, DirectoryCache, Any], Any]:
+    return lambda tx, _cache, command: function(tx, command)
+
+
+_TABLE: Final[dict[type[commands.Command], Callable[[Rows, DirectoryCache, Any], Any]]] = {
+    commands.PutObject: objects.put_object,
+    commands.CopyObject: objects.copy_object,
+    commands.DeleteObject: objects.delete_object,
+    commands.WriteFile: files.write_file,
+    commands.CreateUpload: _plain(uploads.create_upload),
+    commands.PutPart: _plain(uploads.put_part),
+    commands.CopyPart: _plain(uploads.copy_part),
+    commands.CompleteUpload: uploads.complete_upload,
+    commands.AbortUpload: _plain(uploads.abort_upload),
+    commands.MakeDirectory: files.make_directory,
+    commands.RemoveDirectory: files.remove_directory,
+    commands.MakeSymlink: _plain(files.make_symlink),
+    commands.MakeLink: _plain(files.make_link),
+    commands.Unlink: files.unlink,
+    commands.Rename: files.rename,
+    commands.SetAttributes: _plain(files.set_attributes),
+    commands.Reap: _reap,
+    commands.CreateBucket: _plain(buckets.create_bucket),
+    commands.DeleteBucket: buckets.delete_bucket,
+    commands.PutAccessKey: _plain(buckets.put_access_key),
+    commands.RemoveAccessKey: _plain(buckets.remove_access_key),
+}
+
+
+def apply(tx: Rows, cache: DirectoryCache, command: commands.Command) -> Any:
+    """The command's result.  Raises its StoreError, always before it changed anything."""
+    return _TABLE[type(command)](tx, cache, command)

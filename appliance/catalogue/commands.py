@@ -1,0 +1,237 @@
+"""Changes as data: every change of the catalogue is one of these frozen structs, complete before it is submitted.
+
+A command holds its own times and names; `apply.apply(tx, command)` is a plain, deterministic function of it and the state.
+So commands can be batched, simulated, and sent from another process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from appliance.model import AccessKey, Body, Frozen, NewChunk, NewSlice, Precondition
+
+
+class Command(Frozen, frozen=True):
+    """Any of the below."""
+
+    @property
+    def new_chunks(self) -> tuple[NewChunk, ...]:
+        """Chunks whose reservations are this command's to commit or lose."""
+        return ()
+
+
+class CreateBucket(Command, frozen=True, kw_only=True):
+    name: str
+    project: str
+    owner: str
+    copies: int
+    etag: str
+    now_ns: int
+
+
+class DeleteBucket(Command, frozen=True, kw_only=True):
+    name: str
+    now_ns: int
+
+
+class PutObject(Command, frozen=True, kw_only=True):
+    bucket: int
+    root: int
+    copies: int
+    key: bytes
+    body: Body
+    etag: str
+    packed: bytes
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    atime_ns: int
+    flags: int
+    now_ns: int
+    label: bytes
+    precondition: Precondition | None
+
+    @property
+    def new_chunks(self) -> tuple[NewChunk, ...]:
+        return self.body.chunks
+
+
+class CopyObject(Command, frozen=True, kw_only=True):
+    source: int  # node
+    generation: int  # of the source as it was read: another state is NO_SUCH_KEY
+    bucket: int
+    root: int
+    copies: int
+    key: bytes
+    packed: bytes | None  # None keeps the source's
+    posix: tuple[int, int, int, int, int, int] | None  # mode uid gid mtime atime flags; None keeps the source's
+    now_ns: int
+    label: bytes
+    precondition: Precondition | None
+
+
+class DeleteObject(Command, frozen=True, kw_only=True):
+    bucket: int
+    root: int
+    key: bytes
+    now_ns: int
+    precondition: Precondition | None
+
+
+class CreateUpload(Command, frozen=True, kw_only=True):
+    id: str
+    bucket: int
+    key: bytes
+    owner: str
+    packed: bytes
+    checksum_algorithm: str
+    checksum_type: str
+    now_ns: int
+
+
+class PutPart(Command, frozen=True, kw_only=True):
+    upload: str
+    number: int
+    body: Body
+    copies: int
+    etag: str
+    checksum_algorithm: str
+    checksum: bytes
+    now_ns: int
+    label: bytes
+
+    @property
+    def new_chunks(self) -> tuple[NewChunk, ...]:
+        return self.body.chunks
+
+
+class CopyPart(Command, frozen=True, kw_only=True):
+    upload: str
+    number: int
+    source: int
+    generation: int
+    start: int
+    length: int
+    copies: int
+    etag: str
+    now_ns: int
+    label: bytes
+
+
+class CompleteUpload(Command, frozen=True, kw_only=True):
+    upload: str
+    root: int
+    parts: Sequence[tuple[int, str]]
+    etag: str
+    packed: bytes
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    atime_ns: int
+    flags: int
+    now_ns: int
+    precondition: Precondition | None
+
+
+class AbortUpload(Command, frozen=True, kw_only=True):
+    upload: str
+
+
+class MakeDirectory(Command, frozen=True, kw_only=True):
+    parent: int
+    name: bytes  # without "/"
+    mode: int
+    uid: int
+    gid: int
+    now_ns: int
+
+
+class RemoveDirectory(Command, frozen=True, kw_only=True):
+    parent: int
+    name: bytes
+    now_ns: int
+
+
+class MakeSymlink(Command, frozen=True, kw_only=True):
+    parent: int
+    name: bytes
+    target: bytes
+    uid: int
+    gid: int
+    now_ns: int
+
+
+class MakeLink(Command, frozen=True, kw_only=True):
+    node: int
+    parent: int
+    name: bytes
+    now_ns: int
+
+
+class Unlink(Command, frozen=True, kw_only=True):
+    parent: int
+    name: bytes
+    now_ns: int
+
+
+class Rename(Command, frozen=True, kw_only=True):
+    parent: int
+    name: bytes
+    directory: bool
+    new_parent: int
+    new_name: bytes
+    now_ns: int
+    replace: bool
+    exchange: bool
+
+
+class SetAttributes(Command, frozen=True, kw_only=True):
+    node: int
+    now_ns: int
+    mode: int | None
+    uid: int | None
+    gid: int | None
+    atime_ns: int | None
+    mtime_ns: int | None
+    packed: bytes | None
+
+
+class WriteFile(Command, frozen=True, kw_only=True):
+    node: int
+    create: tuple[int, bytes] | None
+    bucket: int
+    copies: int
+    mode: int
+    uid: int
+    gid: int
+    atime_ns: int
+    mtime_ns: int
+    now_ns: int
+    size: int
+    cut: int | None
+    chunks: tuple[NewChunk, ...]
+    slices: tuple[NewSlice, ...]
+    packed: bytes | None
+    etag: str  # fresh and opaque: taken when the bytes change
+    label: bytes
+
+    @property
+    def new_chunks(self) -> tuple[NewChunk, ...]:
+        return self.chunks
+
+
+class Reap(Command, frozen=True, kw_only=True):
+    """Nobody holds the node any more: if it is unlinked (or an empty implied directory) it goes."""
+
+    node: int
+    now_ns: int
+
+
+class PutAccessKey(Command, frozen=True, kw_only=True):
+    key: AccessKey
+
+
+class RemoveAccessKey(Command, frozen=True, kw_only=True):
+    id: str

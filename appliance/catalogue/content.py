@@ -1,0 +1,280 @@
+"""Bytes of nodes and parts: maps of slices over reference-counted chunks.
+
+A *content* is (kind, ref, data): EMPTY, INLINE bytes, one whole CHUNK, or a MAP.  Copy, multipart completion, clone and
+the mount's overwrites are all moves of references; only `patch` cuts slices.  Everything here runs inside a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from appliance.catalogue.database import NewData, Rows
+from appliance.catalogue.schema import CHUNK, MAP, PAGE, SLICE
+from appliance.limits import INLINE_MAX
+from appliance.model import Body, BodyKind, NewChunk, NewSlice
+
+EMPTY, INLINE, WHOLE, MAPPED = (int(kind) for kind in (BodyKind.EMPTY, BodyKind.INLINE, BodyKind.CHUNK, BodyKind.MAP))
+
+
+class Content(NamedTuple):
+    """Where bytes are.  `data` only for INLINE."""
+
+    kind: int
+    ref: int = 0
+    data: bytes = b""
+
+
+NOTHING = Content(EMPTY)
+
+type_all = Callable[..., list[Any]]
+
+
+class Flat(NamedTuple):
+    """`length` bytes at `offset` of the object are bytes `start...` of `chunk`."""
+
+    offset: int
+    length: int
+    chunk: int
+    start: int
+
+
+class Maker(NamedTuple):
+    """Who new chunks belong to."""
+
+    copies: int
+    owner: int
+    label: bytes
+
+
+# ---------------------------------------------------------------------- making
+
+
+def add_chunk(tx: Rows, chunk: NewChunk, maker: Maker, refs: int) -> None:
+    """A new chunk with `refs` references: its bytes are gathered by the batch or already in pages."""
+    assert refs > 0, "a chunk nobody names must not be committed"
+    tx.note_id(chunk.id)
+    tx.put(CHUNK, (chunk.id, chunk.length, refs, maker.copies))
+    if chunk.pages:
+        for page in chunk.pages:
+            tx.put(PAGE, (page.device, page.offset, page.length, chunk.id, page.index, page.copy, page.hsum))
+            tx.new_pages[page.device, page.offset] = chunk.covered
+    else:
+        assert len(chunk.data) == chunk.length, "a chunk without pages carries its bytes"
+        tx.new_data[chunk.id] = NewData(chunk.data, maker.copies, maker.owner, maker.label)
+
+
+def add_body(tx: Rows, body: Body, maker: Maker, *, inline: bool = True) -> Content:
+    """The content of a new object or part.  Without `inline` small bytes get a chunk of their own."""
+    if body.size == 0:
+        return NOTHING
+    if body.inline:
+        if inline:
+            return Content(INLINE, 0, body.inline)
+        chunk = NewChunk(tx.new_id(), body.size, body.inline)
+        add_chunk(tx, chunk, maker, 1)
+        return Content(WHOLE, chunk.id)
+    return add_slices(tx, body.chunks, body.slices, body.size, maker)
+
+
+def add_slices(
+    tx: Rows, chunks: Sequence[NewChunk], slices: Sequence[NewSlice], size: int, maker: Maker
+) -> Content:
+    """New chunks under a new map, or one chunk alone when it is the whole object."""
+    if len(chunks) == 1 and len(slices) == 1:
+        only, piece = chunks[0], slices[0]
+        if piece.offset == 0 and piece.start == 0 and piece.length == only.length == size:
+            add_chunk(tx, only, maker, 1)
+            return Content(WHOLE, only.id)
+    refs: dict[int, int] = {}
+    for piece in slices:
+        refs[piece.chunk] = refs.get(piece.chunk, 0) + 1
+    for chunk in chunks:
+        add_chunk(tx, chunk, maker, refs[chunk.id])
+    return add_map(tx, [(piece.offset, piece.length, WHOLE, piece.chunk, piece.start) for piece in slices])
+
+
+def add_map(tx: Rows, slices: Sequence[tuple[int, int, int, int, int]]) -> Content:
+    """A new map of (offset, length, kind, ref, start); the references were counted by the caller."""
+    number = tx.new_id()
+    composed = any(piece[2] == MAPPED for piece in slices)
+    tx.put(MAP, (number, 1, int(composed)))
+    for piece in slices:
+        tx.put(SLICE, (number, *piece))
+    return Content(MAPPED, number)
+
+
+# ---------------------------------------------------------------------- references
+
+
+def _count(tx: Rows, chunk: int, change: int) -> None:
+    row = tx.one("SELECT len, refs, copies FROM chunk WHERE id=?", (chunk,))
+    assert row is not None, f"chunk {chunk} is counted but not there"
+    length, refs, copies = row
+    refs += change
+    assert refs >= 0, f"chunk {chunk} has fewer than no references"
+    if refs:
+        tx.put(CHUNK, (chunk, length, refs, copies))
+        return
+    tx.delete(CHUNK, (chunk,))
+    tx.new_data.pop(chunk, None)
+    for dev, off, size in tx.all("SELECT dev, off, len FROM page WHERE chunk=?", (chunk,)):
+        tx.delete(PAGE, (dev, off))
+        tx.freed.append((dev, off, size))
+
+
+def share(tx: Rows, kind: int, ref: int) -> None:
+    """One more reference to a chunk or map."""
+    if kind == WHOLE:
+        _count(tx, ref, 1)
+    elif kind == MAPPED:
+        refs, composed = tx.one("SELECT refs, composed FROM map WHERE id=?", (ref,))
+        tx.put(MAP, (ref, refs + 1, composed))
+
+
+def drop(tx: Rows, kind: int, ref: int) -> None:
+    """One reference less; at none the chunk's pages are freed."""
+    if kind == WHOLE:
+        _count(tx, ref, -1)
+    elif kind == MAPPED:
+        refs, composed = tx.one("SELECT refs, composed FROM map WHERE id=?", (ref,))
+        if refs > 1:
+            tx.put(MAP, (ref, refs - 1, composed))
+            return
+        tx.delete(MAP, (ref,))
+        for offset, inner, inner_ref in tx.all("SELECT off, kind, ref FROM slice WHERE map=?", (ref,)):
+            tx.delete(SLICE, (ref, offset))
+            drop(tx, inner, inner_ref)
+
+
+# ---------------------------------------------------------------------- reading
+
+_OVERLAP = (
+    "SELECT off, len, kind, ref, roff FROM slice WHERE map=?1 AND off<?3 AND off>="
+    "coalesce((SELECT max(off) FROM slice WHERE map=?1 AND off<=?2), 0) ORDER BY off"
+)
+
+
+def flatten(every: type_all, kind: int, ref: int, start: int, end: int) -> list[Flat]:
+    """Slices of chunks that cover [start, end) of a content of kind CHUNK or MAP, clipped, in order; gaps are holes.
+
+    `every(sql, parameters)` gives rows: a batch's or the loop's reader.
+    """
+    if kind == WHOLE:
+        return [Flat(start, end - start, ref, start)] if end > start else []
+    if kind != MAPPED:
+        return []
+    found: list[Flat] = []
+    for offset, length, inner, inner_ref, inner_start in every(_OVERLAP, (ref, start, end)):
+        low, high = max(start, offset), min(end, offset + length)
+        if low >= high:
+            continue
+        if inner == WHOLE:
+            found.append(Flat(low, high - low, inner_ref, inner_start + low - offset))
+            continue
+        shift = offset - inner_start
+        for piece in flatten(every, inner, inner_ref, low - shift, high - shift):
+            found.append(Flat(piece.offset + shift, piece.length, piece.chunk, piece.start))
+    return found
+
+
+def clone_range(tx: Rows, content: Content, start: int, length: int, maker: Maker) -> Content:
+    """A content that shares bytes [start, start+length) of `content`: no data is read, but inline bytes are copied."""
+    if length == 0:
+        return NOTHING
+    if content.kind == INLINE:
+        return add_body(tx, Body(length, content.data[start : start + length]), maker, inline=False)
+    pieces = flatten(tx.all, content.kind, content.ref, start, start + length)
+    for piece in pieces:
+        _count(tx, piece.chunk, 1)
+    if len(pieces) == 1 and pieces[0].length == length and pieces[0].start == 0:
+        whole = tx.one("SELECT len FROM chunk WHERE id=?", (pieces[0].chunk,))
+        if whole[0] == length:
+            return Content(WHOLE, pieces[0].chunk)
+    if not pieces:
+        return NOTHING
+    return add_map(tx, [(p.offset - start, p.length, WHOLE, p.chunk, p.start) for p in pieces])
+
+
+# ---------------------------------------------------------------------- changing (the mount)
+
+
+def patch(
+    tx: Rows,
+    content: Content,
+    old_size: int,
+    size: int,
+    cut: int | None,
+    chunks: Sequence[NewChunk],
+    slices: Sequence[NewSlice],
+    maker: Maker,
+) -> Content:
+    """The content after: everything at or beyond `cut` dropped, `slices` laid over, the size set to `size`."""
+    keep = old_size if cut is None else min(cut, old_size)
+    keep = min(keep, size)
+    if size <= INLINE_MAX and content.kind in (EMPTY, INLINE) and not any(chunk.pages for chunk in chunks):
+        return _patch_inline(content.data[:keep], size, chunks, slices)
+    if keep == 0:
+        drop(tx, content.kind, content.ref)
+        return add_slices(tx, chunks, slices, size, maker) if slices else NOTHING
+    if content.kind == EMPTY:
+        return add_slices(tx, chunks, slices, size, maker) if slices else NOTHING
+    if not slices and keep == old_size:
+        return content  # only a hole is appended
+    number = _own_map(tx, content, old_size, maker)
+    if keep < old_size:
+        _punch(tx, number, keep, old_size)
+    refs: dict[int, int] = {}
+    for piece in slices:
+        refs[piece.chunk] = refs.get(piece.chunk, 0) + 1
+    for chunk in chunks:
+        add_chunk(tx, chunk, maker, refs[chunk.id])
+    for piece in slices:
+        _punch(tx, number, piece.offset, piece.offset + piece.length)
+        tx.put(SLICE, (number, piece.offset, piece.length, WHOLE, piece.chunk, piece.start))
+    return Content(MAPPED, number)
+
+
+def _patch_inline(kept: bytes, size: int, chunks: Sequence[NewChunk], slices: Sequence[NewSlice]) -> Content:
+    image = bytearray(size)
+    image[: len(kept)] = kept
+    data = {chunk.id: chunk.data for chunk in chunks}
+    for piece in slices:
+        image[piece.offset : piece.offset + piece.length] = data[piece.chunk][piece.start : piece.start + piece.length]
+    return Content(INLINE, 0, bytes(image)) if size else NOTHING
+
+
+def _own_map(tx: Rows, content: Content, size: int, maker: Maker) -> int:
+    """A flat map that only this node refers to, with the same bytes (ENGINE: a write into a shared map clones it)."""
+    if content.kind == INLINE:
+        made = add_body(tx, Body(len(content.data), content.data), maker, inline=False)
+        return add_map(tx, [(0, len(content.data), WHOLE, made.ref, 0)]).ref
+    if content.kind == WHOLE:
+        (length,) = tx.one("SELECT len FROM chunk WHERE id=?", (content.ref,))
+        return add_map(tx, [(0, length, WHOLE, content.ref, 0)]).ref  # the node's reference becomes the slice's
+    refs, composed = tx.one("SELECT refs, composed FROM map WHERE id=?", (content.ref,))
+    if refs == 1 and not composed:
+        return content.ref
+    pieces = flatten(tx.all, MAPPED, content.ref, 0, size)
+    for piece in pieces:
+        _count(tx, piece.chunk, 1)
+    mine = add_map(tx, [(p.offset, p.length, WHOLE, p.chunk, p.start) for p in pieces]).ref
+    drop(tx, MAPPED, content.ref)
+    return mine
+
+
+def _punch(tx: Rows, number: int, start: int, end: int) -> None:
+    """Makes [start, end) of a flat map a hole; a slice that straddles an edge is cut, one that spans it is split."""
+    for offset, length, kind, ref, inner in tx.all(_OVERLAP, (number, start, end)):
+        if offset + length <= start:
+            continue
+        left, right = start - offset, offset + length - end
+        if left > 0:
+            tx.put(SLICE, (number, offset, left, kind, ref, inner))
+        else:
+            tx.delete(SLICE, (number, offset))
+        if right > 0:
+            tx.put(SLICE, (number, end, right, kind, ref, inner + end - offset))
+        change = (left > 0) + (right > 0) - 1
+        if change:
+            _count(tx, ref, change)

@@ -1,0 +1,185 @@
+"""Connections to the catalogue, and `Rows`: the one way to change it.
+
+Every change goes through `Rows.put` and `Rows.delete`, which execute the statement *and* remember the row's image: the
+images of a batch are its journal record, so no free-hand UPDATE can slip past the journal.
+
+Commands check everything first and write last: a StoreError is only ever raised before a command's first `put`, so a
+failed command needs no savepoint (`Rows.changes` says whether it kept the rule).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import sqlite_utils
+
+from appliance.catalogue import schema
+from appliance.catalogue.schema import BY_NUMBER, META, PAGE, TABLES, Table
+from appliance.errors import Code, StoreError
+from appliance.model import Change
+
+type_row = tuple[Any, ...]
+
+ID_STEP: Final = 1 << 20  # ids are promised to the journal in such steps, so that a crash reuses none
+
+_UPSERT: Final = {table.number: table.upsert for table in TABLES}
+_REMOVE: Final = {table.number: table.remove for table in TABLES}
+
+
+def connect(path: Path | str, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode, for any one thread at a time.
+
+    synchronous=NORMAL: the journal makes commits durable, not SQLite (ENGINE: "The journal is the truth").
+    """
+    where = f"file:{path}?mode=ro" if read_only else str(path)
+    connection = sqlite3.connect(
+        where, isolation_level=None, check_same_thread=False, cached_statements=256, uri=read_only, timeout=30
+    )
+    if not read_only:
+        connection.execute("PRAGMA page_size=8192")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint=0")  # the writer does it between batches
+    connection.execute("PRAGMA cache_size=-32768")
+    connection.execute("PRAGMA temp_store=MEMORY")
+    return connection
+
+
+def open_writer(path: Path | str) -> sqlite3.Connection:
+    """Opens or makes the catalogue.  Raises StoreError OLD_FORMAT for a newer schema, sqlite3.DatabaseError if corrupt."""
+    connection = connect(path)
+    version = sqlite_utils.Database(connection).conn.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        connection.execute("BEGIN IMMEDIATE")
+        schema.create(connection)
+        connection.execute("COMMIT")
+    elif version != schema.VERSION:
+        connection.close()
+        raise StoreError(
+            Code.OLD_FORMAT, f"the catalogue has schema {version}; this tierce knows {schema.VERSION}: use its release"
+        )
+    return connection
+
+
+class NewData(NamedTuple):
+    """Bytes of a new chunk that travel with the commit."""
+
+    data: bytes
+    copies: int
+    owner: int  # node
+    label: bytes  # bucket and key as written, for salvage
+
+
+class Rows:
+    """One batch's transaction: reads see its own writes."""
+
+    def __init__(self, connection: sqlite3.Connection, take_id: Callable[[], int], held: Callable[[int], bool]) -> None:
+        self._execute = connection.execute
+        self.connection = connection
+        self._take_id = take_id
+        self.held = held  # is this node open somewhere?  An unlinked one is then kept with links=0
+        self.images: dict[tuple[Any, ...], type_row | None] = {}
+        self.changes = 0
+        self.top_id = 0
+        self.usage: dict[int, list[int]] = {}
+        self.touched: dict[int, int] = {}  # directory -> latest time
+        self.new_data: dict[int, NewData] = {}  # chunks whose bytes the batch's gathered write carries
+        self.new_pages: dict[tuple[int, int], bool] = {}  # staged pages now named by rows -> covered by an earlier flush
+        self.freed: list[tuple[int, int, int]] = []  # extents whose rows are gone
+        self.notes: list[Change] = []
+        self.dropped: list[tuple[int, bytes]] = []  # directories' names that no longer lead where they led
+
+    # -- reading
+    def one(self, sql: str, parameters: type_row = ()) -> Any:
+        """The first row or None."""
+        return self._execute(sql, parameters).fetchone()
+
+    def all(self, sql: str, parameters: type_row = ()) -> list[Any]:
+        """Every row."""
+        return self._execute(sql, parameters).fetchall()
+
+    # -- writing
+    def put(self, table: Table, row: type_row) -> None:
+        """Inserts or replaces `row`."""
+        number = table.number
+        self._execute(_UPSERT[number], row)
+        self.images[(number, *row[: table.key])] = row
+        self.changes += 1
+
+    def delete(self, table: Table, key: type_row) -> None:
+        """Deletes the row with this primary key."""
+        number = table.number
+        self._execute(_REMOVE[number], key)
+        self.images[(number, *key)] = None
+        self.changes += 1
+
+    def new_id(self) -> int:
+        """An id that no node, chunk or map ever had."""
+        return self.note_id(self._take_id())
+
+    def note_id(self, number: int) -> int:
+        """An id taken outside of the transaction is now in use."""
+        if number > self.top_id:
+            self.top_id = number
+        return number
+
+    def charge(self, bucket: int, objects: int, size: int) -> None:
+        """The one quota charge (H6): in the commit's own transaction."""
+        counted = self.usage.get(bucket)
+        if counted is None:
+            self.usage[bucket] = [objects, size]
+        else:
+            counted[0] += objects
+            counted[1] += size
+
+    def touch(self, directory: int, now_ns: int) -> None:
+        """A name in `directory` changed: POSIX moves its mtime and ctime.  Written once per batch."""
+        self.touched[directory] = now_ns
+
+    def note(self, change: Change) -> None:
+        """A name changed: whoever caches names is told before the commit is acknowledged (H5)."""
+        self.notes.append(change)
+
+    def drop_directory(self, parent: int, name: bytes) -> None:
+        """The loop's directory cache forgets this name before the commit is acknowledged."""
+        self.dropped.append((parent, name))
+
+    # -- the record
+    def image_list(self) -> list[list[Any]]:
+        """The batch's final row images (I4): [table, 0, columns...] or [table, 1, key...]."""
+        return [
+            [key[0], 0, *row] if row is not None else [key[0], 1, *key[1:]] for key, row in self.images.items()
+        ]
+
+
+def replay(connection: sqlite3.Connection, images: list[list[Any]]) -> None:
+    """Physical redo: executes the images of one record.  Idempotent (I9)."""
+    for image in images:
+        if image[0] not in BY_NUMBER:
+            raise StoreError(Code.OLD_FORMAT, f"the journal names table {image[0]}, which this tierce does not know")
+        statements = _UPSERT if image[1] == 0 else _REMOVE
+        connection.execute(statements[image[0]], image[2:])
+
+
+def applied_seq(connection: sqlite3.Connection) -> int:
+    """The last journal record whose rows are here; 0 for a new catalogue."""
+    row = connection.execute("SELECT value FROM meta WHERE name='applied_seq'").fetchone()
+    return int(row[0]) if row else 0
+
+
+def set_meta(connection: sqlite3.Connection, name: str, value: int) -> None:
+    """Outside of the journal: `applied_seq` is in each batch's transaction but is not one of its images."""
+    connection.execute(META.upsert, (name, value))
+
+
+def used_by_region(connection: sqlite3.Connection, device: int, start: int, region: int) -> dict[int, int]:
+    """Bytes claimed by page rows, by region number: the start of the free map."""
+    return dict(
+        connection.execute(
+            f"SELECT off / ?1 - ?2 / ?1, sum(len) FROM {PAGE.name} WHERE dev=?3 GROUP BY 1",  # noqa: S608 - our name
+            (region, start, device),
+        ).fetchall()
+    )

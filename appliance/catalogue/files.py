@@ -1,0 +1,344 @@
+"""Files by directory and name: what the mount does to the catalogue.  Plain functions of a batch's `Rows` and a command.
+
+A directory's row name ends with "/", so a file `a` and a directory `a` of one parent are two rows.  POSIX: "rename",
+"unlink", "mkdir", "rmdir", "link" in IEEE Std 1003.1.
+"""
+
+from __future__ import annotations
+
+import stat
+
+import msgspec
+
+from appliance.catalogue import content, names
+from appliance.catalogue.commands import (
+    MakeDirectory,
+    MakeLink,
+    MakeSymlink,
+    RemoveDirectory,
+    Rename,
+    SetAttributes,
+    Unlink,
+    WriteFile,
+)
+from appliance.catalogue.content import NOTHING, Maker
+from appliance.catalogue.database import Rows
+from appliance.catalogue.names import DirectoryCache
+from appliance.catalogue.objects import content_of, put_node, unlink_node
+from appliance.catalogue.schema import ENTRY, NODE
+from appliance.errors import Code, StoreError
+from appliance.model import IMPLIED, TIMED, Change, Entry, Node, Written, pack_attributes
+
+
+def _directory(tx: Rows, node_id: int) -> Node:
+    node = names.node_by_id(tx.one, node_id)
+    if node is None:
+        raise StoreError(Code.NO_SUCH_NODE, "the directory is gone")
+    if not stat.S_ISDIR(node.mode):
+        raise StoreError(Code.NOT_A_DIRECTORY)
+    return node
+
+
+def _exists(tx: Rows, parent: int, row_name: bytes) -> bool:
+    return tx.one("SELECT 1 FROM entry WHERE parent=? AND name=?", (parent, row_name)) is not None
+
+
+def _require_free(tx: Rows, parent: int, name: bytes) -> None:
+    if _exists(tx, parent, name) or _exists(tx, parent, name + b"/"):
+        raise StoreError(Code.EXISTS)
+
+
+def make_directory(tx: Rows, cache: DirectoryCache, command: MakeDirectory) -> Entry:
+    """Raises EXISTS, NO_SUCH_NODE."""
+    parent = _directory(tx, command.parent)
+    _require_free(tx, command.parent, command.name)
+    number = tx.new_id()
+    row_name = command.name + b"/"
+    mode = stat.S_IFDIR | stat.S_IMODE(command.mode)
+    names.add_directory(
+        tx, parent.bucket, parent.id, row_name, number, mode, command.uid, command.gid, command.now_ns, 0
+    )
+    cache.add(parent.id, row_name, number)
+    made = names.node_by_id(tx.one, number)
+    assert made is not None, "it was just made"
+    return Entry(command.name, True, made)
+
+
+def remove_directory(tx: Rows, cache: DirectoryCache, command: RemoveDirectory) -> None:
+    """Raises NO_SUCH_NODE, NOT_EMPTY.  Its marker object (the empty name) goes with it."""
+    row_name = command.name + b"/"
+    node = names.node_at(tx.one, command.parent, row_name)
+    if node is None:
+        raise StoreError(Code.NO_SUCH_NODE)
+    if not names.is_empty(tx, node.id):
+        raise StoreError(Code.NOT_EMPTY)
+    marker = names.node_at(tx.one, node.id, b"")
+    if marker is not None:
+        unlink_node(tx, marker, command.now_ns)
+        tx.delete(ENTRY, (node.id, b""))
+    tx.delete(NODE, (node.id,))
+    tx.touched.pop(node.id, None)
+    tx.drop_directory(command.parent, row_name)
+    cache.drop(command.parent, row_name)
+    names.remove_entry(tx, cache, command.parent, row_name, command.now_ns)
+    tx.note(Change(command.parent, command.name, True, node.id, True))
+
+
+def make_symlink(tx: Rows, command: MakeSymlink) -> Entry:
+    """Stored, never resolved by us.  Raises EXISTS, NO_SUCH_NODE."""
+    parent = _directory(tx, command.parent)
+    _require_free(tx, command.parent, command.name)
+    number, now = tx.new_id(), command.now_ns
+    mode = stat.S_IFLNK | 0o777
+    size = len(command.target)
+    node = Node(
+        number,
+        mode,
+        command.uid,
+        command.gid,
+        1,
+        size,
+        now,
+        now,
+        now,
+        now,
+        1,
+        "",
+        0,
+        0,
+        command.target,
+        0,
+        b"",
+        parent.bucket,
+    )
+    put_node(tx, node)
+    tx.put(ENTRY, (parent.id, command.name, number))
+    tx.touch(parent.id, now)
+    tx.note(Change(parent.id, command.name, False, 0, False))
+    return Entry(command.name, False, node)
+
+
+def make_link(tx: Rows, command: MakeLink) -> Entry:
+    """Raises EXISTS, CROSSES_BUCKETS, NO_SUCH_NODE, INVALID_ARGUMENT (a directory)."""
+    parent = _directory(tx, command.parent)
+    node = names.node_by_id(tx.one, command.node)
+    if node is None or node.links == 0:
+        raise StoreError(Code.NO_SUCH_NODE)
+    if stat.S_ISDIR(node.mode):
+        raise StoreError(Code.INVALID_ARGUMENT, "a directory has one name")
+    if node.bucket != parent.bucket:
+        raise StoreError(Code.CROSSES_BUCKETS)
+    _require_free(tx, command.parent, command.name)
+    node = msgspec.structs.replace(node, links=node.links + 1, ctime_ns=command.now_ns)
+    put_node(tx, node)
+    tx.put(ENTRY, (parent.id, command.name, node.id))
+    tx.touch(parent.id, command.now_ns)
+    if stat.S_ISREG(node.mode):
+        tx.charge(node.bucket, 1, node.size)
+    tx.note(Change(parent.id, command.name, False, 0, False))
+    return Entry(command.name, False, node)
+
+
+def unlink(tx: Rows, cache: DirectoryCache, command: Unlink) -> None:
+    """Raises NO_SUCH_NODE."""
+    node = names.node_at(tx.one, command.parent, command.name)
+    if node is None:
+        raise StoreError(Code.NO_SUCH_NODE)
+    unlink_node(tx, node, command.now_ns)
+    names.remove_entry(tx, cache, command.parent, command.name, command.now_ns)
+    tx.note(Change(command.parent, command.name, False, node.id, True))
+
+
+def rename(tx: Rows, cache: DirectoryCache, command: Rename) -> None:
+    """Atomic.  Raises NO_SUCH_NODE, EXISTS, NOT_EMPTY, IS_A_DIRECTORY, NOT_A_DIRECTORY, CROSSES_BUCKETS,
+    INVALID_ARGUMENT (a directory into itself)."""
+    suffix = b"/" if command.directory else b""
+    old, new = command.name + suffix, command.new_name + suffix
+    node = names.node_at(tx.one, command.parent, old)
+    if node is None:
+        raise StoreError(Code.NO_SUCH_NODE)
+    target_parent = _directory(tx, command.new_parent)
+    if target_parent.bucket != node.bucket:
+        raise StoreError(Code.CROSSES_BUCKETS)
+    if command.directory:
+        _require_outside(tx, node.id, command.new_parent)
+    if command.exchange:
+        _exchange(tx, cache, command, node)
+        return
+    target = names.node_at(tx.one, command.new_parent, new)
+    if target is not None and target.id == node.id:
+        return  # POSIX: two names of one file: nothing happens
+    other = command.new_name + (b"" if command.directory else b"/")
+    if _exists(tx, command.new_parent, other):
+        if not command.replace:
+            raise StoreError(Code.EXISTS)
+        raise StoreError(Code.NOT_A_DIRECTORY if command.directory else Code.IS_A_DIRECTORY)
+    if target is not None:
+        if not command.replace:
+            raise StoreError(Code.EXISTS)
+        if command.directory:
+            if tx.one("SELECT 1 FROM entry WHERE parent=? LIMIT 1", (target.id,)) is not None:
+                raise StoreError(Code.NOT_EMPTY)
+            tx.delete(NODE, (target.id,))
+            tx.touched.pop(target.id, None)
+        else:
+            unlink_node(tx, target, command.now_ns)
+    _move(tx, cache, node, command.new_parent, new, command.now_ns)
+    tx.touch(command.new_parent, command.now_ns)
+    if command.directory:
+        tx.drop_directory(command.parent, old)
+        cache.drop(command.parent, old)
+    if command.parent == command.new_parent:
+        tx.delete(ENTRY, (command.parent, old))
+    else:
+        names.remove_entry(tx, cache, command.parent, old, command.now_ns)
+    tx.note(Change(command.parent, command.name, command.directory, node.id, True))
+    tx.note(
+        Change(command.new_parent, command.new_name, command.directory, target.id if target is not None else 0, False)
+    )
+
+
+def _require_outside(tx: Rows, directory: int, candidate: int) -> None:
+    while candidate:
+        if candidate == directory:
+            raise StoreError(Code.INVALID_ARGUMENT, "a directory cannot move into itself")
+        row = tx.one("SELECT ref FROM node WHERE id=?", (candidate,))
+        candidate = row[0] if row is not None else 0
+
+
+def _move(tx: Rows, cache: DirectoryCache, node: Node, parent: int, row_name: bytes, now_ns: int) -> None:
+    """The node's row under its new name; the old entry is the caller's."""
+    tx.put(ENTRY, (parent, row_name, node.id))
+    if stat.S_ISDIR(node.mode):
+        put_node(tx, msgspec.structs.replace(node, ref=parent, data=row_name, ctime_ns=now_ns))
+        tx.drop_directory(parent, row_name)
+        cache.drop(parent, row_name)
+    else:
+        put_node(tx, msgspec.structs.replace(node, ctime_ns=now_ns))
+
+
+def _exchange(tx: Rows, cache: DirectoryCache, command: Rename, node: Node) -> None:
+    """RENAME_EXCHANGE (rename(2)): both must exist; a file and a directory may change places."""
+    old = command.name + (b"/" if command.directory else b"")
+    for ending in (b"", b"/"):
+        new = command.new_name + ending
+        other = names.node_at(tx.one, command.new_parent, new)
+        if other is not None:
+            break
+    else:
+        raise StoreError(Code.NO_SUCH_NODE)
+    if other.id == node.id:
+        return
+    if stat.S_ISDIR(other.mode):
+        _require_outside(tx, other.id, command.parent)
+    tx.delete(ENTRY, (command.parent, old))
+    tx.delete(ENTRY, (command.new_parent, new))
+    for name, is_directory in ((old, command.directory), (new, stat.S_ISDIR(other.mode))):
+        if is_directory:
+            at = command.parent if name is old else command.new_parent
+            tx.drop_directory(at, name)
+            cache.drop(at, name)
+    moved = command.new_name + (b"/" if command.directory else b"")
+    back = command.name + (b"/" if stat.S_ISDIR(other.mode) else b"")
+    _move(tx, cache, node, command.new_parent, moved, command.now_ns)
+    _move(tx, cache, other, command.parent, back, command.now_ns)
+    tx.touch(command.parent, command.now_ns)
+    tx.touch(command.new_parent, command.now_ns)
+    tx.note(Change(command.parent, command.name, command.directory, node.id, False))
+    tx.note(Change(command.new_parent, command.new_name, stat.S_ISDIR(other.mode), other.id, False))
+
+
+def set_attributes(tx: Rows, command: SetAttributes) -> Node:
+    """Raises NO_SUCH_NODE.  An implied directory becomes explicit."""
+    node = names.node_by_id(tx.one, command.node)
+    if node is None:
+        raise StoreError(Code.NO_SUCH_NODE)
+    touched = tx.touched.pop(node.id, 0)  # this change is the later one
+    flags = node.flags & ~IMPLIED
+    if command.mtime_ns is not None and stat.S_ISREG(node.mode):
+        flags |= TIMED
+    node = msgspec.structs.replace(
+        node,
+        mode=node.mode if command.mode is None else stat.S_IFMT(node.mode) | stat.S_IMODE(command.mode),
+        uid=node.uid if command.uid is None else command.uid,
+        gid=node.gid if command.gid is None else command.gid,
+        atime_ns=node.atime_ns if command.atime_ns is None else command.atime_ns,
+        mtime_ns=max(node.mtime_ns, touched) if command.mtime_ns is None else command.mtime_ns,
+        ctime_ns=command.now_ns,
+        written_ns=node.written_ns if command.packed is None else command.now_ns,
+        packed=node.packed if command.packed is None else command.packed,
+        flags=flags,
+    )
+    put_node(tx, node)
+    return node
+
+
+def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
+    """What a mounted file's writer has, as one change.  Raises NO_SUCH_NODE, NOT_A_DIRECTORY, NO_SUCH_BUCKET."""
+    maker = Maker(command.copies, command.node, command.label)
+    replaced: Node | None = None
+    if command.create is not None:
+        parent_id, name = command.create
+        parent = _directory(tx, parent_id)
+        if parent.bucket != command.bucket:
+            raise StoreError(Code.NO_SUCH_BUCKET)
+        replaced = names.node_at(tx.one, parent_id, name)
+        tx.note_id(command.node)
+        old, old_size, links, generation = NOTHING, 0, 1, 0
+        flags, packed, etag, written_ns = TIMED, b"", "", 0
+    else:
+        node = names.node_by_id(tx.one, command.node)
+        if node is None:
+            raise StoreError(Code.NO_SUCH_NODE)
+        old, old_size, links, generation = content_of(node), node.size, node.links, node.generation
+        flags, packed, etag, written_ns = node.flags | TIMED, node.packed, node.etag, node.written_ns
+    changed = bool(command.slices) or command.size != old_size or command.cut is not None or command.create is not None
+    made = content.patch(
+        tx, old, old_size, command.size, command.cut, command.chunks, command.slices, maker
+    )
+    if changed:
+        etag, generation, written_ns = command.etag, generation + 1, command.now_ns
+    after = Node(
+        command.node,
+        command.mode,
+        command.uid,
+        command.gid,
+        links,
+        command.size,
+        command.atime_ns,
+        command.mtime_ns,
+        command.now_ns,
+        written_ns,
+        generation,
+        etag,
+        made.kind,
+        made.ref,
+        made.data,
+        flags,
+        packed if command.packed is None else command.packed,
+        command.bucket,
+    )
+    if changed and command.packed is None:
+        after = _without_stale_claims(after)
+    put_node(tx, after)
+    if command.create is not None:
+        if replaced is not None:
+            unlink_node(tx, replaced, command.now_ns)
+        tx.put(ENTRY, (parent_id, name, command.node))
+        tx.touch(parent_id, command.now_ns)
+        tx.charge(command.bucket, 1, command.size)
+        tx.note(Change(parent_id, name, False, replaced.id if replaced is not None else 0, False))
+    elif links:
+        tx.charge(command.bucket, 0, links * (command.size - old_size))
+    return Written(command.node, etag, command.size, written_ns)
+
+
+def _without_stale_claims(node: Node) -> Node:
+    """A checksum and part sizes that a client gave speak of bytes that are no longer there."""
+    if not node.packed:
+        return node
+    attributes = node.attributes
+    if attributes.checksum is None and not attributes.parts:
+        return node
+    plain = msgspec.structs.replace(attributes, checksum=None, parts=())
+    return msgspec.structs.replace(node, packed=pack_attributes(plain))

@@ -1,0 +1,165 @@
+"""The tree of names: keys to directories and entries.  Plain functions over a reading function or a batch's `Rows`.
+
+A key `a/b/c` is the path of its segments.  A directory's row has the segment with "/" appended, so a depth-first walk in
+the order of the rows is S3's key order.  `d/` is the entry with the empty name in `d`; `a//b` has a directory with the
+empty name.  Directories that only keys imply vanish with their last entry.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from typing import Any, Final
+
+from appliance.catalogue.database import Rows
+from appliance.catalogue.schema import ENTRY, NODE
+from appliance.model import IMPLIED, Change, Node
+
+NODE_COLUMNS: Final = ",".join(f"n.{column}" for column in NODE.columns)
+DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755
+
+_FIND: Final = "SELECT node FROM entry WHERE parent=? AND name=?"
+_NODE: Final = f"SELECT {NODE_COLUMNS} FROM node n WHERE n.id=?"  # noqa: S608 - our names
+_ENTRY_NODE: Final = (
+    f"SELECT {NODE_COLUMNS} FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name=?"  # noqa: S608
+)
+
+type_one = Callable[..., Any]
+
+
+class DirectoryCache:
+    """(parent, row name) -> directory, bounded.  Whoever changes a directory's row drops it here."""
+
+    def __init__(self, limit: int = 65_536) -> None:
+        self.known: dict[tuple[int, bytes], int] = {}
+        self._limit = limit
+
+    def add(self, parent: int, name: bytes, node: int) -> None:
+        """Remembers; forgets everything when full (rare, and cheaper than an order)."""
+        if len(self.known) >= self._limit:
+            self.known.clear()
+        self.known[parent, name] = node
+
+    def drop(self, parent: int, name: bytes) -> None:
+        """Forgets one."""
+        self.known.pop((parent, name), None)
+
+
+def split(key: bytes) -> tuple[list[bytes], bytes]:
+    """Row names of the directories, and the entry's name."""
+    if b"/" not in key:
+        return [], key
+    *directories, name = key.split(b"/")
+    return [segment + b"/" for segment in directories], name
+
+
+def find_parent(one: type_one, cache: DirectoryCache, root: int, directories: list[bytes]) -> int | None:
+    """The last directory of the path, or None when one is missing.  `one(sql, parameters)` gives a row or None."""
+    parent = root
+    known = cache.known
+    for name in directories:
+        node = known.get((parent, name))
+        if node is None:
+            row = one(_FIND, (parent, name))
+            if row is None:
+                return None
+            node = row[0]
+            cache.add(parent, name, node)
+        parent = node
+    return parent
+
+
+def node_at(one: type_one, parent: int, name: bytes) -> Node | None:
+    """The node of one entry (a directory's `name` ends with "/")."""
+    row = one(_ENTRY_NODE, (parent, name))
+    return Node(*row) if row is not None else None
+
+
+def node_by_id(one: type_one, node: int) -> Node | None:
+    """The node's row."""
+    row = one(_NODE, (node,))
+    return Node(*row) if row is not None else None
+
+
+def make_parents(
+    tx: Rows, cache: DirectoryCache, bucket: int, root: int, directories: list[bytes], now_ns: int
+) -> int:
+    """The last directory of the path; missing ones are made as implied."""
+    parent = root
+    known = cache.known
+    for name in directories:
+        node = known.get((parent, name))
+        if node is None:
+            row = tx.one(_FIND, (parent, name))
+            if row is None:
+                node = tx.new_id()
+                add_directory(tx, bucket, parent, name, node, DIRECTORY_MODE, 0, 0, now_ns, IMPLIED)
+            else:
+                node = row[0]
+            cache.add(parent, name, node)
+        parent = node
+    return parent
+
+
+def add_directory(
+    tx: Rows,
+    bucket: int,
+    parent: int,
+    name: bytes,
+    node: int,
+    mode: int,
+    uid: int,
+    gid: int,
+    now_ns: int,
+    flags: int,
+) -> None:
+    """A directory's two rows.  Its node remembers parent and row name, so that a path can be read upwards."""
+    tx.put(ENTRY, (parent, name, node))
+    tx.put(
+        NODE,
+        (node, mode, uid, gid, 2, 0, now_ns, now_ns, now_ns, now_ns, 0, "", 0, parent, name, flags, b"", bucket),
+    )
+    tx.touch(parent, now_ns)
+    tx.note(Change(parent, name[:-1], True, 0, False))
+
+
+def remove_entry(tx: Rows, cache: DirectoryCache, parent: int, name: bytes, now_ns: int) -> None:
+    """Deletes one name, then every implied directory above that it leaves empty (unless somebody holds it)."""
+    tx.delete(ENTRY, (parent, name))
+    tx.touch(parent, now_ns)
+    prune(tx, cache, parent, now_ns)
+
+
+def prune(tx: Rows, cache: DirectoryCache, directory: int, now_ns: int) -> None:
+    """Removes `directory` and those above it while they are implied, empty and not held."""
+    while not tx.held(directory):
+        row = tx.one("SELECT flags, ref, data FROM node WHERE id=?", (directory,))
+        if row is None or not row[0] & IMPLIED:
+            return
+        if tx.one("SELECT 1 FROM entry WHERE parent=? LIMIT 1", (directory,)) is not None:
+            return
+        parent, name = row[1], row[2]
+        tx.delete(NODE, (directory,))
+        tx.touched.pop(directory, None)
+        tx.delete(ENTRY, (parent, name))
+        tx.touch(parent, now_ns)
+        tx.drop_directory(parent, name)
+        cache.drop(parent, name)
+        tx.note(Change(parent, name[:-1], True, directory, True))
+        directory = parent
+
+
+def key_of(one: type_one, parent: int, name: bytes, root: int) -> bytes:
+    """The key of an entry, read upwards: for logs, page labels and listings of what the mount made."""
+    segments = [name]
+    while parent != root:
+        row = one("SELECT ref, data FROM node WHERE id=?", (parent,))
+        assert row is not None, "a directory's parents exist"
+        segments.append(row[1])
+        parent = row[0]
+    return b"".join(reversed(segments))
+
+
+def is_empty(tx: Rows, directory: int) -> bool:
+    """No entry but the directory's own marker object (the empty name)."""
+    return tx.one("SELECT 1 FROM entry WHERE parent=? AND name<>x'' LIMIT 1", (directory,)) is None

@@ -1,0 +1,232 @@
+"""The catalogue's tables: every column, its meaning and its invariant.
+
+The catalogue is an index: the truth is the journal (ondisk/FORMAT.md), whose records are images of these rows.  A table's
+number is part of the on-disk format and is never reused; columns are only ever added at the end, with a default.
+
+Who counts what:  `chunk.refs` = nodes and parts of kind CHUNK + slices of kind CHUNK that name it;
+`map.refs` = nodes and parts of kind MAP + slices of kind MAP that name it.  A row at 0 does not exist.
+A map is *flat* (slices of chunks only) or *composed* (slices of flat maps too, made by CompleteMultipartUpload): depth <= 2.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final, NamedTuple
+
+VERSION: Final = 1
+
+
+class Table(NamedTuple):
+    """One table: `key` is how many leading columns are its primary key."""
+
+    number: int
+    name: str
+    columns: tuple[str, ...]
+    key: int
+    sql: str
+
+    @property
+    def upsert(self) -> str:
+        return f"INSERT OR REPLACE INTO {self.name} VALUES ({','.join('?' * len(self.columns))})"  # noqa: S608 - our names
+
+    @property
+    def remove(self) -> str:
+        where = " AND ".join(f"{column}=?" for column in self.columns[: self.key])
+        return f"DELETE FROM {self.name} WHERE {where}"  # noqa: S608 - our names
+
+
+def _table(number: int, name: str, key: int, body: str, *, rowid: bool = False) -> Table:
+    columns = tuple(line.split()[0] for line in body.strip().splitlines() if not line.strip().startswith("--"))
+    lines = [line.split("--")[0].strip().rstrip(",") for line in body.strip().splitlines()]
+    declared = ", ".join(line for line in lines if line)
+    primary = "" if rowid else f", PRIMARY KEY ({', '.join(columns[:key])})"
+    suffix = "" if rowid else " WITHOUT ROWID"
+    return Table(number, name, columns, key, f"CREATE TABLE {name} ({declared}{primary}){suffix}")
+
+
+META: Final = _table(
+    1,
+    "meta",
+    1,
+    """
+    name TEXT NOT NULL,       -- next_id: ids below it may have been given out, so none at or above it was
+    value INTEGER NOT NULL    -- applied_seq: the journal record whose rows are in here (I9)
+    """,
+)
+BUCKET: Final = _table(
+    2,
+    "bucket",
+    1,
+    """
+    id INTEGER PRIMARY KEY,
+    org TEXT NOT NULL,         -- 'default' on a home box
+    project TEXT NOT NULL,     -- 'default' on a home box
+    name TEXT NOT NULL,        -- unique in the whole box: S3's name space is one
+    created_ns INTEGER NOT NULL,
+    root INTEGER NOT NULL,     -- node of its top directory
+    owner TEXT NOT NULL,
+    copies INTEGER NOT NULL,   -- of every body written from now on
+    etag TEXT NOT NULL         -- 'md5' or 'fast'
+    """,
+    rowid=True,
+)
+ENTRY: Final = _table(
+    3,
+    "entry",
+    2,
+    """
+    parent INTEGER NOT NULL,   -- a directory's node
+    name BLOB NOT NULL,        -- one segment; a directory's ends with '/': so a walk in this order is S3's key order
+    node INTEGER NOT NULL
+    """,
+)
+NODE: Final = _table(
+    4,
+    "node",
+    1,
+    """
+    id INTEGER PRIMARY KEY,    -- never reused: it is the inode number
+    mode INTEGER NOT NULL,
+    uid INTEGER NOT NULL,
+    gid INTEGER NOT NULL,
+    links INTEGER NOT NULL,    -- 0: unlinked but held open; such rows are reaped at start
+    size INTEGER NOT NULL,
+    atime_ns INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    ctime_ns INTEGER NOT NULL,
+    written_ns INTEGER NOT NULL, -- S3's LastModified
+    generation INTEGER NOT NULL, -- rises at each commit of bytes
+    etag TEXT NOT NULL,
+    kind INTEGER NOT NULL,     -- BodyKind
+    ref INTEGER NOT NULL,      -- the chunk or map; a directory's: its parent directory
+    data BLOB NOT NULL,        -- inline bytes; a symlink's target; a directory's: its name in the parent
+    flags INTEGER NOT NULL,    -- IMPLIED
+    packed BLOB NOT NULL,      -- Attributes
+    bucket INTEGER NOT NULL
+    """,
+    rowid=True,
+)
+MAP: Final = _table(
+    5,
+    "map",
+    1,
+    """
+    id INTEGER PRIMARY KEY,
+    refs INTEGER NOT NULL,
+    composed INTEGER NOT NULL  -- 1: has slices of kind MAP
+    """,
+    rowid=True,
+)
+SLICE: Final = _table(
+    6,
+    "slice",
+    2,
+    """
+    map INTEGER NOT NULL,
+    off INTEGER NOT NULL,      -- in the object; slices of one map never overlap; what none covers is a hole
+    len INTEGER NOT NULL,
+    kind INTEGER NOT NULL,     -- BodyKind CHUNK or MAP
+    ref INTEGER NOT NULL,
+    roff INTEGER NOT NULL      -- first byte within ref
+    """,
+)
+CHUNK: Final = _table(
+    7,
+    "chunk",
+    1,
+    """
+    id INTEGER PRIMARY KEY,
+    len INTEGER NOT NULL,
+    refs INTEGER NOT NULL,
+    copies INTEGER NOT NULL    -- wanted on distinct devices; fewer pages than that: under-replicated
+    """,
+    rowid=True,
+)
+PAGE: Final = _table(
+    8,
+    "page",
+    2,
+    """
+    dev INTEGER NOT NULL,
+    off INTEGER NOT NULL,      -- on the device; the extents of all rows of a device never overlap (I7)
+    len INTEGER NOT NULL,      -- of the extent, header included
+    chunk INTEGER NOT NULL,
+    idx INTEGER NOT NULL,      -- payload bytes idx * PAGE_PAYLOAD ... of the chunk
+    copy INTEGER NOT NULL,
+    hsum BLOB NOT NULL         -- first 16 bytes of the header's digest: parent verifies child
+    """,
+)
+UPLOAD: Final = _table(
+    9,
+    "upload",
+    1,
+    """
+    id TEXT NOT NULL,
+    bucket INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    created_ns INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    packed BLOB NOT NULL,
+    checksum_algorithm TEXT NOT NULL,
+    checksum_type TEXT NOT NULL
+    """,
+)
+PART: Final = _table(
+    10,
+    "part",
+    2,
+    """
+    upload TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    etag TEXT NOT NULL,
+    written_ns INTEGER NOT NULL,
+    kind INTEGER NOT NULL,     -- EMPTY, CHUNK or MAP (flat); never INLINE
+    ref INTEGER NOT NULL,
+    checksum_algorithm TEXT NOT NULL,
+    checksum BLOB NOT NULL
+    """,
+)
+ACCESS_KEY: Final = _table(
+    11,
+    "access_key",
+    1,
+    """
+    id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    created_ns INTEGER NOT NULL,
+    sealed BLOB NOT NULL,      -- the secret under the box's master key
+    read_only INTEGER NOT NULL,
+    buckets TEXT NOT NULL      -- names, one a line; empty: all
+    """,
+)
+USAGE: Final = _table(
+    12,
+    "usage",
+    1,
+    """
+    bucket INTEGER PRIMARY KEY,
+    objects INTEGER NOT NULL,
+    bytes INTEGER NOT NULL
+    """,
+    rowid=True,
+)
+
+TABLES: Final = (META, BUCKET, ENTRY, NODE, MAP, SLICE, CHUNK, PAGE, UPLOAD, PART, ACCESS_KEY, USAGE)
+BY_NUMBER: Final = {table.number: table for table in TABLES}
+INDEXES: Final = (
+    "CREATE UNIQUE INDEX bucket_name ON bucket (name)",
+    "CREATE INDEX page_chunk ON page (chunk)",
+    "CREATE INDEX upload_key ON upload (bucket, key, id)",
+    "CREATE INDEX node_unlinked ON node (id) WHERE links = 0",
+)
+
+
+def create(connection: sqlite3.Connection) -> None:
+    """Makes the empty catalogue."""
+    for table in TABLES:
+        connection.execute(table.sql)
+    for index in INDEXES:
+        connection.execute(index)
+    connection.execute(f"PRAGMA user_version={VERSION}")

@@ -1,0 +1,200 @@
+"""Multipart uploads (S3 API, "Multipart upload overview"): plain functions of a batch's `Rows` and a command."""
+
+from __future__ import annotations
+
+import stat
+from typing import Any, Final
+
+from appliance.catalogue import content, names, objects
+from appliance.catalogue.commands import AbortUpload, CompleteUpload, CopyPart, CreateUpload, PutPart
+from appliance.catalogue.content import NOTHING, Content, Maker
+from appliance.catalogue.database import Rows
+from appliance.catalogue.names import DirectoryCache
+from appliance.catalogue.schema import PART, UPLOAD
+from appliance.errors import Code, StoreError
+from appliance.limits import OBJECT_SIZE_MAX, PART_NUMBER_MAX, PART_SIZE_MIN
+from appliance.model import Checksum, Node, Part, Upload, Written
+
+UPLOAD_COLUMNS: Final = "id, bucket, key, created_ns, owner, packed, checksum_algorithm, checksum_type"
+_PARTS: Final = "SELECT number, size, etag, written_ns, kind, ref, checksum_algorithm, checksum FROM part WHERE upload=?"
+
+
+def find(one: names.type_one, upload: str) -> Upload:
+    """Raises NO_SUCH_UPLOAD."""
+    row = one(f"SELECT {UPLOAD_COLUMNS} FROM upload WHERE id=?", (upload,))  # noqa: S608 - our names
+    if row is None:
+        raise StoreError(Code.NO_SUCH_UPLOAD)
+    return Upload(*row)
+
+
+def part_of(row: Any) -> Part:
+    """A Part from a row of `_PARTS`' columns."""
+    number, size, etag, written, _, _, algorithm, value = row
+    return Part(number, size, etag, written, Checksum(algorithm, value) if algorithm else None)
+
+
+def parts_after(tx_all: names.type_one, upload: str, after: int, limit: int) -> list[Part]:
+    """At most `limit` parts with number > after."""
+    return [part_of(row) for row in tx_all(_PARTS + " AND number>? ORDER BY number LIMIT ?", (upload, after, limit))]
+
+
+def create_upload(tx: Rows, command: CreateUpload) -> Upload:
+    """Raises NO_SUCH_BUCKET."""
+    objects.require_bucket(tx, command.bucket)
+    row = (
+        command.id,
+        command.bucket,
+        command.key,
+        command.now_ns,
+        command.owner,
+        command.packed,
+        command.checksum_algorithm,
+        command.checksum_type,
+    )
+    tx.put(UPLOAD, row)
+    return Upload(*row)
+
+
+def _set_part(
+    tx: Rows,
+    upload: str,
+    number: int,
+    size: int,
+    etag: str,
+    now_ns: int,
+    made: Content,
+    algorithm: str,
+    checksum: bytes,
+) -> Part:
+    row = (upload, number, size, etag, now_ns, made.kind, made.ref, algorithm, checksum)
+    tx.put(PART, row)
+    return part_of(row[1:])
+
+
+def _replaced(tx: Rows, upload: str, number: int) -> Content:
+    old = tx.one("SELECT kind, ref FROM part WHERE upload=? AND number=?", (upload, number))
+    return Content(*old) if old else NOTHING
+
+
+def put_part(tx: Rows, command: PutPart) -> Part:
+    """Raises NO_SUCH_UPLOAD, INVALID_ARGUMENT."""
+    find(tx.one, command.upload)
+    if not 1 <= command.number <= PART_NUMBER_MAX:
+        raise StoreError(Code.INVALID_ARGUMENT, f"part numbers go from 1 to {PART_NUMBER_MAX}")
+    old = _replaced(tx, command.upload, command.number)
+    made = content.add_body(tx, command.body, Maker(command.copies, 0, command.label), inline=False)
+    content.drop(tx, old.kind, old.ref)
+    return _set_part(
+        tx,
+        command.upload,
+        command.number,
+        command.body.size,
+        command.etag,
+        command.now_ns,
+        made,
+        command.checksum_algorithm,
+        command.checksum,
+    )
+
+
+def copy_part(tx: Rows, command: CopyPart) -> Part:
+    """Raises NO_SUCH_UPLOAD, NO_SUCH_NODE (the source is gone or changed), INVALID_ARGUMENT (beyond its end)."""
+    find(tx.one, command.upload)
+    if not 1 <= command.number <= PART_NUMBER_MAX:
+        raise StoreError(Code.INVALID_ARGUMENT, f"part numbers go from 1 to {PART_NUMBER_MAX}")
+    source = names.node_by_id(tx.one, command.source)
+    if source is None or source.generation != command.generation or not stat.S_ISREG(source.mode):
+        raise StoreError(Code.NO_SUCH_NODE, "the source was replaced meanwhile")
+    if command.start + command.length > source.size:
+        raise StoreError(Code.INVALID_ARGUMENT, "the range is beyond the end of the source")
+    old = _replaced(tx, command.upload, command.number)
+    made = content.clone_range(
+        tx, objects.content_of(source), command.start, command.length, Maker(command.copies, 0, command.label)
+    )
+    content.drop(tx, old.kind, old.ref)
+    return _set_part(
+        tx, command.upload, command.number, command.length, command.etag, command.now_ns, made, "", b""
+    )
+
+
+def _chosen(tx: Rows, command: CompleteUpload) -> list[Any]:
+    rows = {row[0]: row for row in tx.all(_PARTS, (command.upload,))}
+    chosen: list[Any] = []
+    last = 0
+    for number, etag in command.parts:
+        if number <= last:
+            raise StoreError(Code.INVALID_PART_ORDER)
+        last = number
+        row = rows.get(number)
+        if row is None or row[2] != etag:
+            raise StoreError(Code.INVALID_PART)
+        chosen.append(row)
+    if not chosen:
+        raise StoreError(Code.INVALID_ARGUMENT, "an upload needs at least one part")
+    if any(row[1] < PART_SIZE_MIN for row in chosen[:-1]):
+        raise StoreError(Code.PART_TOO_SMALL)
+    if sum(row[1] for row in chosen) > OBJECT_SIZE_MAX:
+        raise StoreError(Code.TOO_LARGE)
+    return chosen
+
+
+def complete_upload(tx: Rows, cache: DirectoryCache, command: CompleteUpload) -> Written:
+    """O(parts): each part's reference moves into the new object's map.
+
+    Raises NO_SUCH_UPLOAD, INVALID_PART, INVALID_PART_ORDER, PART_TOO_SMALL, TOO_LARGE, PRECONDITION_FAILED, NO_SUCH_KEY.
+    """
+    upload = find(tx.one, command.upload)
+    chosen = _chosen(tx, command)
+    directories, name = names.split(upload.key)
+    parent, replaced = objects.current_at(tx, cache, command.root, directories, name)
+    objects.check(command.precondition, replaced)
+    slices: list[tuple[int, int, int, int, int]] = []
+    size = 0
+    for _, length, _, _, kind, ref, _, _ in chosen:
+        if kind:
+            slices.append((size, length, kind, ref, 0))
+        size += length
+    if not slices:
+        made = NOTHING
+    elif len(slices) == 1:
+        made = Content(slices[0][2], slices[0][3])
+    else:
+        made = content.add_map(tx, slices)
+    taken = {row[0] for row in chosen}
+    _remove(tx, command.upload, taken)
+    node = Node(
+        tx.new_id(),
+        command.mode,
+        command.uid,
+        command.gid,
+        1,
+        size,
+        command.atime_ns,
+        command.mtime_ns,
+        command.now_ns,
+        command.now_ns,
+        1,
+        command.etag,
+        made.kind,
+        made.ref,
+        b"",
+        command.flags,
+        command.packed,
+        upload.bucket,
+    )
+    return objects.place(tx, cache, command.root, parent, directories, name, replaced, node)
+
+
+def _remove(tx: Rows, upload: str, taken: set[int]) -> None:
+    """The upload's rows go; parts that no object took lose their bytes."""
+    for number, kind, ref in tx.all("SELECT number, kind, ref FROM part WHERE upload=?", (upload,)):
+        tx.delete(PART, (upload, number))
+        if number not in taken:
+            content.drop(tx, kind, ref)
+    tx.delete(UPLOAD, (upload,))
+
+
+def abort_upload(tx: Rows, command: AbortUpload) -> None:
+    """Raises NO_SUCH_UPLOAD."""
+    find(tx.one, command.upload)
+    _remove(tx, command.upload, set())

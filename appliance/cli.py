@@ -1,0 +1,403 @@
+"""`tierce`: the commands.
+
+Two kinds: those that work on devices while no daemon runs (pool create, device label, rebuild-catalogue, serve) and
+those that ask the running daemon through its control socket (everything else).  Exit codes: 0 done, 1 it failed or was
+refused, 2 the command or the configuration is wrong.  Listings take --json and then print one document.
+
+The daemon's and the engine's modules are imported by the commands that need them: `tierce bucket list` starts without.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import quote
+
+import click
+
+from appliance import logs
+from appliance.config import Config, ConfigError, load
+from appliance.control import Control, NoDaemon, Refused
+from appliance.errors import StoreError
+from appliance.terminal import bytes_text, progress, show_facts, show_json, show_rows
+
+FAILED: Final = 1
+MISUSED: Final = 2
+
+Tier = Literal["blaze", "bulk"]  # as on disk
+BLAZE: Final[Tier] = "blaze"
+BULK: Final[Tier] = "bulk"
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+erasing = click.option(
+    "--erase",
+    multiple=True,
+    metavar="SERIAL|PATH",
+    help="Destroy what lies on this device: repeat its serial number or its path.",
+)
+ssds = click.option("--ssd", "ssds", multiple=True, metavar="PATH", help="A fast device (tier blaze).")
+hdds = click.option("--hdd", "hdds", multiple=True, metavar="PATH", help="A large device (tier bulk).")
+
+
+class Commands(click.Group):
+    """Turns the expected errors of every command into a message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            _fail(str(error), MISUSED)
+        except StoreError as error:
+            _fail(error.message + (f" ({error.cause})" if error.cause else ""), FAILED)
+        except (NoDaemon, Refused) as error:
+            _fail(str(error), FAILED)
+        except PermissionError as error:
+            _fail(f"{error.filename}: {error.strerror}; run this as root or as the daemon's user", FAILED)
+
+
+def _fail(text: str, code: int) -> None:
+    click.echo(f"tierce: {text}", err=True)
+    raise SystemExit(code)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config", "file", type=click.Path(path_type=Path), help="Default: /etc/tierce/tierce.toml, if it exists."
+)
+@click.option("--state-dir", metavar="DIR", help="Overrides state_dir and TIERCE_STATE_DIR.")
+@click.pass_context
+def main(ctx: click.Context, file: Path | None, state_dir: str | None) -> None:
+    """Tierce: one pool of SSDs and HDDs, an S3 endpoint and a mounted file system over the same objects."""
+    flags: dict[str, object] = {"state_dir": state_dir} if state_dir else {}
+    ctx.obj = _Settings(file, flags)
+
+
+class _Settings:
+    """Loads the configuration when a command needs it: `--help` and `version` work beside a broken one."""
+
+    def __init__(self, file: Path | None, flags: dict[str, object]) -> None:
+        self._file = file
+        self._flags = flags
+
+    def config(self, **flags: object) -> Config:
+        """With a command's own flags (section__key) on top; None means not given."""
+        given = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
+        return load(self._file, None, self._flags | given)
+
+    def control(self) -> Control:
+        """The running daemon."""
+        return Control(self.config().control_socket)
+
+
+@main.command()
+@as_json
+def version(as_json: bool) -> None:
+    """Print the version."""
+    name = installed_version("tierce")
+    if as_json:
+        show_json({"version": name, "python": sys.version.partition(" ")[0]})
+    else:
+        print(f"tierce {name}")
+
+
+# ---------------------------------------------------------------------------------------------------------- pool
+
+
+@main.group()
+def pool() -> None:
+    """Make a pool, look at it."""
+
+
+@pool.command("create")
+@click.option("--name", help="The pool's name (pool.name).")
+@click.option("--copies", type=int, help="Copies that a new bucket keeps, on different devices (pool.copies).")
+@ssds
+@hdds
+@erasing
+@click.pass_obj
+def pool_create(
+    settings: _Settings,
+    name: str | None,
+    copies: int | None,
+    ssds: tuple[str, ...],
+    hdds: tuple[str, ...],
+    erase: tuple[str, ...],
+) -> None:
+    """Label devices as a new pool.  Devices that carry anything known are refused without --erase."""
+    from appliance.formatting import format_pool
+
+    config = settings.config(pool__name=name, pool__copies=copies)
+    devices: list[tuple[str, Tier]] = [(str(Path(path).absolute()), BLAZE) for path in ssds]
+    devices += [(str(Path(path).absolute()), BULK) for path in hdds]
+    if not devices:
+        raise click.UsageError("name at least one device: --ssd PATH, --hdd PATH")
+    if len({Path(path).resolve() for path, _ in devices}) < len(devices):
+        raise click.UsageError("a device is named twice")
+    with progress("pool") as shown:
+        format_pool(
+            devices,
+            name=config.pool.name,
+            copies=config.pool.copies,
+            erase=erase,
+            progress=lambda done, total: shown({"stage": "journal", "done": done, "total": total}),
+        )
+    print(f"pool {config.pool.name} made of {len(devices)} device{'s' if len(devices) > 1 else ''}")
+    if set(config.pool.devices) != {path for path, _ in devices}:
+        listed = ", ".join(f'"{path}"' for path, _ in devices)
+        print(f"write this into tierce.toml, then start the daemon:\n\n[pool]\ndevices = [{listed}]")
+
+
+@pool.command("status")
+@as_json
+@click.pass_obj
+def pool_status(settings: _Settings, as_json: bool) -> None:
+    """Show the running pool: space, doors, devices."""
+    status = settings.control().get("/status")
+    if as_json:
+        show_json(status)
+        return
+    devices = status.pop("devices")
+    for name in ("size", "available", "bytes"):
+        status[name] = bytes_text(status[name])
+    show_facts({name: value for name, value in status.items() if value not in ("", False)})
+    print()
+    _show_devices(devices)
+
+
+# -------------------------------------------------------------------------------------------------------- device
+
+
+@main.group()
+def device() -> None:
+    """Look at devices, add one to the pool."""
+
+
+@device.command("list")
+@click.option("--all", "everything", is_flag=True, help="Every block device of this machine, and what lies on it.")
+@as_json
+@click.pass_obj
+def device_list(settings: _Settings, everything: bool, as_json: bool) -> None:
+    """List the pool's devices, or all of this machine's."""
+    if not everything:
+        devices = settings.control().get("/devices")
+        show_json(devices) if as_json else _show_devices(devices)
+        return
+    import msgspec
+
+    from appliance.formatting import devices as found
+
+    rows = [{**msgspec.structs.asdict(probe), "suggested_tier": probe.suggested_tier} for probe in found()]
+    if as_json:
+        show_json(rows)
+        return
+    columns = ("path", "size", "suggested_tier", "model", "serial", "used_by", "signatures")
+    for row in rows:
+        row["used_by"], row["signatures"] = list(row["used_by"]), list(row["signatures"])
+    show_rows(rows, [(name, name.replace("_", " ")) for name in columns], "no block devices")
+
+
+@device.command("add")
+@ssds
+@hdds
+@erasing
+@click.pass_obj
+def device_add(settings: _Settings, ssds: tuple[str, ...], hdds: tuple[str, ...], erase: tuple[str, ...]) -> None:
+    """Add a device to the running pool."""
+    from appliance.formatting import examine, refuse_occupied
+
+    if len(ssds) + len(hdds) != 1:
+        raise click.UsageError("name exactly one device: --ssd PATH or --hdd PATH")
+    path, tier = (ssds[0], BLAZE) if ssds else (hdds[0], BULK)
+    path = str(Path(path).absolute())
+    found = examine(path)
+    refuse_occupied(found, erase)
+    settings.control().post("/devices", path=path, tier=tier, erase=bool(found.signatures))
+    print(f"{path} added; name it in pool.devices too, so that it is found at the next start")
+
+
+@device.command("label")
+@click.argument("path")
+@as_json
+def device_label(path: str, as_json: bool) -> None:
+    """Show the label that Tierce wrote on a device."""
+    from appliance.formatting import describe_label
+
+    label = describe_label(path)
+    show_json(label) if as_json else show_facts(label)
+
+
+def _show_devices(devices: list[Mapping[str, Any]]) -> None:
+    columns = [(name, name) for name in ("id", "path", "tier", "state", "size", "free", "journal")]
+    errors = [(f"{kind}_errors", f"{kind} errors") for kind in ("read", "checksum", "write")]
+    show_rows(devices, columns + errors, "no devices")
+
+
+# ------------------------------------------------------------------------------------------------- daemon, mount
+
+
+@main.command()
+@click.option("--addr", multiple=True, metavar="HOST:PORT", help="Where S3 is served (s3.addr).")
+@click.option("--admin-addr", metavar="HOST:PORT", help="Where health and metrics are served (admin.addr).")
+@click.option("--device", "devices", multiple=True, metavar="PATH", help="The pool's devices (pool.devices).")
+@click.option("--mount", "point", metavar="DIR", help="Where the mount goes (mount.point).")
+@click.option("--no-mount", is_flag=True, help="Do not mount.")
+@click.option("--box", type=click.Path(path_type=Path), help="Write endpoint, key and secret here (0600) once ready.")
+@click.pass_obj
+def serve(
+    settings: _Settings,
+    addr: tuple[str, ...],
+    admin_addr: str | None,
+    devices: tuple[str, ...],
+    point: str | None,
+    no_mount: bool,
+    box: Path | None,
+) -> None:
+    """Run the box in the foreground: S3, mount, administration.  SIGTERM drains and stops it."""
+    config = settings.config(
+        s3__addr=addr or None,
+        admin__addr=admin_addr,
+        pool__devices=devices or None,
+        mount__point=point,
+        mount__enabled=False if no_mount else None,
+    )
+    logs.configure(config.log.format, config.log.level)
+    from appliance import daemon
+
+    terminal = sys.stdout.isatty()
+    daemon.run(config, box.absolute() if box else None, _show_first_key if terminal or box else None)
+
+
+def _show_first_key(key_id: str, secret: str) -> None:
+    print("This box's first access key; the secret is shown this once:")
+    show_facts({"access_key": key_id, "secret_key": secret})
+    sys.stdout.flush()
+
+
+@main.command()
+@click.pass_obj
+def mount(settings: _Settings) -> None:
+    """Have the daemon mount the buckets."""
+    print(settings.control().post("/mount")["mount"])
+
+
+@main.command()
+@click.pass_obj
+def umount(settings: _Settings) -> None:
+    """Have the daemon take the mount away."""
+    print(settings.control().post("/umount")["mount"])
+
+
+# ------------------------------------------------------------------------------------------------ buckets, keys
+
+
+@main.group()
+def bucket() -> None:
+    """Make, list and delete buckets."""
+
+
+@bucket.command("create")
+@click.argument("name")
+@click.option("--copies", type=click.IntRange(1, 3), help="On how many different devices each object is kept.")
+@click.pass_obj
+def bucket_create(settings: _Settings, name: str, copies: int | None) -> None:
+    """Make a bucket."""
+    made = settings.control().post("/buckets", name=name, copies=copies)
+    print(f"{made['name']} made, {made['copies']} cop{'y' if made['copies'] == 1 else 'ies'}")
+
+
+@bucket.command("list")
+@as_json
+@click.pass_obj
+def bucket_list(settings: _Settings, as_json: bool) -> None:
+    """List the buckets with what they hold."""
+    rows = settings.control().get("/buckets")
+    columns = [("name", "name"), ("objects", "objects"), ("bytes", "bytes"), ("copies", "copies")]
+    show_json(rows) if as_json else show_rows(rows, [*columns, ("created_ns", "created")], "no buckets")
+
+
+@bucket.command("delete")
+@click.argument("name")
+@click.pass_obj
+def bucket_delete(settings: _Settings, name: str) -> None:
+    """Delete an empty bucket."""
+    settings.control().delete(f"/buckets/{quote(name, safe='')}")
+    print(f"{name} deleted")
+
+
+@main.group()
+def key() -> None:
+    """Make, list and revoke access keys."""
+
+
+@key.command("create")
+@click.option("--name", default="", help="What it is for.")
+@click.option("--read-only", is_flag=True, help="It may read and list, nothing else.")
+@click.option("--bucket", "buckets", multiple=True, help="Only this bucket; repeatable.")
+@as_json
+@click.pass_obj
+def key_create(settings: _Settings, name: str, read_only: bool, buckets: tuple[str, ...], as_json: bool) -> None:
+    """Make an access key.  Its secret is shown this once."""
+    made = settings.control().post("/keys", name=name, read_only=read_only, buckets=list(buckets))
+    show_json(made) if as_json else show_facts({n: made[n] for n in ("access_key", "secret_key")})
+
+
+@key.command("list")
+@as_json
+@click.pass_obj
+def key_list(settings: _Settings, as_json: bool) -> None:
+    """List the access keys; never their secrets."""
+    rows = settings.control().get("/keys")
+    columns = [("access_key", "access key"), ("name", "name"), ("read_only", "read-only"), ("buckets", "buckets")]
+    show_json(rows) if as_json else show_rows(rows, [*columns, ("created_ns", "created")], "no access keys")
+
+
+@key.command("revoke")
+@click.argument("access_key")
+@click.pass_obj
+def key_revoke(settings: _Settings, access_key: str) -> None:
+    """Revoke an access key at once."""
+    settings.control().delete(f"/keys/{quote(access_key, safe='')}")
+    print(f"{access_key} revoked")
+
+
+# --------------------------------------------------------------------------------------------- audit, rebuilding
+
+
+@main.command()
+@as_json
+@click.pass_obj
+def audit(settings: _Settings, as_json: bool) -> None:
+    """Cross-check catalogue, free map and devices.  Exit code 1 if anything is wrong."""
+    result: dict[str, Any] = {}
+    with progress("audit", quiet=as_json) as shown:
+        for event in settings.control().follow("/audit"):
+            if "result" in event:
+                result = event["result"]
+            else:
+                shown(event)
+    problems = result.get("problems", [])
+    if as_json:
+        show_json(result)
+    else:
+        for problem in problems:
+            print(problem)
+        counted = ", ".join(f"{value} {name}" for name, value in result.items() if isinstance(value, int))
+        print(f"{len(problems)} problem{'' if len(problems) == 1 else 's'}" + (f" ({counted})" if counted else ""))
+    if problems:
+        raise SystemExit(FAILED)
+
+
+@main.command("rebuild-catalogue")
+@as_json
+@click.pass_obj
+def rebuild_catalogue(settings: _Settings, as_json: bool) -> None:
+    """Make the catalogue again from the devices alone.  The daemon must not run; the old file is kept beside it."""
+    from appliance.engine.startup import rebuild
+
+    config = settings.config()
+    with progress("rebuild", quiet=as_json) as shown:
+        result = rebuild(config, shown)
+    show_json(result) if as_json else show_facts(result)

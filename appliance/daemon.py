@@ -1,0 +1,354 @@
+"""The wiring: one process that opens the pool, puts both doors before it, and closes everything in the reverse order.
+
+Order of life: state directory and its lock; sockets (a taken address is found before the pool is touched); pool; keys;
+doors; mount; box file; READY.  At SIGTERM or SIGINT: not ready, STOPPING; the S3 door stops accepting and finishes what
+it has begun; the mount is taken away, which commits what its files still hold; the store settles and closes; the
+administration address goes last, so that a drain can be watched.
+
+This module decides nothing about storage: it knows which parts there are and in what order they start and stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import hypercorn.trio
+import msgspec
+import trio
+from hypercorn.config import Config as HypercornConfig
+
+from appliance import config as configuration
+from appliance.administration import Report, administration_app, control_app
+from appliance.config import Config
+from appliance.credentials import Vault, new_access_key, open_vault
+from appliance.engine.startup import open_pool
+from appliance.errors import Code, StoreError
+from appliance.metrics import Collector, Requests
+from appliance.notify import notify, watchdog_period
+from fusefs.mount import Mount
+from s3front.app import s3_app
+from s3front.serve import TlsFiles
+from s3front.serve import serve as serve_s3
+
+if TYPE_CHECKING:
+    from appliance.store import ObjectStore
+
+log = logging.getLogger(__name__)
+
+DRAIN_TIMEOUT: Final = 20.0  # seconds that requests under way get at a stop; systemd's own patience is longer
+ANSWER_TIMEOUT: Final = 15.0  # seconds within which the writer and the devices must answer, or the box isn't well
+FIRST_KEY: Final = "first"  # the name of the key that is made for a new box
+
+
+class Daemon:
+    """One running box.  Also what the control socket may use (administration.Box)."""
+
+    def __init__(self, config: Config, store: ObjectStore, vault: Vault) -> None:
+        self.config = config
+        self.store = store
+        self.vault = vault
+        self.endpoint = ""
+        self.requests = Requests()
+        self.draining = False
+        self._mount: Mount | None = None
+        self._mount_stopped = trio.Event()
+        self._mounts: trio.Nursery | None = None
+
+    # ------------------------------------------------------------------ what the command line may ask
+
+    def status(self) -> Mapping[str, Any]:
+        """The pool and its doors."""
+        usage = self.store.usage()
+        total, available = self.store.space()
+        return {
+            "version": version("tierce"),
+            "pid": os.getpid(),
+            "endpoint": self.endpoint,
+            "mount": str(self.config.mount_point) if self._mount else "",
+            "pool": self.config.pool.name,
+            "draining": self.draining,
+            "size": total,
+            "available": available,
+            "objects": usage.objects,
+            "bytes": usage.bytes,
+            "devices": msgspec.to_builtins(self.store.devices()),
+        }
+
+    async def mount(self) -> str:
+        """Mounts if it is not mounted; where.  Raises StoreError when the kernel or fusermount3 refuse."""
+        assert self._mounts is not None
+        if self._mount is None:
+            point = self.config.mount_point
+            await trio.to_thread.run_sync(partial(point.mkdir, parents=True, exist_ok=True))
+            self._mount_stopped = trio.Event()
+            await self._mounts.start(self._keep_mounted, point)
+        return str(self.config.mount_point)
+
+    async def umount(self) -> str:
+        """Unmounts if it is mounted; where it was."""
+        if self._mount is not None:
+            await self._mount.close()
+            await self._mount_stopped.wait()
+        return str(self.config.mount_point)
+
+    async def audit(self, report: Report) -> Mapping[str, Any]:
+        """Cross-checks catalogue, free map and devices."""
+        return await self.store.audit(report)
+
+    async def add_device(self, path: str, tier: str, erase: bool) -> Mapping[str, Any]:
+        """Adds a device to the pool."""
+        return msgspec.to_builtins(await self.store.add_device(path, tier, erase=erase))
+
+    # ------------------------------------------------------------------ health
+
+    async def ready(self) -> bool:
+        """Whether the catalogue and the devices answer and requests are welcome."""
+        return not self.draining and await self.answers()
+
+    async def answers(self) -> bool:
+        """A commit passes the writer, the catalogue is read, a device is online."""
+        with trio.move_on_after(ANSWER_TIMEOUT) as scope:
+            try:
+                await self.store.settle()
+                self.store.usage()
+            except StoreError as error:
+                log.error("the store does not answer", extra={"facts": {"code": error.code.name, "cause": error.cause}})
+                return False
+        if scope.cancelled_caught:
+            log.error("the writer did not answer in time", extra={"facts": {"seconds": ANSWER_TIMEOUT}})
+            return False
+        return any(device.state == "online" for device in self.store.devices())
+
+    # ------------------------------------------------------------------ life
+
+    async def run(self, sockets: Sockets, started: Callable[[Daemon], None]) -> None:
+        """Serves until SIGTERM or SIGINT, then drains.  `started` is called once everything answers."""
+        watching, doors = trio.Event(), trio.Event()
+        collector = Collector(self.requests, self.store.statistics, self.store.devices)
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as operators:
+                quart = partial(hypercorn.trio.serve, shutdown_trigger=watching.wait)
+                await operators.start(quart, administration_app(collector, self.ready), _hypercorn(sockets.admin))
+                await operators.start(quart, control_app(self), _hypercorn(sockets.control))
+                operators.start_soon(self._feed_watchdog, watching)
+                async with trio.open_nursery() as nursery:
+                    self._mounts = nursery
+                    await nursery.start(self._open_s3_door, doors)
+                    if self.config.mount.enabled:
+                        await self.mount()
+                    started(self)
+                    notify(f"READY=1\nSTATUS=serving {self.endpoint}")
+                    log.info("ready", extra={"facts": {"endpoint": self.endpoint, "mount": self.status()["mount"]}})
+                    await self._wait_for_stop(signals)
+                    self.draining = True
+                    notify("STOPPING=1\nSTATUS=draining")
+                    nursery.cancel_scope.deadline = trio.current_time() + DRAIN_TIMEOUT
+                    doors.set()
+                    await self.umount()
+                await self.store.settle()
+                watching.set()
+        log.info("stopped")
+
+    async def _open_s3_door(self, closing: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+        s3 = self.config.s3
+        app = s3_app(
+            self.store,
+            region=s3.region,
+            unseal=self.vault.unseal,
+            domain=s3.domain or None,
+            observe=self.requests.observe,
+        )
+
+        def ready(urls: Sequence[str]) -> None:
+            self.endpoint = _reachable(urls[0])
+            task_status.started()
+
+        bind = [_hypercorn_address(text) for text in s3.addr]
+        tls = TlsFiles(s3.tls_cert, s3.tls_key) if s3.tls_cert else None
+        try:
+            await serve_s3(
+                app, bind=bind, tls=tls, shutdown=closing.wait, ready=ready, graceful_timeout=DRAIN_TIMEOUT / 2
+            )
+        except ssl.SSLError as error:
+            raise StoreError(Code.UNAVAILABLE, f"s3.tls_cert, s3.tls_key: unusable ({error.reason})") from error
+        except OSError as error:
+            where = error.filename or ", ".join(s3.addr)
+            raise StoreError(Code.UNAVAILABLE, f"the S3 door cannot open on {where}: {error.strerror}") from error
+
+    async def _wait_for_stop(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            log.info("stopping", extra={"facts": {"signal": signal.Signals(number).name}})
+            return
+
+    async def _feed_watchdog(self, until: trio.Event) -> None:
+        """Tells systemd that the loop runs (else this task does not), and that writer and devices answer."""
+        period = watchdog_period()
+        while period is not None and not until.is_set():
+            if await self.answers():
+                notify("WATCHDOG=1")
+            with trio.move_on_after(period):
+                await until.wait()
+
+    async def _keep_mounted(self, point: Path, *, task_status: trio.TaskStatus[None]) -> None:
+        durable = self.config.mount.close == "durable"
+        self._mount = Mount(self.store, point, allow_other=self.config.mount.allow_other, durable_close=durable)
+        try:
+            await self._mount.run(task_status=task_status)
+        finally:
+            self._mount = None
+            self._mount_stopped.set()
+
+
+class Sockets(msgspec.Struct, frozen=True):
+    """The operators' sockets, bound before the pool is touched."""
+
+    admin: socket.socket
+    control: socket.socket
+
+
+def run(config: Config, box_file: Path | None = None, show_key: Callable[[str, str], None] | None = None) -> None:
+    """Runs the box until it is told to stop.
+
+    `box_file`: where to say (mode 0600, atomically, once ready) how to reach it, for scripts on this machine; it holds
+    a secret, so it is written only if asked for.  `show_key` gets a new box's first key and its secret: without either
+    none is made, and `tierce key create` makes it.  Raises StoreError, ConfigError.
+    """
+    trio.run(_serve, config, box_file, show_key, restrict_keyboard_interrupt_to_checkpoints=True)
+
+
+async def _serve(config: Config, box_file: Path | None, show_key: Callable[[str, str], None] | None) -> None:
+    with _state_directory(config), _bound(config) as sockets:
+        async with open_pool(config) as store:
+            vault = open_vault(config.master_key_path)
+            if (box_file or show_key) and not store.access_keys():
+                key, secret = new_access_key("default", FIRST_KEY, vault, time.time_ns())
+                await store.put_access_key(key)
+                if show_key:
+                    show_key(key.id, secret)
+            with _box_file(box_file) as announce:
+                await Daemon(config, store, vault).run(sockets, announce)
+
+
+@contextlib.contextmanager
+def _state_directory(config: Config) -> Iterator[None]:
+    """Makes the state directory and holds its lock: one daemon a directory, however its devices are named."""
+    directory = Path(config.state_dir)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(
+            Code.UNAVAILABLE, f"the state directory {directory} cannot be used: {error.strerror}"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(Code.IN_USE, f"another daemon runs on {directory}") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _bound(config: Config) -> Iterator[Sockets]:
+    """The operators' sockets; at the end the control socket's file goes."""
+    with contextlib.ExitStack() as stack:
+        host, port = configuration.parse_address(config.admin.addr, "admin.addr")
+        admin = stack.enter_context(_bind(host, port, "admin.addr"))
+        control = stack.enter_context(_bind_unix(config.control_socket))
+        stack.callback(config.control_socket.unlink, missing_ok=True)
+        yield Sockets(admin, control)
+
+
+def _bind(host: str, port: int, key: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited by what is accepted
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise StoreError(Code.UNAVAILABLE, f"{key} = {host}:{port} cannot be listened on: {error.strerror}") from error
+    return bound
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    """The control socket, private from its first moment.  A predecessor's file goes: the lock says that it is dead."""
+    path.unlink(missing_ok=True)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        bound.bind(str(path))
+    except OSError as error:
+        bound.close()
+        raise StoreError(Code.UNAVAILABLE, f"the control socket {path} cannot be made: {error}") from error
+    finally:
+        os.umask(mask)
+    return bound
+
+
+def _hypercorn(bound: socket.socket) -> HypercornConfig:
+    """A hypercorn configuration for a bound socket."""
+    made = HypercornConfig()
+    made.bind = [f"fd://{os.dup(bound.fileno())}"]  # hypercorn closes what it is given
+    made.graceful_timeout = DRAIN_TIMEOUT / 2
+    made.errorlog = made.accesslog = None
+    made.include_server_header = False
+    return made
+
+
+def _hypercorn_address(text: str) -> str:
+    """A configured address in hypercorn's words, which know no empty host."""
+    host, port = configuration.parse_address(text, "s3.addr")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _reachable(url: str) -> str:
+    """An address that listens everywhere is reached from here by the loopback one."""
+    return url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+
+
+@contextlib.contextmanager
+def _box_file(path: Path | None) -> Iterator[Callable[[Daemon], None]]:
+    """What writes the box file once; it goes when the daemon stops: its presence means "ready"."""
+    try:
+        yield partial(_write_box, path) if path else _no_box
+    finally:
+        if path:
+            path.unlink(missing_ok=True)
+
+
+def _write_box(path: Path, daemon: Daemon) -> None:
+    """How a script on this machine reaches the box: written whole, then renamed, readable by its owner alone."""
+    key = next((key for key in daemon.store.access_keys() if key.name == FIRST_KEY), None)
+    box = {
+        "endpoint": daemon.endpoint,
+        "access_key": key.id if key else "",
+        "secret_key": daemon.vault.unseal(key) if key else "",
+        "mount": daemon.status()["mount"],
+        "pid": os.getpid(),
+    }
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(box), indent=1) + b"\n")
+    temporary.replace(path)
+
+
+def _no_box(daemon: Daemon) -> None:
+    """Nobody asked for a box file."""

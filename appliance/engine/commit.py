@@ -1,0 +1,425 @@
+"""The writer: one batch, one record, one barrier, one COMMIT.
+
+    drain the queue -> BEGIN -> apply each command -> gather small bodies -> the record
+    -> per device at once: write its pages, write the record, flush      (the barrier)
+    -> COMMIT (unsynced) -> acknowledge -> give back what was freed
+
+What arrives during a barrier is the next batch: group commit without a timer.
+
+    I1  an acknowledgement follows the barrier over the batch's data and its record: `run` returns only then
+    I2  the next record is issued after this batch's barrier: one thread, one batch at a time
+    I4  the record has only final row images: `Rows.images` is keyed by row; a page made and freed inside is forfeited
+    I5  freed pages wait for the barrier (`begin_free` before, `release` after) and for readers' pins
+    I6  a live page is never written: every extent written here was reserved by this batch
+    I9  `applied_seq` is set in the same transaction
+    I10 a failed barrier fails the batch and fences the device; a record that may be durable is made invalid, and where
+        that can't be done, or COMMIT fails after the barrier, the writer stops for good: restart and replay
+
+After a failed batch nothing of it is in the catalogue, on the ring, or reserved.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import trio
+
+from appliance.catalogue import commands
+from appliance.catalogue.apply import apply
+from appliance.catalogue.database import ID_STEP, NewData, Rows, set_meta
+from appliance.catalogue.names import DirectoryCache
+from appliance.catalogue.schema import META, NODE, PAGE, USAGE
+from appliance.device.buffers import aligned
+from appliance.device.fan import Fan
+from appliance.engine import journal
+from appliance.engine.journal import Place, Ring
+from appliance.engine.pool import Pool, PoolDevice, header_for
+from appliance.engine.retrieve import Retrieval
+from appliance.errors import Code, StoreError
+from appliance.limits import BATCH_BODY_MAX, COPIES_MAX, MIB
+from appliance.model import Change
+from appliance.ondisk import page, record
+
+log = logging.getLogger(__name__)
+
+GATHER_MEMORY: Final = COPIES_MAX * (BATCH_BODY_MAX + 2 * MIB)  # bodies, headers and padding, for each copy's device
+
+
+class Ticket:
+    """A submitted command: `store.Ticket`.  Settled on the loop; any number of tasks may wait."""
+
+    __slots__ = ("_waiters", "announce", "command", "error", "result", "settled", "weight")
+
+    def __init__(self, command: commands.Command, weight: int, *, announce: bool) -> None:
+        self.command = command
+        self.weight = weight  # bytes that the batch's gathered write carries for it
+        self.announce = announce  # others are told of the change before the waiters are (H5)
+        self.settled = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._waiters: list[trio.lowlevel.Task] = []
+
+    async def wait(self) -> Any:
+        """The result once durable; raises the command's error.  Cancelling the wait does not cancel the command."""
+        if not self.settled:
+            task = trio.lowlevel.current_task()
+            self._waiters.append(task)
+
+            def abort(_: object) -> trio.lowlevel.Abort:
+                self._waiters.remove(task)
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+    def settle(self) -> None:
+        """Wakes who waits."""
+        self.settled = True
+        waiters, self._waiters = self._waiters, []
+        for task in waiters:
+            trio.lowlevel.reschedule(task)
+
+
+class Batch(NamedTuple):
+    """What one `run` did."""
+
+    tickets: Sequence[Ticket]
+    notes: list[Change]
+    dropped: list[tuple[int, bytes]]
+
+
+class _Job(NamedTuple):
+    """What the barrier does on one device."""
+
+    device: PoolDevice
+    writes: list[tuple[int, memoryview]]
+    record_offset: int | None
+
+
+class Committer:
+    """Runs batches.  Knows no thread: `WriterThread` or a simulation calls `run`."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        ring: Ring,
+        connection: sqlite3.Connection,
+        retrieval: Retrieval,
+        fan: Fan,
+        *,
+        take_id: Callable[[], int],
+        id_limit: int,
+        held: Callable[[int], bool],
+        make_room: Callable[[], None],
+    ) -> None:
+        self.pool = pool
+        self.ring = ring
+        self.connection = connection
+        self.retrieval = retrieval
+        self.cache = DirectoryCache()
+        self._fan = fan
+        self._take_id = take_id
+        self._id_limit = id_limit
+        self._held = held
+        self._make_room = make_room  # a checkpoint that lets ring space be reused
+        self._buffer = aligned(GATHER_MEMORY)  # takes memory only where it was touched
+        self._record_buffer = aligned(MIB)
+        self._limbo: collections.deque[tuple[int, list[tuple[int, int, int]]]] = collections.deque()
+        self._limbo_lock = threading.Lock()
+        self.failed: StoreError | None = None
+        self.batches = 0
+        self.batch_commands = 0
+        self.barrier_seconds = 0.0
+        self.record_bytes = 0
+
+    # ------------------------------------------------------------------ one batch
+    def run(self, tickets: Sequence[Ticket]) -> Batch:
+        """Applies and makes durable; every ticket has its result or error afterwards."""
+        if self.failed is not None:
+            return self._refuse(tickets, self.failed)
+        try:
+            return self._run(tickets)
+        except StoreError as error:
+            if error.code is Code.NO_SPACE and len(tickets) > 1 and self.failed is None:
+                # one by one: a body that does not fit must not keep a delete from happening (a full box still deletes)
+                results = [self.run([ticket]) for ticket in tickets]
+                return Batch(
+                    tickets,
+                    [note for batch in results for note in batch.notes],
+                    [name for batch in results for name in batch.dropped],
+                )
+            return self._refuse(tickets, error)
+
+    def _refuse(self, tickets: Sequence[Ticket], error: StoreError) -> Batch:
+        for ticket in tickets:
+            if ticket.error is None:
+                ticket.result, ticket.error = None, StoreError(error.code, error.message, cause=error.cause)
+            self._forfeit(ticket)
+        return Batch(tickets, [], [])
+
+    def _forfeit(self, ticket: Ticket) -> None:
+        for chunk in ticket.command.new_chunks:
+            for item in chunk.pages:
+                self.pool.allocator.forfeit(item.device, item.offset)
+
+    def _run(self, tickets: Sequence[Ticket]) -> Batch:
+        connection = self.connection
+        tx = Rows(connection, self._take_id, self._held)
+        connection.execute("BEGIN IMMEDIATE")
+        gathered: list[tuple[int, int]] = []  # extents reserved here
+        freeing: list[tuple[int, int, int]] = []
+        try:
+            for ticket in tickets:
+                mark = tx.changes
+                ticket.error = None
+                try:
+                    ticket.result = apply(tx, self.cache, ticket.command)
+                except StoreError as error:
+                    assert tx.changes == mark, f"{type(ticket.command).__name__} changed rows before it failed"
+                    ticket.error = error
+            if not tx.changes:
+                connection.execute("ROLLBACK")
+                self._settle_space(tickets, [])
+                return Batch(tickets, [], [])
+            self._finish(tx)
+            writes = self._gather(tx, gathered)
+            seq = self.ring.seq + 1
+            image, digest, total = self._encode(tx, seq)
+            offset = self.ring.room_for(total)
+            if offset is None:
+                raise _RingFull
+            made = set(tx.new_pages)
+            freeing = [extent for extent in tx.freed if extent[:2] not in made]
+            self.pool.allocator.begin_free(freeing)
+            set_meta(connection, "applied_seq", seq)
+            self._barrier(tx, writes, image, offset)
+        except Exception as error:
+            connection.execute("ROLLBACK")
+            self.cache.known.clear()
+            self.pool.allocator.cancel_free(freeing)
+            for device_id, at in gathered:
+                self.pool.allocator.forfeit(device_id, at)
+            if isinstance(error, _RingFull):
+                self._make_room()
+                return self._run(tickets)
+            if isinstance(error, StoreError):
+                raise
+            log.exception("a batch failed in a way that must not happen")
+            raise StoreError(Code.UNAVAILABLE, "internal error", cause=repr(error)) from error
+        self._commit(tx, tickets, Place(seq, offset, total), digest, gathered, freeing)
+        return Batch(tickets, tx.notes, tx.dropped)
+
+    def _finish(self, tx: Rows) -> None:
+        """Rows that are written once per batch: counters, directories' times, the promise of ids."""
+        for bucket, (objects, size) in tx.usage.items():
+            row = tx.one("SELECT objects, bytes FROM usage WHERE bucket=?", (bucket,)) or (0, 0)
+            tx.put(USAGE, (bucket, row[0] + objects, row[1] + size))
+        for directory, now_ns in tx.touched.items():
+            row = tx.one("SELECT * FROM node WHERE id=?", (directory,))
+            if row is not None and row[8] < now_ns:
+                tx.put(NODE, (*row[:7], now_ns, now_ns, *row[9:]))
+        if tx.top_id >= self._id_limit:
+            self._id_limit = tx.top_id + ID_STEP
+            tx.put(META, ("next_id", self._id_limit))
+
+    # ------------------------------------------------------------------ gathered bodies
+    def _gather(self, tx: Rows, gathered: list[tuple[int, int]]) -> dict[int, list[tuple[int, memoryview]]]:
+        """Pages for every body that travels with the batch: one run per device where space allows."""
+        writes: dict[int, list[tuple[int, memoryview]]] = {}
+        if not tx.new_data:
+            return writes
+        items = list(tx.new_data.items())
+        lengths = [page.extent_length(len(item.data)) for _, item in items]
+        copies = max(item.copies for _, item in items)
+        devices = self.pool.place(copies, max(lengths))
+        digests = [page.block_digests(item.data) for _, item in items]
+        used = 0
+        for copy, device_id in enumerate(devices):
+            chosen = [at for at, (_, item) in enumerate(items) if item.copies > copy]
+            offsets = self._reserve_run(device_id, [lengths[at] for at in chosen], gathered)
+            run_start: int | None = None
+            run_from = used
+            run_end = 0
+            for at, offset in zip(chosen, offsets, strict=True):
+                if run_start is not None and offset != run_end:
+                    writes.setdefault(device_id, []).append((run_start, self._buffer[run_from:used]))
+                    run_start = None
+                if run_start is None:
+                    run_start, run_from = offset, used
+                chunk, item = items[at]
+                self._place_page(tx, chunk, item, device_id, offset, copy, digests[at], used)
+                used += lengths[at]
+                run_end = offset + lengths[at]
+            if run_start is not None:
+                writes.setdefault(device_id, []).append((run_start, self._buffer[run_from:used]))
+        return writes
+
+    def _reserve_run(self, device_id: int, lengths: list[int], gathered: list[tuple[int, int]]) -> list[int]:
+        """Adjacent extents; where no run is long enough, two halves."""
+        allocator = self.pool.allocator
+        try:
+            start = allocator.reserve(device_id, sum(lengths))
+        except StoreError as error:
+            if error.code is not Code.NO_SPACE or len(lengths) == 1:
+                raise
+            half = len(lengths) // 2
+            first = self._reserve_run(device_id, lengths[:half], gathered)
+            return first + self._reserve_run(device_id, lengths[half:], gathered)
+        offsets = allocator.divide(device_id, start, lengths) if len(lengths) > 1 else [start]
+        gathered.extend((device_id, offset) for offset in offsets)
+        return offsets
+
+    def _place_page(
+        self, tx: Rows, chunk: int, item: NewData, device_id: int, offset: int, copy: int, digests: bytes, at: int
+    ) -> None:
+        size = len(item.data)
+        header = header_for(
+            self.pool,
+            device_id,
+            offset,
+            birth=self.ring.seq + 1,
+            chunk=chunk,
+            owner=item.owner,
+            logical=0,
+            payload=size,
+            index=0,
+            copies=item.copies,
+            digests=digests,
+            label=item.label,
+        )
+        extent = page.extent_length(size)
+        lead = len(header)
+        image = self._buffer[at : at + extent]
+        image[:lead] = header
+        image[lead : lead + size] = item.data
+        image[lead + size :] = bytes(extent - lead - size)
+        tx.put(PAGE, (device_id, offset, extent, chunk, 0, copy, page.header_sum(header)))
+        tx.new_pages[device_id, offset] = False
+
+    # ------------------------------------------------------------------ the record and the barrier
+    def _encode(self, tx: Rows, seq: int) -> tuple[memoryview, bytes, int]:
+        covered = [list(place) for place, flushed in tx.new_pages.items() if flushed]
+        raw = record.encode(self.ring.epoch, seq, self.ring.previous, tx.image_list(), covered, pool=self.pool.uuid)
+        if len(raw) > len(self._record_buffer):
+            self._record_buffer = aligned(max(2 * len(self._record_buffer), len(raw)))
+        image = self._record_buffer[: len(raw)]
+        image[:] = raw
+        self.record_bytes += len(raw)
+        return image, record.digest_of(raw), len(raw)
+
+    def _barrier(
+        self, tx: Rows, writes: dict[int, list[tuple[int, memoryview]]], image: memoryview, offset: int
+    ) -> None:
+        """Data, record, flush: at once on every device concerned (I1).  Raises IO_ERROR; then nothing counts (I10)."""
+        pool = self.pool
+        journals = pool.journals
+        if not journals:
+            self.failed = StoreError(Code.READ_ONLY, "no journal device can be written: writes have stopped")
+            raise self.failed
+        touched = {device_id for (device_id, _), flushed in tx.new_pages.items() if not flushed}
+        jobs: list[_Job] = []
+        for device in pool.devices.values():
+            is_journal = device in journals
+            if is_journal or device.id in touched:
+                jobs.append(_Job(device, writes.get(device.id, []), offset if is_journal else None))
+        started = time.perf_counter()
+        outcomes = self._fan.run([self._device_job(job, image) for job in jobs])
+        self.barrier_seconds += time.perf_counter() - started
+        broken = [(job, error) for job, error in zip(jobs, outcomes, strict=True) if error is not None]
+        if not broken:
+            return
+        for job, error in broken:
+            pool.fence(job.device, error)
+        self._take_back(offset)
+        raise StoreError(Code.UNAVAILABLE, "a device failed: try again", cause=str(broken[0][1]))
+
+    def _device_job(self, job: _Job, image: memoryview) -> Callable[[], None]:
+        def work() -> None:
+            device = job.device.device
+            if device is None or not job.device.online:
+                raise OSError(f"device {job.device.id} takes no writes")
+            for at, data in job.writes:
+                device.write(at, data)
+            if job.record_offset is not None:
+                journal.write_record(self.pool, job.device, job.record_offset, image)
+            device.flush()
+
+        return work
+
+    def _take_back(self, offset: int) -> None:
+        """The batch failed but its record may be durable somewhere: it must never be replayed (I10, I12)."""
+        if not journal.invalidate(self.pool, offset):
+            self.failed = StoreError(
+                Code.READ_ONLY, "no journal device is left that can be written: restart to recover"
+            )
+            log.critical("writes have stopped: %s", self.failed.message)
+            return
+        try:
+            self.pool.write_superblocks()  # the survivors outrank the failed device's ring from now on
+        except StoreError as error:
+            self.failed = error
+
+    def _commit(
+        self,
+        tx: Rows,
+        tickets: Sequence[Ticket],
+        place: Place,
+        digest: bytes,
+        gathered: list[tuple[int, int]],
+        freeing: list[tuple[int, int, int]],
+    ) -> None:
+        try:
+            self.connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            # the record is durable, the index is not: only a restart's replay makes them one again (I10)
+            self.failed = StoreError(Code.READ_ONLY, "the catalogue cannot be written: restart to recover")
+            log.critical("COMMIT failed after a durable record: %s", error)
+            raise self.failed from error
+        self.ring.append(place, digest)
+        self.batches += 1
+        self.batch_commands += len(tickets)
+        allocator = self.pool.allocator
+        for device_id, offset in tx.new_pages:
+            if (PAGE.number, device_id, offset) in tx.images and tx.images[PAGE.number, device_id, offset] is not None:
+                allocator.commit(device_id, offset)
+            else:
+                allocator.forfeit(device_id, offset)
+        for chunk, item in tx.new_data.items():
+            self.retrieval.cache.put(chunk, item.data)
+        self._settle_space(tickets, freeing)
+
+    def _settle_space(self, tickets: Sequence[Ticket], freeing: list[tuple[int, int, int]]) -> None:
+        for ticket in tickets:
+            if ticket.error is not None:
+                self._forfeit(ticket)
+        if freeing:
+            with self._limbo_lock:
+                self._limbo.append((self.ring.seq, freeing))
+        self.release_freed()
+
+    def release_freed(self) -> None:
+        """Gives back pages whose freeing batch is durable and that no reader can still see (I5)."""
+        if not self._limbo:
+            return
+        with self._limbo_lock:
+            oldest = self.retrieval.pins.oldest(self.ring.seq)
+            while self._limbo and self._limbo[0][0] <= oldest:
+                _, extents = self._limbo.popleft()
+                self.pool.allocator.release(extents)
+
+
+class _RingFull(Exception):
+    """The ring must be checkpointed before this record fits (I8)."""
+
+
+def weight_of(command: commands.Command) -> int:
+    """Bytes that a command adds to the gathered write."""
+    return sum(len(chunk.data) for chunk in command.new_chunks)

@@ -1,0 +1,280 @@
+"""The running engine: the pool, the writer, the readers, and what they share.
+
+`submit` queues a command and returns its ticket; a thread of its own turns the queue into batches, so that what arrives
+during a barrier is the next batch.  Everything acknowledged passes `_deliver` on the loop, in the order of commit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import trio
+
+from appliance.catalogue import buckets, commands
+from appliance.catalogue.names import DirectoryCache
+from appliance.device.fan import Fan
+from appliance.device.lanes import CallLanes
+from appliance.engine.commit import Batch, Committer, Ticket
+from appliance.engine.ingest import Staged
+from appliance.engine.journal import Ring
+from appliance.engine.pool import Pool
+from appliance.engine.retrieve import Retrieval
+from appliance.engine.snapshot import FREE_SHARE, Checkpointer
+from appliance.errors import Code, StoreError
+from appliance.limits import BATCH_BODY_MAX, BATCH_COMMANDS_MAX
+from appliance.model import AccessKey, Bucket, Change, Usage
+
+log = logging.getLogger(__name__)
+
+WAL_PAGES_MAX = 8192  # 64 MiB: beyond it the writer folds the WAL into the file between batches
+
+
+class Parts(Protocol):
+    """What startup hands over."""
+
+    pool: Pool
+    ring: Ring
+    database: Path
+    writer: sqlite3.Connection
+    reader: sqlite3.Connection
+    next_id: int
+    id_limit: int
+    checkpointer: Checkpointer
+
+
+class Engine:
+    """Built by startup inside a trio loop; `close` ends it."""
+
+    def __init__(self, parts: Parts, lanes: CallLanes, *, threaded: bool) -> None:
+        self.pool = parts.pool
+        self.ring = parts.ring
+        self.lanes = lanes
+        self.reader = parts.reader
+        self._writer_connection = parts.writer
+        self.checkpointer = parts.checkpointer
+        self.directories = DirectoryCache()
+        self._ids = itertools.count(parts.next_id)
+        self._held: dict[int, int] = {}
+        self.retrieval = Retrieval(self.pool, lanes, self.reader)
+        self.staged = Staged(self.pool)
+        fan = Fan(len(self.pool.devices) + 1 if threaded else 0)
+        self._fan = fan
+        self.committer = Committer(
+            self.pool,
+            self.ring,
+            parts.writer,
+            self.retrieval,
+            fan,
+            take_id=self._ids.__next__,
+            id_limit=parts.id_limit,
+            held=self._held.__contains__,
+            make_room=self.checkpointer.take,
+        )
+        self.retrieval.unpinned = self.committer.release_freed
+        self._threaded = threaded
+        self._token = trio.lowlevel.current_trio_token()
+        self._queue: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._inline: list[Ticket] = []
+        self._inline_running = False
+        self._thread: threading.Thread | None = None
+        self._listeners: list[Callable[[Sequence[Change]], Awaitable[object] | None]] = []
+        self.last: Ticket | None = None  # the newest submission: whoever waits for it has waited for all (I2)
+        self.buckets: dict[str, Bucket] = {}
+        self.access_keys: dict[str, AccessKey] = {}
+        self.reload()
+        if threaded:
+            self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+            self._thread.start()
+
+    # ------------------------------------------------------------------ ids and holds
+    def new_id(self) -> int:
+        """An id that no node, chunk or map ever had.  From any thread: one `next` of a counter is atomic."""
+        return next(self._ids)
+
+    def hold(self, node: int) -> None:
+        """An unlinked node keeps its row and bytes while held."""
+        self._held[node] = self._held.get(node, 0) + 1
+
+    def release(self, node: int) -> None:
+        """Ends one hold; the last one reaps."""
+        left = self._held[node] - 1
+        if left:
+            self._held[node] = left
+            return
+        del self._held[node]
+        self.submit(commands.Reap(node=node, now_ns=time.time_ns()))
+
+    # ------------------------------------------------------------------ submitting
+    def submit(self, command: commands.Command, *, announce: bool = False) -> Ticket:
+        """Queues a command.  Order of submission is order of commit."""
+        chunks = command.new_chunks
+        weight = 0
+        for chunk in chunks:
+            weight += len(chunk.data)
+            if chunk.pages:
+                self.staged.take(chunk.id)
+        ticket = Ticket(command, weight, announce=announce)
+        self.last = ticket
+        if self._threaded:
+            self._queue.put(ticket)
+        else:
+            self._inline.append(ticket)
+            if not self._inline_running:
+                self._inline_running = True
+                trio.lowlevel.spawn_system_task(self._work_inline)
+        return ticket
+
+    async def settle(self) -> None:
+        """Everything submitted so far is durable or has failed."""
+        ticket = self.last
+        if ticket is not None and not ticket.settled:
+            try:
+                await ticket.wait()
+            except StoreError as error:
+                log.debug("the last command of those waited for failed: %r", error)  # its own waiter is told
+
+    def _work(self) -> None:
+        """The writer thread's life."""
+        carried: Ticket | None = None
+        while True:
+            first = carried or self._queue.get()
+            carried = None
+            if first is None:
+                return
+            batch = [first]
+            weight = first.weight
+            while len(batch) < BATCH_COMMANDS_MAX:
+                try:
+                    ticket = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if ticket is None:
+                    self._queue.put(None)
+                    break
+                if weight + ticket.weight > BATCH_BODY_MAX:
+                    carried = ticket
+                    break
+                weight += ticket.weight
+                batch.append(ticket)
+            done = self.committer.run(batch)
+            try:
+                self._token.run_sync_soon(self._deliver, done)
+            except trio.RunFinishedError:
+                return
+            self._between_batches()
+
+    async def _work_inline(self) -> None:
+        while self._inline:
+            await trio.lowlevel.checkpoint()
+            batch, self._inline[:] = self._inline[:BATCH_COMMANDS_MAX], self._inline[BATCH_COMMANDS_MAX:]
+            self._deliver(self.committer.run(batch))
+            self._between_batches()
+        self._inline_running = False
+
+    def _between_batches(self) -> None:
+        """Housekeeping that needs the writer's connection and no open transaction."""
+        if self.committer.batches % 64 == 0:
+            self._writer_connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        if self.ring.used > self.ring.length * FREE_SHARE:
+            try:
+                self.checkpointer.take()
+            except (StoreError, OSError, sqlite3.Error) as error:
+                log.error("the catalogue's snapshot could not be taken: %s", error)
+
+    # ------------------------------------------------------------------ acknowledging
+    def _deliver(self, batch: Batch) -> None:
+        """On the loop, in commit order: caches first, then who caches names (H5), then the waiters (H1)."""
+        for parent, name in batch.dropped:
+            self.directories.drop(parent, name)
+        for ticket in batch.tickets:
+            if ticket.error is None and isinstance(ticket.command, _RELOADING):
+                self.reload()
+                break
+        if not batch.notes or not self._listeners:
+            for ticket in batch.tickets:
+                ticket.settle()
+            return
+        waiting = [answer for listener in self._listeners if (answer := listener(batch.notes)) is not None]
+        for ticket in batch.tickets:
+            if not waiting or not ticket.announce:
+                ticket.settle()
+        if waiting:
+            late = [ticket for ticket in batch.tickets if not ticket.settled]
+            trio.lowlevel.spawn_system_task(self._settle_later, waiting, late)
+
+    async def _settle_later(self, waiting: Sequence[Awaitable[object]], tickets: Sequence[Ticket]) -> None:
+        try:
+            for answer in waiting:
+                await answer
+        except Exception:
+            log.exception("a listener failed: names cached by it may be stale for its time-out")
+        finally:
+            for ticket in tickets:
+                ticket.settle()
+
+    def watch(self, listener: Callable[[Sequence[Change]], Awaitable[object] | None]) -> None:
+        """Adds a listener."""
+        self._listeners.append(listener)
+
+    def reload(self) -> None:
+        """Buckets and credentials as the catalogue has them: they are few and looked up by every request."""
+        self.buckets = {bucket.name: bucket for bucket in buckets.all_buckets(self._every)}
+        self.access_keys = {key.id: key for key in buckets.all_access_keys(self._every)}
+
+    def _every(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
+        return self.reader.execute(sql, parameters).fetchall()
+
+    # ------------------------------------------------------------------ the end
+    async def close(self) -> None:
+        """Settles, ends the threads, takes a snapshot when that is cheap, marks the pool clean."""
+        with trio.CancelScope(shield=True):
+            await self.settle()
+            if self._thread is not None:
+                self._queue.put(None)
+                await self.lanes.call(self._thread.join)
+            await self.lanes.call(self._finish)
+            self.lanes.close()
+            self._fan.close()
+
+    def _finish(self) -> None:
+        self.committer.release_freed()
+        try:
+            if self.committer.failed is None:
+                if self.ring.used > self.ring.length // 8 or self.pool.snapshot is None:
+                    self.checkpointer.take()
+                self._writer_connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self.pool.write_superblocks("clean", self.ring.seq)
+        except (StoreError, OSError, sqlite3.Error) as error:
+            log.error("the pool could not be closed cleanly (the next start replays its journal): %s", error)
+        finally:
+            self.reader.close()
+            self._writer_connection.close()
+            self.pool.close()
+
+    def usage(self, bucket: Bucket | None) -> Usage:
+        """Counted at each commit."""
+        where = " WHERE bucket=?" if bucket is not None else ""
+        parameters = (bucket.id,) if bucket is not None else ()
+        sql = f"SELECT coalesce(sum(objects), 0), coalesce(sum(bytes), 0) FROM usage{where}"  # noqa: S608 - ours
+        return Usage(*self.reader.execute(sql, parameters).fetchone())
+
+    def require_writable(self) -> None:
+        """Raises READ_ONLY once the writer has stopped."""
+        if self.committer.failed is not None:
+            raise StoreError(Code.READ_ONLY, self.committer.failed.message)
+
+
+_RELOADING = (
+    commands.CreateBucket,
+    commands.DeleteBucket,
+    commands.PutAccessKey,
+    commands.RemoveAccessKey,
+)

@@ -1,0 +1,404 @@
+"""The pool: its devices, their superblocks, and verified reading and writing of pages.
+
+Everything that touches a device for the engine goes through here, so that counting errors, fencing a device and
+checking a page are each in one place.  All verbs that move bytes block: they run in worker threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from appliance.device.buffers import BufferPool, scratch
+from appliance.device.device import BlockDevice
+from appliance.errors import Code, StoreError
+from appliance.limits import BLOCK, BUFFER_COUNT, GATHER_MAX, HEADER_CACHE, PAGE_PAYLOAD
+from appliance.ondisk import page
+from appliance.ondisk.damaged import DamagedError
+from appliance.ondisk.geometry import SLOT, UNIT, Geometry, round_up
+from appliance.ondisk.page import LONG, PageHeader
+from appliance.ondisk.superblock import WRITE_ORDER, Member, SnapshotPointer, State, Superblock, Tier
+from appliance.ondisk.superblock import encode as encode_superblock
+from appliance.space.allocator import Allocator
+from appliance.space.placement import Candidate, place
+
+log = logging.getLogger(__name__)
+
+FAILED_WRITES_MAX: Final = 1  # a device whose write or flush failed once takes no more: what it holds is uncertain
+
+
+class PageRef(NamedTuple):
+    """A page as the catalogue names it."""
+
+    device: int
+    offset: int
+    length: int
+    part: int  # which part of the chunk
+    hsum: bytes
+
+
+class PoolDevice:
+    """One member.  `state`: online, missing (not attached) or failed (fenced: read, never written)."""
+
+    def __init__(
+        self,
+        number: int,
+        uuid: bytes,
+        tier: Tier,
+        geometry: Geometry,
+        device: BlockDevice | None,
+        path: str,
+        state: str,
+    ) -> None:
+        self.id = number
+        self.uuid = uuid
+        self.tier: Tier = tier
+        self.geometry = geometry
+        self.device = device
+        self.path = path
+        self.state = state
+        self.read_errors = 0
+        self.checksum_errors = 0
+        self.write_errors = 0
+
+    @property
+    def journal(self) -> bool:
+        """True when it carries a journal ring."""
+        return self.geometry.ring_length > 0
+
+    @property
+    def online(self) -> bool:
+        """True when it may be written."""
+        return self.state == "online" and self.device is not None
+
+
+class Pool:
+    """An open pool.  Built by engine.startup; `close` closes the devices."""
+
+    def __init__(
+        self,
+        *,
+        uuid: bytes,
+        name: str,
+        copies: int,
+        devices: Iterable[PoolDevice],
+        generation: int,
+        epoch: int,
+        created_ns: int,
+        buffers: int = BUFFER_COUNT,
+    ) -> None:
+        self.uuid = uuid
+        self.name = name
+        self.copies = copies
+        self.devices = {device.id: device for device in devices}
+        self.generation = generation
+        self.epoch = epoch
+        self.created_ns = created_ns
+        self.snapshot: SnapshotPointer | None = None
+        self.tail_seq = 1
+        self.tail_offset = 0
+        self.allocator = Allocator(threading.Lock())
+        self.buffers = BufferPool(buffers, LONG + PAGE_PAYLOAD)
+        self.failovers = 0
+        self._turn = 0
+        self._headers: OrderedDict[tuple[int, int, bytes], PageHeader] = OrderedDict()
+        self._headers_lock = threading.Lock()
+        self._superblock_lock = threading.Lock()
+
+    # ------------------------------------------------------------------ members
+    @property
+    def journals(self) -> list[PoolDevice]:
+        """Members that carry the journal and may be written."""
+        return [device for device in self.devices.values() if device.journal and device.online]
+
+    @property
+    def ring_length(self) -> int:
+        """Of every journal: the shortest one's."""
+        lengths = [device.geometry.ring_length for device in self.devices.values() if device.journal]
+        return min(lengths) if lengths else 0
+
+    def add_space(self, used: Callable[[PoolDevice], dict[int, int]], rows: Any) -> None:
+        """Derives the free space of every member from what the catalogue claims (I7)."""
+        for device in self.devices.values():
+            zones = device.geometry
+            self.allocator.add(
+                device.id, zones.pages_start, zones.pages_end, zones.region_size, used(device), rows
+            )
+            if not device.online:
+                self.allocator.fence(device.id)
+
+    def fence(self, device: PoolDevice, error: BaseException) -> None:
+        """A write or flush failed: nothing more is written there until it was reopened and checked."""
+        device.write_errors += 1
+        if device.state == "failed":
+            return
+        log.error("device %s (%s) failed and takes no more writes: %s", device.id, device.path, error)
+        device.state = "failed"
+        if device.id in self.devices:
+            self.allocator.fence(device.id)
+
+    def place(self, copies: int, length: int, announced: int | None = None) -> list[int]:
+        """Distinct devices for the copies of a body.  Raises NO_SPACE, UNAVAILABLE."""
+        self._turn += 1
+        allocator = self.allocator
+        candidates = [
+            Candidate(device.id, device.tier, allocator.free(device.id), allocator.size(device.id), device.online)
+            for device in self.devices.values()
+        ]
+        return place(candidates, copies, length, announced=announced, turn=self._turn)
+
+    # ------------------------------------------------------------------ superblocks
+    def write_superblocks(self, state: State = "open", applied_seq: int = 0) -> None:
+        """A new generation on every member that can be written, in the order that keeps one pair whole.
+
+        A member that fails is fenced and the rest go on.  Raises IO_ERROR when none took it.
+        """
+        with self._superblock_lock:
+            self.generation += 1
+            targets = [device for device in self.devices.values() if device.online]
+            for pair in WRITE_ORDER:
+                for device in targets:
+                    self._write_pair(device, pair, state, applied_seq)
+            if not any(device.online for device in targets):
+                raise StoreError(Code.IO_ERROR, "no device could be written")
+
+    def _write_pair(self, device: PoolDevice, pair: Sequence[int], state: State, applied_seq: int) -> None:
+        if device.device is None or not device.online:
+            return
+        image = encode_superblock(self.superblock(device, state, applied_seq))
+        slots = device.geometry.slots()
+        try:
+            with scratch(SLOT) as buffer:
+                buffer[:] = image
+                for slot in pair:
+                    device.device.write(slots[slot], buffer)
+            device.device.flush()
+        except OSError as error:
+            self.fence(device, error)
+
+    def superblock(self, device: PoolDevice, state: State, applied_seq: int) -> Superblock:
+        """What `device` should say now."""
+        members = tuple(
+            Member(
+                member.id,
+                member.uuid,
+                member.tier,
+                member.geometry.size,
+                member.journal,
+                "online" if member.online else "failed" if member.state == "failed" else "missing",
+                os.path.basename(member.path),
+            )
+            for member in self.devices.values()
+        )
+        return Superblock(
+            generation=self.generation,
+            pool=self.uuid,
+            device=device.uuid,
+            device_id=device.id,
+            geometry=device.geometry,
+            tier=device.tier,
+            state=state,
+            epoch=self.epoch,
+            ring_tail_seq=self.tail_seq,
+            ring_tail_offset=self.tail_offset,
+            applied_seq=applied_seq,
+            created_ns=self.created_ns,
+            pool_name=self.name,
+            copies=self.copies,
+            members=members,
+            snapshot=self.snapshot,
+        )
+
+    # ------------------------------------------------------------------ pages
+    def read_page_part(self, ref: PageRef, start: int, end: int, into: memoryview) -> memoryview:
+        """Payload bytes [start, end) of one copy, verified block by block; the view lies within `into`.
+
+        `into` must be aligned and hold `page_room(start, end)`.  Raises DamagedError or OSError: never a wrong byte.
+        """
+        device = self.devices.get(ref.device)
+        if device is None or device.device is None:
+            raise OSError(f"device {ref.device} is missing")
+        if ref.length <= page.extent_length(GATHER_MAX):
+            return self._read_small(device, ref, start, end, into)
+        header = self.header(device, ref)
+        low = start // BLOCK * BLOCK
+        high = min(-(-end // BLOCK) * BLOCK, header.payload)
+        if not start <= end <= header.payload:
+            raise DamagedError("page: shorter than the catalogue says")
+        room = into[: round_up(high - low)]
+        device.device.read_into(ref.offset + LONG + low, room)
+        for block in range(low // BLOCK, -(-high // BLOCK)):
+            at = block * BLOCK - low
+            if not page.verify_block(header, block, room[at : min(at + BLOCK, high - low)]):
+                raise DamagedError(f"page: block {block} does not match its digest")
+        return room[start - low : end - low]
+
+    def _read_small(
+        self, device: PoolDevice, ref: PageRef, start: int, end: int, into: memoryview
+    ) -> memoryview:
+        room = into[: ref.length]
+        assert device.device is not None
+        device.device.read_into(ref.offset, room)
+        header = page.check(room, pool=self.uuid, device=device.uuid, offset=ref.offset, hsum=ref.hsum)
+        at = page.header_length(header.payload)
+        if not start <= end <= header.payload:
+            raise DamagedError("page: shorter than the catalogue says")
+        for block in range(start // BLOCK, -(-end // BLOCK)):
+            first = at + block * BLOCK
+            if not page.verify_block(header, block, room[first : min(first + BLOCK, at + header.payload)]):
+                raise DamagedError(f"page: block {block} does not match its digest")
+        return room[at + start : at + end]
+
+    def header(self, device: PoolDevice, ref: PageRef) -> PageHeader:
+        """A long page's header, from memory (verified when it was read: H3) or the device."""
+        key = (ref.device, ref.offset, ref.hsum)
+        with self._headers_lock:
+            found = self._headers.get(key)
+            if found is not None:
+                self._headers.move_to_end(key)
+                return found
+        assert device.device is not None
+        with scratch(LONG) as buffer:
+            device.device.read_into(ref.offset, buffer)
+            found = page.check(buffer, pool=self.uuid, device=device.uuid, offset=ref.offset, hsum=ref.hsum)
+        with self._headers_lock:
+            self._headers[key] = found
+            if len(self._headers) > HEADER_CACHE:
+                self._headers.popitem(last=False)
+        return found
+
+    def forget_headers(self) -> None:
+        """Drops what memory holds of pages: a scrub or a test wants the devices' own word."""
+        with self._headers_lock:
+            self._headers.clear()
+
+    def read_any(self, copies: Sequence[PageRef], start: int, end: int, into: memoryview) -> memoryview:
+        """Like `read_page_part` from the first copy that is good; every other one is counted.
+
+        Raises DAMAGED when all copies are bad, IO_ERROR when none could be read.
+        """
+        problems: list[str] = []
+        damaged = False
+        for ref in copies:
+            try:
+                view = self.read_page_part(ref, start, end, into)
+            except (DamagedError, OSError) as error:
+                device = self.devices.get(ref.device)
+                problems.append(f"device {ref.device} at {ref.offset}: {error}")
+                if isinstance(error, DamagedError):
+                    damaged = True
+                if device is not None and device.device is not None:
+                    if isinstance(error, DamagedError):
+                        device.checksum_errors += 1
+                    else:
+                        device.read_errors += 1
+                    log.warning("a copy could not be used: %s", problems[-1])
+                continue
+            if problems:
+                self.failovers += 1
+            return view
+        cause = "; ".join(problems) or "no page in the catalogue"
+        log.error("no good copy: %s", cause)
+        if damaged:
+            raise StoreError(Code.DAMAGED, "no good copy of the data is left", cause=cause)
+        raise StoreError(Code.IO_ERROR, "the data cannot be read now", cause=cause)
+
+    def preferred(self, copies: list[PageRef]) -> list[PageRef]:
+        """Copies in the order to try them: fast and online first."""
+        if len(copies) < 2:
+            return copies
+        return sorted(copies, key=self._preference)
+
+    def _preference(self, ref: PageRef) -> int:
+        device = self.devices.get(ref.device)
+        if device is None or device.device is None:
+            return 9
+        return (0 if device.tier == "blaze" else 1) + (4 if device.state != "online" else 0)
+
+    def write_page(self, device_id: int, offset: int, image: memoryview) -> None:
+        """Writes one whole extent.  Raises IO_ERROR after fencing the device."""
+        device = self.devices[device_id]
+        if device.device is None or not device.online:
+            raise StoreError(Code.IO_ERROR, cause=f"device {device_id} takes no writes")
+        try:
+            device.device.write(offset, image)
+        except OSError as error:
+            self.fence(device, error)
+            raise StoreError(Code.IO_ERROR, "a device failed: try again", cause=str(error)) from error
+
+    def flush(self, device_ids: Iterable[int]) -> None:
+        """A barrier over some devices, one after the other.  Raises IO_ERROR after fencing the one that failed."""
+        for device_id in device_ids:
+            device = self.devices[device_id]
+            try:
+                if device.device is None or not device.online:
+                    raise OSError(f"device {device_id} takes no writes")
+                device.device.flush()
+            except OSError as error:
+                self.fence(device, error)
+                raise StoreError(Code.IO_ERROR, "a device failed: try again", cause=str(error)) from error
+
+    def close(self) -> None:
+        """Closes every device."""
+        for device in self.devices.values():
+            if device.device is not None:
+                device.device.close()
+
+
+def page_room(start: int, end: int) -> int:
+    """Bytes of aligned memory that reading payload [start, end) of any page takes."""
+    low = start // BLOCK * BLOCK
+    high = -(-end // BLOCK) * BLOCK
+    return max(round_up(high - low), page.extent_length(GATHER_MAX))
+
+
+def header_for(
+    pool: Pool,
+    device_id: int,
+    offset: int,
+    *,
+    birth: int,
+    chunk: int,
+    owner: int,
+    logical: int,
+    payload: int,
+    index: int,
+    copies: int,
+    digests: bytes,
+    label: bytes,
+    flags: int = 0,
+    mtime_ns: int = 0,
+) -> bytes:
+    """An encoded page header for one copy."""
+    return page.encode(
+        PageHeader(
+            pool.uuid,
+            pool.devices[device_id].uuid,
+            offset,
+            birth,
+            chunk,
+            owner,
+            logical,
+            page.UNKNOWN_SIZE,
+            payload,
+            page.extent_length(payload) // UNIT,
+            index,
+            copies,
+            flags,
+            mtime_ns,
+            page.BLOCK_SHIFT,
+            digests,
+            label,
+        )
+    )
+
+
+def replace_state(superblock: Superblock, state: State) -> Superblock:
+    """The same superblock in another state."""
+    return msgspec.structs.replace(superblock, state=state)

@@ -1,0 +1,293 @@
+"""The read path: look up, plan, read, verify.
+
+A `Reader` resolves its whole plan, down to pages, at one moment on the loop, under a pin: from then on no deletion or
+overwrite can touch what it will read (I11, H4).  Bytes leave only after their block matched its digest in this read, or
+from memory that was filled by such a read or by the commit itself (H3).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from appliance.catalogue.content import INLINE, MAPPED, WHOLE, flatten
+from appliance.device.buffers import scratch
+from appliance.device.lanes import CallLanes
+from appliance.engine.pool import PageRef, Pool, page_room
+from appliance.errors import Code, StoreError
+from appliance.limits import BODY_CACHE, GATHER_MAX, MIB, PAGE_PAYLOAD
+from appliance.model import Node
+
+_PAGES = "SELECT dev, off, len, idx, hsum FROM page WHERE chunk=? ORDER BY idx, copy"
+_ZEROS = memoryview(bytes(MIB))
+
+
+class Step(NamedTuple):
+    """`length` bytes: zeros, or payload bytes from `start` on of one page, whose copies are `copies`."""
+
+    length: int
+    start: int
+    copies: list[PageRef]
+
+
+class BodyCache:
+    """Whole small chunks by id, least recently used out first.  Chunks never change and ids never return."""
+
+    def __init__(self, limit: int = BODY_CACHE) -> None:
+        self._bodies: OrderedDict[int, bytes] = OrderedDict()
+        self._limit = limit
+        self._lock = threading.Lock()
+        self.bytes = 0
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, chunk: int) -> bytes | None:
+        """The chunk's bytes, if remembered."""
+        with self._lock:
+            data = self._bodies.get(chunk)
+            if data is None:
+                self.misses += 1
+                return None
+            self._bodies.move_to_end(chunk)
+            self.hits += 1
+            return data
+
+    def put(self, chunk: int, data: bytes) -> None:
+        """Remembers bytes that were verified, or that the commit itself wrote."""
+        if len(data) > GATHER_MAX:
+            return
+        with self._lock:
+            old = self._bodies.pop(chunk, None)
+            self._bodies[chunk] = data
+            self.bytes += len(data) - (len(old) if old is not None else 0)
+            while self.bytes > self._limit:
+                _, gone = self._bodies.popitem(last=False)
+                self.bytes -= len(gone)
+
+    def drop(self, chunk: int) -> None:
+        """Forgets one."""
+        with self._lock:
+            data = self._bodies.pop(chunk, None)
+            if data is not None:
+                self.bytes -= len(data)
+
+    def clear(self) -> None:
+        """Forgets all: a test or a scrub wants the devices' own word."""
+        with self._lock:
+            self._bodies.clear()
+            self.bytes = 0
+
+
+class Pins:
+    """Which states readers still look at: freed pages wait for them (I5, I11)."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def pin(self, seq: int) -> int:
+        """A reader of a state no older than batch `seq`."""
+        with self._lock:
+            self._counts[seq] = self._counts.get(seq, 0) + 1
+        return seq
+
+    def unpin(self, seq: int) -> None:
+        """The reader is done."""
+        with self._lock:
+            left = self._counts[seq] - 1
+            if left:
+                self._counts[seq] = left
+            else:
+                del self._counts[seq]
+
+    def oldest(self, now: int) -> int:
+        """The oldest state that is looked at; `now` if none."""
+        with self._lock:
+            return min(self._counts, default=now)
+
+
+class Retrieval:
+    """What all readers share."""
+
+    def __init__(self, pool: Pool, lanes: CallLanes, connection: sqlite3.Connection) -> None:
+        self.pool = pool
+        self.lanes = lanes
+        self.cache = BodyCache()
+        self.pins = Pins()
+        self._execute = connection.execute
+        self.unpinned: Callable[[], None] = lambda: None  # the engine releases what waited
+
+    def every(self, sql: str, parameters: tuple[object, ...]) -> list[tuple[int, ...]]:
+        """Rows from the loop's own connection."""
+        return self._execute(sql, parameters).fetchall()
+
+    def begin(self) -> None:
+        """One state for the statements up to `end`."""
+        self._execute("BEGIN")
+
+    def end(self) -> None:
+        """Ends it."""
+        self._execute("COMMIT")
+
+    def plan(self, kind: int, ref: int, start: int, end: int) -> list[Step]:
+        """Steps that cover [start, end) of a content of kind CHUNK or MAP."""
+        steps: list[Step] = []
+        position = start
+        pages: dict[int, dict[int, list[PageRef]]] = {}
+        for piece in flatten(self.every, kind, ref, start, end):
+            if piece.offset > position:
+                steps.append(Step(piece.offset - position, 0, []))
+            if piece.chunk not in pages:
+                pages[piece.chunk] = self._pages_of(piece.chunk)
+            steps.extend(_cut(pages[piece.chunk], piece.start, piece.length))
+            position = piece.offset + piece.length
+        if position < end:
+            steps.append(Step(end - position, 0, []))
+        return steps
+
+    def read_pages(self, pages: dict[int, list[PageRef]], start: int, length: int) -> bytes:
+        """Bytes of a chunk by its pages, verified; blocks."""
+        parts = []
+        with scratch(MIB + page_room(0, 1)) as room:
+            for step in _cut(pages, start, length):
+                for low in range(step.start, step.start + step.length, MIB):
+                    high = min(low + MIB, step.start + step.length)
+                    parts.append(bytes(self.pool.read_any(step.copies, low, high, room)))
+        return b"".join(parts)
+
+    def _pages_of(self, chunk: int) -> dict[int, list[PageRef]]:
+        found: dict[int, list[PageRef]] = {}
+        for row in self._execute(_PAGES, (chunk,)):
+            found.setdefault(row[3], []).append(PageRef(*row))
+        return {index: self.pool.preferred(copies) for index, copies in found.items()}
+
+
+def _cut(pages: dict[int, list[PageRef]], start: int, length: int) -> Iterator[Step]:
+    while length:
+        index, inner = divmod(start, PAGE_PAYLOAD)
+        count = min(length, PAGE_PAYLOAD - inner)
+        copies = pages.get(index)
+        if copies is None:
+            raise StoreError(Code.DAMAGED, "a part of the data has no page", cause=f"page {index} of a chunk")
+        yield Step(count, inner, copies)
+        start += count
+        length -= count
+
+
+class Reader:
+    """`store.Reader`.  Made on the loop; `pieces` may run in any one thread."""
+
+    def __init__(self, retrieval: Retrieval, node: Node, start: int, length: int, seq: int) -> None:
+        assert 0 <= start <= start + length <= node.size, "the range lies within the object"
+        self.length = length
+        self._retrieval = retrieval
+        self._start = start
+        self._data: bytes | None = None
+        self._steps: list[Step] = []
+        self._whole_chunk = 0
+        self._pin: int | None = None
+        if length == 0:
+            self._data = b""
+        elif node.kind == INLINE:
+            data = node.data[start : start + length]
+            self._data = data if len(data) == length else data + bytes(length - len(data))
+        elif node.kind in (WHOLE, MAPPED):
+            if node.kind == WHOLE and node.size <= GATHER_MAX:
+                cached = retrieval.cache.get(node.ref)
+                if cached is not None:
+                    part = cached if length == len(cached) else cached[start : start + length]
+                    self._data = part if len(part) == length else part + bytes(length - len(part))
+                    return
+                self._whole_chunk = node.ref
+            self._pin = retrieval.pins.pin(seq)
+            try:
+                self._plan(node)
+            except BaseException:
+                self.close()
+                raise
+        else:
+            self._steps = [Step(length, 0, [])]
+
+    def _plan(self, node: Node) -> None:
+        """In one read transaction: the node as it was given must still be the node."""
+        retrieval = self._retrieval
+        retrieval.begin()
+        try:
+            current = retrieval.every("SELECT generation FROM node WHERE id=?", (node.id,))
+            if not current or current[0][0] != node.generation:
+                raise StoreError(Code.NO_SUCH_NODE, "the object was replaced meanwhile")
+            self._plan_now(node)
+        finally:
+            retrieval.end()
+
+    def _plan_now(self, node: Node) -> None:
+        end = self._start + self.length
+        if node.kind == MAPPED:
+            self._steps = self._retrieval.plan(MAPPED, node.ref, self._start, end)
+            return
+        # a chunk alone may be shorter than its file: what the mount appended as a hole
+        rows = self._retrieval.every("SELECT len FROM chunk WHERE id=?", (node.ref,))
+        held = min(end, int(rows[0][0]))
+        if held > self._start:
+            self._steps = self._retrieval.plan(WHOLE, node.ref, self._start, held)
+        if end > max(held, self._start):
+            self._steps.append(Step(end - max(held, self._start), 0, []))
+
+    def ready(self) -> bytes | None:
+        """The range, if memory has it."""
+        return self._data
+
+    async def read(self) -> bytes:
+        """The range as bytes: one hop."""
+        if self._data is not None:
+            return self._data
+        return await self._retrieval.lanes.call(self.read_now)
+
+    def read_now(self) -> bytes:
+        """The range as bytes; blocks."""
+        if self._data is not None:
+            return self._data
+        if len(self._steps) == 1 and self._steps[0].copies and self.length <= MIB:
+            step = self._steps[0]
+            with scratch(page_room(step.start, step.start + step.length)) as room:
+                data = bytes(self._retrieval.pool.read_any(step.copies, step.start, step.start + step.length, room))
+        else:
+            data = b"".join(bytes(view) for view in self.pieces())
+        if self._whole_chunk and self._start == 0 and len(data) == self.length:
+            self._retrieval.cache.put(self._whole_chunk, data)
+        return data
+
+    def pieces(self) -> Iterator[memoryview]:
+        """Verified views of at most 1 MiB, each valid until the next step; blocks."""
+        if self._data is not None:
+            if self._data:
+                yield memoryview(self._data)
+            return
+        pool = self._retrieval.pool
+        with scratch(MIB + page_room(0, 1)) as room:
+            for step in self._steps:
+                done = 0
+                while done < step.length:
+                    low = step.start + done
+                    count = min(step.length - done, MIB - low % MIB if step.copies else MIB)
+                    if step.copies:
+                        yield pool.read_any(step.copies, low, low + count, room)
+                    else:
+                        yield _ZEROS[:count]
+                    done += count
+
+    def close(self) -> None:
+        """Lets go of the pin."""
+        if self._pin is not None:
+            pin, self._pin = self._pin, None
+            self._retrieval.pins.unpin(pin)
+            self._retrieval.unpinned()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,440 @@
+"""Opening a pool: census, recovery, free map; and making a new one.
+
+    superblocks -> who is here            (a clone, a stranger, a second pool: refused)
+    ring        -> every whole record     (the longest over all journals; a damaged one: refused, never guessed)
+    catalogue   -> the host's file, or the snapshot when the file is gone, foreign, damaged or too old
+    replay      -> records that the catalogue lacks; the last one only after its pages have proved whole (I3)
+    free map    -> what no page row and no snapshot claims (I7)
+    superblocks -> a new epoch, state open
+
+I12: what is recovered is a prefix of the acknowledged batches plus at most one whole unacknowledged one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import uuid as uuids
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from appliance.catalogue import database as catalogue
+from appliance.catalogue.schema import PAGE
+from appliance.device.buffers import scratch
+from appliance.device.device import BlockDevice
+from appliance.engine import journal, snapshot
+from appliance.engine.journal import Found, Ring
+from appliance.engine.pool import PageRef, Pool, PoolDevice, page_room
+from appliance.engine.snapshot import Checkpointer
+from appliance.errors import Code, StoreError
+from appliance.limits import COPIES_MAX, MIB, PAGE_PAYLOAD
+from appliance.ondisk.damaged import DamagedError
+from appliance.ondisk.geometry import SIZE_MIN, SLOT, plan, slot_offsets
+from appliance.ondisk.record import SnapshotIndex
+from appliance.ondisk.superblock import Superblock, Tier, choose
+
+log = logging.getLogger(__name__)
+
+FIRST_ID: Final = 1024  # smaller numbers are for roots and sentinels (the mount's root is 1)
+_ZERO_STEP: Final = 4 * MIB
+
+
+class Attached(NamedTuple):
+    """An open device and the path by which it was found."""
+
+    path: str
+    device: BlockDevice
+
+
+class NewDevice(NamedTuple):
+    """A device to be made a member."""
+
+    path: str
+    device: BlockDevice
+    tier: Tier
+
+
+class OpenParts(NamedTuple):
+    """A recovered pool, ready for an engine."""
+
+    pool: Pool
+    ring: Ring
+    database: Path
+    writer: sqlite3.Connection
+    reader: sqlite3.Connection
+    next_id: int
+    id_limit: int
+    checkpointer: Checkpointer
+    must_checkpoint: bool
+    replayed: int
+    rebuilt: bool
+
+
+# ---------------------------------------------------------------------- making
+
+
+def create_pool(
+    devices: Sequence[NewDevice],
+    *,
+    name: str,
+    copies: int,
+    now_ns: int,
+    pool_uuid: bytes | None = None,
+    ring_length: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> bytes:
+    """Writes superblocks and empty rings; returns the pool's UUID.  The caller has made sure that nobody's data is there.
+
+    The journal goes to the blaze devices, or to the bulk ones when there is none.  Raises INVALID_ARGUMENT, WRONG_DEVICE.
+    """
+    if not devices:
+        raise StoreError(Code.INVALID_ARGUMENT, "a pool needs at least one device")
+    if not 1 <= copies <= min(COPIES_MAX, len(devices)):
+        raise StoreError(
+            Code.INVALID_ARGUMENT, f"{copies} copies need {copies} devices (at most {COPIES_MAX}); {len(devices)} given"
+        )
+    has_blaze = any(device.tier == "blaze" for device in devices)
+    members = []
+    for number, new in enumerate(devices, 1):
+        zones = plan(new.device.size, journal=new.tier == "blaze" or not has_blaze, ring_length=ring_length)
+        members.append(PoolDevice(number, uuids.uuid4().bytes, new.tier, zones, new.device, new.path, "online"))
+    pool = Pool(
+        uuid=pool_uuid or uuids.uuid4().bytes,
+        name=name,
+        copies=copies,
+        devices=members,
+        generation=0,
+        epoch=0,
+        created_ns=now_ns,
+        buffers=1,
+    )
+    total = sum(member.geometry.ring_length for member in members)
+    done = 0
+    for member in members:
+        assert member.device is not None
+        for at in range(0, member.geometry.ring_length, _ZERO_STEP):
+            step = min(_ZERO_STEP, member.geometry.ring_length - at)
+            _clear(member.device, member.geometry.ring_start + at, step)
+            done += step
+            progress(done, total)
+        member.device.flush()
+    pool.write_superblocks("clean")
+    if any(not member.online for member in members):
+        raise StoreError(Code.IO_ERROR, "a device failed while the pool was being made: see the log")
+    return pool.uuid
+
+
+def _clear(device: BlockDevice, offset: int, length: int) -> None:
+    """Zeros, written only where there is something else: a sparse file stays sparse."""
+    with scratch(length) as buffer:
+        device.read_into(offset, buffer)
+        if any(buffer):
+            buffer[:] = bytes(length)
+            device.write(offset, buffer)
+
+
+def read_superblock(device: BlockDevice) -> Superblock | None:
+    """The newest valid one, or None.  Raises OLD_FORMAT, OSError."""
+    if device.size < SIZE_MIN:
+        return None
+    slots = []
+    for offset in slot_offsets(device.size):
+        with scratch(SLOT) as buffer:
+            device.read_into(offset, buffer)
+            slots.append(bytes(buffer))
+    return choose(slots)
+
+
+# ---------------------------------------------------------------------- opening
+
+
+def open_parts(attached: Sequence[Attached], database: Path, *, buffers: int | None = None) -> OpenParts:
+    """Recovers the pool on `attached` devices with the catalogue file `database` (rebuilt if it must be).
+
+    Raises WRONG_DEVICE, OLD_FORMAT, JOURNAL_DAMAGED, IO_ERROR, DAMAGED: always before anything was written.
+    """
+    supers = _census(attached)
+    newest = max((item for _, item in supers), key=lambda item: item.generation)
+    devices = _members(supers, newest)
+    pool = Pool(
+        uuid=newest.pool,
+        name=newest.pool_name,
+        copies=newest.copies,
+        devices=devices,
+        generation=newest.generation,
+        epoch=max(item.epoch for _, item in supers) + 1,
+        created_ns=newest.created_ns,
+        **({"buffers": buffers} if buffers is not None else {}),
+    )
+    pool.snapshot = newest.snapshot
+    pool.tail_seq, pool.tail_offset = newest.ring_tail_seq or 1, newest.ring_tail_offset
+    found = _read_journals(pool, {item.device: item.epoch for _, item in supers}, newest)
+    index = _read_index(pool)
+    writer, rebuilt = _open_catalogue(pool, database, index)
+    kept, replayed, behind = _replay(pool, writer, found)
+    ring = Ring(pool.ring_length, pool.epoch)
+    applied = catalogue.applied_seq(writer)
+    if behind:
+        log.warning("the journal ends before the catalogue does: a journal device is missing; a snapshot follows")
+        last = found[-1].place if found else None
+        ring.restore([], applied, last.offset + last.length if last else pool.tail_offset)
+    else:
+        ring.restore(kept, max(applied, pool.tail_seq - 1), pool.tail_offset)
+    reader = catalogue.connect(database)
+    claims = catalogue.connect(database)
+    pool.add_space(
+        lambda device: catalogue.used_by_region(
+            claims, device.id, device.geometry.pages_start, device.geometry.region_size
+        ),
+        lambda device, low, high: claims.execute(
+            "SELECT off, len FROM page WHERE dev=? AND off>=? AND off<?", (device, low, high)
+        ).fetchall(),
+    )
+    checkpointer = Checkpointer(pool, ring, database)
+    checkpointer.claim(index)
+    pool.write_superblocks()
+    row = writer.execute("SELECT value FROM meta WHERE name='next_id'").fetchone()
+    next_id = max(int(row[0]) if row else 0, FIRST_ID)
+    return OpenParts(
+        pool, ring, database, writer, reader, next_id, next_id, checkpointer, behind, replayed, rebuilt
+    )
+
+
+def _census(attached: Sequence[Attached]) -> list[tuple[Attached, Superblock]]:
+    """The superblocks of all attached devices.  Raises WRONG_DEVICE for strangers, clones and mixed pools."""
+    found: list[tuple[Attached, Superblock]] = []
+    for item in attached:
+        superblock = read_superblock(item.device)
+        if superblock is None:
+            raise StoreError(
+                Code.WRONG_DEVICE,
+                f"{item.path} carries no readable Tierce superblock: is it the right device? (`tierce device label {item.path}`)",
+            )
+        if item.device.size < superblock.geometry.size:
+            raise StoreError(
+                Code.WRONG_DEVICE,
+                f"{item.path} has {item.device.size} bytes but its superblock says {superblock.geometry.size}: it shrank",
+            )
+        found.append((item, superblock))
+    if not found:
+        raise StoreError(Code.WRONG_DEVICE, "no device was given: name them in the configuration's `devices`")
+    pools = {superblock.pool for _, superblock in found}
+    if len(pools) > 1:
+        lines = ", ".join(f"{item.path}: pool {_show(superblock.pool)}" for item, superblock in found)
+        raise StoreError(Code.WRONG_DEVICE, f"the devices belong to different pools ({lines})")
+    seen: dict[bytes, str] = {}
+    for item, superblock in found:
+        if superblock.device in seen:
+            raise StoreError(
+                Code.WRONG_DEVICE,
+                f"{item.path} and {seen[superblock.device]} are copies of one device: detach the clone",
+            )
+        seen[superblock.device] = item.path
+    return found
+
+
+def _show(identity: bytes) -> str:
+    return str(uuids.UUID(bytes=identity))
+
+
+def _members(supers: Iterable[tuple[Attached, Superblock]], newest: Superblock) -> list[PoolDevice]:
+    """Every member that the newest superblock names, attached or missing."""
+    here = {superblock.device: (item, superblock) for item, superblock in supers}
+    devices = []
+    for member in newest.members:
+        if member.uuid in here:
+            item, superblock = here.pop(member.uuid)
+            if member.state == "failed":
+                log.warning("%s had failed; it was reopened and is used again", item.path)
+            devices.append(
+                PoolDevice(
+                    member.id, member.uuid, member.tier, superblock.geometry, item.device, item.path, "online"
+                )
+            )
+        else:
+            log.warning("device %d (%s, %s) is missing", member.id, member.hint, _show(member.uuid))
+            zones = plan(member.size, journal=member.journal)
+            devices.append(PoolDevice(member.id, member.uuid, member.tier, zones, None, member.hint, "missing"))
+    for item, _ in here.values():
+        raise StoreError(Code.WRONG_DEVICE, f"{item.path} was removed from this pool: take it out of `devices`")
+    return devices
+
+
+def _read_journals(pool: Pool, epochs: dict[bytes, int], newest: Superblock) -> list[Found]:
+    """The longest chain that any journal holds; journals that lack part of it get it.
+
+    A ring of an older epoch missed what the others acknowledged: its records are only used where nobody has better.
+    """
+    members = [device for device in pool.journals if device.device is not None]
+    if not members:
+        raise StoreError(
+            Code.UNAVAILABLE,
+            "no journal device is attached: attach one, or recover what the catalogue and the other devices hold"
+            " with `tierce rebuild-catalogue --without-journal`",
+        )
+    chains: list[tuple[PoolDevice, list[Found]]] = []
+    damage: StoreError | None = None
+    for device in members:
+        try:
+            found = journal.read_ring(device, pool.uuid, pool.ring_length, pool.tail_seq, pool.tail_offset)
+        except StoreError as error:
+            damage = error
+            continue
+        except OSError as error:
+            device.read_errors += 1
+            damage = StoreError(Code.IO_ERROR, f"the journal on {device.path} cannot be read", cause=str(error))
+            continue
+        chains.append((device, found))
+    if not chains:
+        assert damage is not None
+        raise damage
+    best = max(chains, key=lambda chain: (len(chain[1]), epochs.get(chain[0].uuid, 0)))[1]
+    if damage is not None and newest.state == "clean" and _last_seq(best, pool) < newest.applied_seq:
+        raise damage
+    for device, found in chains:
+        if len(found) < len(best):
+            log.warning("the journal on %s lacks %d records: copying them", device.path, len(best) - len(found))
+            journal.copy_records(device, best[len(found) :])
+    return best
+
+
+def _last_seq(found: Sequence[Found], pool: Pool) -> int:
+    return found[-1].place.seq if found else pool.tail_seq - 1
+
+
+def _read_index(pool: Pool) -> SnapshotIndex | None:
+    """The snapshot's index; None when there is none yet, or when it can't be read (the host's file may still do)."""
+    if pool.snapshot is None:
+        return None
+    try:
+        return snapshot.read_index(pool, pool.snapshot)
+    except (StoreError, DamagedError) as error:
+        log.error("the catalogue's snapshot cannot be read: %s", error)
+        return None
+
+
+# ---------------------------------------------------------------------- the catalogue
+
+
+def _identity(pool: Pool) -> tuple[int, int]:
+    high, low = pool.uuid[:8], pool.uuid[8:]
+    return int.from_bytes(high, "little", signed=True), int.from_bytes(low, "little", signed=True)
+
+
+def _open_catalogue(pool: Pool, database: Path, index: SnapshotIndex | None) -> tuple[sqlite3.Connection, bool]:
+    """The host's file if it is this pool's and young enough, else one made from the snapshot (or empty)."""
+    if database.exists():
+        reason = ""
+        try:
+            connection = catalogue.open_writer(database)
+            identity = tuple(
+                (connection.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone() or (None,))[0]
+                for name in ("pool_high", "pool_low")
+            )
+            applied = catalogue.applied_seq(connection)
+            if identity != _identity(pool):
+                reason = "it belongs to another pool"
+            elif applied + 1 < pool.tail_seq:
+                reason = f"it ends at batch {applied} and the journal begins at {pool.tail_seq}"
+            else:
+                return connection, False
+            connection.close()
+        except sqlite3.DatabaseError as error:
+            reason = str(error)
+        log.warning("the catalogue %s cannot be used (%s): it is put aside and rebuilt", database, reason)
+        put_aside(database)
+    return _rebuild(pool, database, index), True
+
+
+def put_aside(database: Path) -> None:
+    """Renames the catalogue and its WAL away: nothing is deleted."""
+    for suffix in ("", "-wal", "-shm"):
+        old = database.with_name(database.name + suffix)
+        with suppress(FileNotFoundError):
+            os.replace(old, database.with_name(f"{database.name}.aside{suffix}"))
+
+
+def _rebuild(pool: Pool, database: Path, index: SnapshotIndex | None) -> sqlite3.Connection:
+    if pool.snapshot is not None:
+        if index is None:
+            raise StoreError(
+                Code.DAMAGED,
+                "neither the catalogue nor its snapshot can be read: run `tierce salvage` on the devices",
+            )
+        temporary = database.with_name(database.name + ".rebuilding")
+        snapshot.restore(pool, index, temporary)
+        os.replace(temporary, database)
+    elif pool.tail_seq > 1:
+        raise StoreError(Code.DAMAGED, "the journal does not begin at the first batch and no snapshot is named")
+    connection = catalogue.open_writer(database)
+    for name, value in zip(("pool_high", "pool_low"), _identity(pool), strict=True):
+        catalogue.set_meta(connection, name, value)
+    return connection
+
+
+def _replay(pool: Pool, writer: sqlite3.Connection, found: list[Found]) -> tuple[list[Found], int, bool]:
+    """Brings the catalogue up to the journal.  Returns the records that stand, how many were replayed, and whether the
+    journal ends before the catalogue."""
+    applied = catalogue.applied_seq(writer)
+    kept = found
+    if found and found[-1].place.seq > applied and not _is_whole(pool, found[-1]):
+        torn = found[-1]
+        log.warning("the last batch (%d) was torn by the crash and was never acknowledged: dropped", torn.place.seq)
+        if not journal.invalidate(pool, torn.place.offset):
+            raise StoreError(Code.IO_ERROR, "the journal cannot be written")
+        kept = found[:-1]
+    todo = [item for item in kept if item.place.seq > applied]
+    if todo:
+        assert todo[0].place.seq == applied + 1, "the chain has no gap"
+        writer.execute("BEGIN IMMEDIATE")
+        for item in todo:
+            catalogue.replay(writer, item.record.images)
+        catalogue.set_meta(writer, "applied_seq", todo[-1].place.seq)
+        writer.execute("COMMIT")
+    last = kept[-1].place.seq if kept else pool.tail_seq - 1
+    return kept, len(todo), last < applied
+
+
+def _is_whole(pool: Pool, found: Found) -> bool:
+    """Every page that the record adds, and that no earlier flush covered, has a good copy on the devices that are here.
+
+    Copies on missing devices can't be asked: a chunk all of whose copies are missing counts as whole, for an acknowledged
+    batch must not be dropped because a disk died since.
+    """
+    covered = {tuple(place) for place in found.record.covered}
+    pages: dict[tuple[int, int], list[PageRef]] = {}
+    lengths: dict[int, int] = {}
+    for image in found.record.images:
+        if image[0] == PAGE.number and image[1] == 0:
+            dev, off, length, chunk, index, _, hsum = image[2:]
+            if (dev, off) not in covered:
+                pages.setdefault((chunk, index), []).append(PageRef(dev, off, length, index, hsum))
+        elif image[0] == 7 and image[1] == 0:
+            lengths[image[2]] = image[3]
+    for (chunk, index), copies in pages.items():
+        here = [ref for ref in copies if pool.devices[ref.device].device is not None]
+        payload = min(PAGE_PAYLOAD, lengths[chunk] - index * PAGE_PAYLOAD) if chunk in lengths else 0
+        if here and not any(_is_good(pool, ref, payload) for ref in here):
+            return False
+    return True
+
+
+def _is_good(pool: Pool, ref: PageRef, payload: int) -> bool:
+    try:
+        with scratch(page_room(0, MIB)) as room:
+            for low in range(0, payload, MIB):
+                pool.read_page_part(ref, low, min(low + MIB, payload), room)
+    except DamagedError:
+        return False
+    except OSError as error:
+        raise StoreError(Code.IO_ERROR, "a device cannot be read during recovery", cause=str(error)) from error
+    return True
+
+
+def unlinked_nodes(connection: sqlite3.Connection) -> list[int]:
+    """Nodes that were unlinked while open when the box stopped: nobody holds them now."""
+    rows: list[Any] = connection.execute("SELECT id FROM node WHERE links=0").fetchall()
+    return [row[0] for row in rows]

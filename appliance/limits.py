@@ -1,0 +1,57 @@
+"""Every bound of the product, each with its reason.  Sizes are bytes and times seconds unless the name says otherwise."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+TIB: Final = 1 << 40
+
+# --- S3's documented limits ("Amazon S3 multipart upload limits", "General purpose bucket naming rules", "Object key names")
+OBJECT_SIZE_MAX: Final = 5 * TIB
+SINGLE_PUT_MAX: Final = 5 * GIB
+PART_SIZE_MIN: Final = 5 * MIB
+PART_SIZE_MAX: Final = 5 * GIB
+PART_NUMBER_MAX: Final = 10_000
+KEY_LENGTH_MAX: Final = 1024
+BUCKET_NAME_MIN: Final = 3
+BUCKET_NAME_MAX: Final = 63
+USER_METADATA_MAX: Final = 2 * KIB
+LIST_MAX: Final = 1000
+DELETE_KEYS_MAX: Final = 1000
+
+# --- how bytes are laid out (FORMAT.md)
+INLINE_MAX: Final = 2 * KIB  # inline rows above this are slower than a gathered page at 64 clients and bloat snapshots
+GATHER_MAX: Final = 128 * KIB  # bodies up to this join their batch's one write; larger ones are streamed page by page
+PAGE_PAYLOAD: Final = 4 * MIB  # 64 blocks of 64 KiB: their digests fill a 4 KiB header
+BLOCK: Final = 64 * KIB  # the unit of verification: 0.18 CPU-s/GiB; 4 KiB blocks cost three times as much
+CHUNK_SIZE: Final = 8 * MIB  # the unit of placement and tiering
+COPIES_MAX: Final = 3
+
+# --- commit
+BATCH_COMMANDS_MAX: Final = 256
+BATCH_BODY_MAX: Final = 16 * MIB  # gathered bytes of one batch: one write per device
+UNCOVERED_MAX: Final = 64 * MIB  # a stream longer than this flushes its own pages, so that recovery verifies little
+
+# --- space
+WRITE_CEILING: Final = 0.97  # of a device's pages: foreground writes stop here ...
+MOVE_CEILING: Final = 0.95  # ... background moves here; deletes, journal and snapshots live from the rest
+
+# --- memory
+BUFFER_COUNT: Final = 40  # 4 MiB aligned buffers shared by all large transfers: their exhaustion is the back-pressure
+BODY_CACHE: Final = 64 * MIB  # verified small bodies
+HEADER_CACHE: Final = 8192  # decoded page headers kept for range reads (at most ~2.2 KiB each)
+
+# --- the mount
+NAME_MAX: Final = 255  # bytes of one name, as in every Linux file system
+FILE_SIZE_MAX: Final = OBJECT_SIZE_MAX
+
+# --- HTTP (SECURITY: a connection cannot hold what it does not use)
+HEADER_BLOCK_MAX: Final = 16 * KIB
+HEADER_COUNT_MAX: Final = 100
+HEADER_TIMEOUT: Final = 10.0
+XML_MAX: Final = 1 * MIB
+CLOCK_SKEW_MAX: Final = 15 * 60
+PRESIGNED_EXPIRY_MAX: Final = 604_800

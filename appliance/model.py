@@ -1,0 +1,319 @@
+"""The nouns: what the store hands to its doors and takes from them.  All are frozen; none knows where it came from.
+
+Keys and names are bytes: a key is the UTF-8 of S3's string, a name is one path segment as the kernel gives it.  Times are
+integer nanoseconds since the epoch.  An ETag is kept without its quotes.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+import msgspec
+
+from appliance import posix
+
+
+class Frozen(msgspec.Struct, frozen=True, gc=False):
+    """A plain value."""
+
+
+class BodyKind(enum.IntEnum):
+    """Where a node's bytes are."""
+
+    EMPTY = 0  # no bytes at all (or only a hole)
+    INLINE = 1  # in the node's own row
+    CHUNK = 2  # all of one chunk
+    MAP = 3  # slices of a map
+
+
+class Bucket(Frozen, frozen=True):
+    """One bucket.  `root` is the node of its top directory; `copies` of every body go to different devices."""
+
+    id: int
+    project: str
+    name: str
+    created_ns: int
+    root: int
+    owner: str
+    copies: int = 1
+    etag: str = "md5"  # or "fast": an opaque ETag where clients send checksums
+
+    @property
+    def label(self) -> bytes:
+        """The name as the mount shows it."""
+        return self.name.encode()
+
+
+class Checksum(Frozen, frozen=True):
+    """A client-visible checksum (not the engine's own).  `value` raw bytes; `parts` > 0 for a COMPOSITE one."""
+
+    algorithm: str  # CRC32 CRC32C CRC64NVME SHA1 SHA256
+    value: bytes
+    composite: bool = False
+
+
+class Attributes(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, array_like=False):
+    """What a client said about an object: stored, returned, never interpreted by the engine."""
+
+    content_type: str = ""
+    cache_control: str = ""
+    content_disposition: str = ""
+    content_encoding: str = ""
+    content_language: str = ""
+    expires: str = ""
+    storage_class: str = ""
+    website_redirect: str = ""
+    user: dict[str, str] = {}  # x-amz-meta-*, names lower case without the prefix
+    xattrs: dict[str, bytes] = {}  # user.* attributes set through the mount
+    checksum: Checksum | None = None
+    parts: tuple[int, ...] = ()  # sizes of the parts of a multipart object
+
+
+NO_ATTRIBUTES: Final = Attributes()
+
+
+class Node(Frozen, frozen=True):
+    """A file, directory or symlink.  Ids are never reused.
+
+    `mode` is the whole st_mode.  `mtime_ns` is the file's own (rclone's `mtime` metadata and the mount's are one);
+    `written_ns` is when the bytes or metadata were last committed: S3's LastModified.  `generation` rises at each commit.
+    """
+
+    id: int
+    mode: int
+    uid: int
+    gid: int
+    links: int
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    written_ns: int
+    generation: int
+    etag: str
+    kind: int  # BodyKind
+    ref: int  # the chunk or the map
+    data: bytes  # inline bytes, or a symlink's target
+    flags: int
+    packed: bytes  # Attributes in MessagePack: decoded only by who needs them
+    bucket: int = 0
+
+    @property
+    def attributes(self) -> Attributes:
+        """What the client said, with the POSIX metadata that rclone and s3fs keep brought up to date."""
+        attributes = unpack_attributes(self.packed)
+        if not self.flags & TIMED:
+            return attributes
+        user = posix.shown(
+            attributes.user,
+            mode=self.mode,
+            uid=self.uid,
+            gid=self.gid,
+            mtime_ns=self.mtime_ns,
+            atime_ns=self.atime_ns,
+        )
+        return attributes if user == attributes.user else msgspec.structs.replace(attributes, user=user)
+
+
+# Node.flags
+IMPLIED: Final = 1  # a directory that exists only because keys lie below it
+TIMED: Final = 2  # its mtime was said by somebody (a client's metadata, the mount): shown as `mtime` metadata
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(Attributes)
+
+
+def pack_attributes(attributes: Attributes) -> bytes:
+    """MessagePack of the attributes; empty for none."""
+    return b"" if attributes == NO_ATTRIBUTES else _encoder.encode(attributes)
+
+
+def unpack_attributes(packed: bytes) -> Attributes:
+    """The reverse of `pack_attributes`."""
+    return _decoder.decode(packed) if packed else NO_ATTRIBUTES
+
+
+class NewPage(Frozen, frozen=True):
+    """A page that is on a device but not yet in the catalogue."""
+
+    device: int
+    offset: int
+    length: int  # bytes of the extent, header included
+    index: int  # which part of the chunk's payload
+    copy: int
+    hsum: bytes  # first 16 bytes of the header's digest
+
+
+class NewChunk(Frozen, frozen=True):
+    """A chunk to be committed: either `data` (gathered into the batch's write) or `pages` already written."""
+
+    id: int
+    length: int
+    data: bytes = b""
+    pages: tuple[NewPage, ...] = ()
+    covered: bool = False  # its pages were flushed before the commit: recovery need not verify them
+
+
+class NewSlice(Frozen, frozen=True):
+    """`length` bytes at `offset` of the object are bytes `start…` of chunk `chunk`."""
+
+    offset: int
+    length: int
+    chunk: int
+    start: int = 0
+
+
+class Body(Frozen, frozen=True):
+    """The whole content of a new object.
+
+    Exactly one of: nothing (`size` 0), `inline` bytes, `chunks` with their `slices`.  A Body made by an Ingest owns
+    reservations: hand it to one commit or forfeit it.
+    """
+
+    size: int
+    inline: bytes = b""
+    chunks: tuple[NewChunk, ...] = ()
+    slices: tuple[NewSlice, ...] = ()
+
+
+EMPTY_BODY: Final = Body(0)
+
+
+class Precondition(Frozen, frozen=True):
+    """Conditional write or delete, checked inside the commit (S3 API, "Conditional requests").
+
+    `if_match` / `if_none_match`: an ETag without quotes, or "*".  A missing object under `if_match` is NO_SUCH_KEY.
+    """
+
+    if_match: str | None = None
+    if_none_match: str | None = None
+    if_size: int | None = None
+    if_written_ns: int | None = None  # compared by whole seconds
+
+
+class Written(Frozen, frozen=True):
+    """What a commit made."""
+
+    node: int
+    etag: str
+    size: int
+    written_ns: int
+
+
+class Listed(Frozen, frozen=True):
+    """One key of a listing."""
+
+    key: bytes
+    size: int
+    etag: str
+    written_ns: int
+    storage_class: str
+    checksum: str = ""  # its algorithm
+
+
+class Page(Frozen, frozen=True):
+    """One page of a listing, in key order.  `next` is where the following page starts: give it back as `after`."""
+
+    objects: list[Listed]
+    prefixes: list[bytes]
+    truncated: bool
+    next: bytes
+
+
+class Entry(Frozen, frozen=True):
+    """One name in a directory as the catalogue has it.  `name` lacks the trailing slash of a directory's row."""
+
+    name: bytes
+    directory: bool
+    node: Node
+
+
+class Upload(Frozen, frozen=True):
+    """A multipart upload in progress."""
+
+    id: str
+    bucket: int
+    key: bytes
+    created_ns: int
+    owner: str
+    packed: bytes  # Attributes
+    checksum_algorithm: str = ""
+    checksum_type: str = ""  # COMPOSITE or FULL_OBJECT
+
+    @property
+    def attributes(self) -> Attributes:
+        """What the client said at the start."""
+        return unpack_attributes(self.packed)
+
+
+class Part(Frozen, frozen=True):
+    """One uploaded part.  `checksums` maps algorithm to raw value."""
+
+    number: int
+    size: int
+    etag: str
+    written_ns: int
+    checksum: Checksum | None = None
+
+
+class UploadPage(Frozen, frozen=True):
+    """One page of ListMultipartUploads."""
+
+    uploads: list[Upload]
+    prefixes: list[bytes]
+    truncated: bool
+    next_key: bytes
+    next_upload: str
+
+
+class AccessKey(Frozen, frozen=True):
+    """A credential as the catalogue has it.  The secret is sealed (AES-256-GCM); `repr` shows none of it."""
+
+    id: str
+    name: str
+    owner: str
+    created_ns: int
+    sealed: bytes
+    read_only: bool = False
+    buckets: tuple[str, ...] = ()  # empty: every bucket of the project
+
+    def __repr__(self) -> str:
+        return f"AccessKey({self.id!r}, {self.name!r}, owner={self.owner!r})"
+
+
+class Usage(Frozen, frozen=True):
+    """Counted, not estimated."""
+
+    objects: int
+    bytes: int
+
+
+class Change(Frozen, frozen=True):
+    """A committed change of one name, for whoever caches names: the mount invalidates before the answer is sent (H5).
+
+    `node` is the node that the name had before (0: none).  `gone` is true when the name no longer exists.
+    """
+
+    parent: int
+    name: bytes
+    directory: bool
+    node: int
+    gone: bool
+
+
+class DeviceStatus(Frozen, frozen=True):
+    """One device as `pool status` shows it."""
+
+    id: int
+    uuid: str
+    path: str
+    tier: str  # blaze or bulk
+    state: str  # online, missing, failed
+    size: int
+    pages_size: int
+    free: int
+    journal: bool
+    read_errors: int
+    checksum_errors: int
+    write_errors: int

@@ -1,0 +1,254 @@
+"""Pages: immutable extents that say who they are and vouch for every block.  FORMAT.md, "Page".
+
+    | header, 512 B or 4 KiB | payload, at most 4 MiB | padding to the allocation unit |
+
+The chain of trust runs away from the bytes: the catalogue keeps 16 bytes of the header's digest (`hsum`), the header
+keeps the BLAKE3 of each 64 KiB block.  So a flipped bit, a write that never arrived and one that arrived elsewhere all
+show.
+The header also repeats owner, place in the object and name, for salvage when there is no catalogue left.
+
+Small pages (up to `limits.GATHER_MAX`: two blocks) use the short header, which shares its allocation unit with the
+payload.  The codecs are on the path of every request; hence positional arguments, one struct and one digest.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from blake3 import blake3
+
+from appliance.limits import BLOCK, GATHER_MAX, PAGE_PAYLOAD
+from appliance.ondisk.damaged import DamagedError
+from appliance.ondisk.geometry import UNIT, round_up
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # collections.abc has it from Python 3.12
+
+MAGIC: Final = b"TIERCEPG"
+VERSION: Final = 1
+SHORT: Final = 512  # header lengths
+LONG: Final = 4096
+DIGEST: Final = 32
+HSUM: Final = 16
+BLOCK_SHIFT: Final = BLOCK.bit_length() - 1
+UNKNOWN_SIZE: Final = (1 << 64) - 1  # `object_size` of a page written before its stream ended
+
+# flags
+LAST: Final = 1  # the last page of its chunk
+SNAPSHOT: Final = 2  # the catalogue's snapshot, not an object's bytes
+INDEX: Final = 4  # a snapshot's index
+SEGMENT: Final = 8  # journal records spilled out of the ring
+
+FIELDS: Final = (
+    ("magic", "8s"),
+    ("version", "H"),
+    ("header length", "H"),
+    ("flags", "I"),
+    ("pool", "16s"),
+    ("device", "16s"),
+    ("offset", "Q"),
+    ("birth", "Q"),
+    ("chunk", "Q"),
+    ("owner", "Q"),
+    ("logical", "Q"),
+    ("object size", "Q"),
+    ("payload", "I"),
+    ("units", "I"),
+    ("index", "I"),
+    ("copies", "B"),
+    ("block shift", "B"),
+    ("block count", "H"),
+    ("modified", "q"),
+    ("label length", "H"),
+    ("zero", "6x"),
+)
+_HEAD: Final = struct.Struct("<" + "".join(code for _, code in FIELDS))
+DIGESTS_OFFSET: Final = _HEAD.size
+_pack: Final = _HEAD.pack
+_unpack_from: Final = _HEAD.unpack_from
+
+
+class PageHeader(msgspec.Struct, frozen=True, gc=False):
+    """What a page says about itself."""
+
+    pool: bytes  # 16-byte UUIDs
+    device: bytes
+    offset: int  # where on the device this header lies
+    birth: int  # sequence of the batch that was being gathered when the page was written
+    chunk: int
+    owner: int  # node that first owned the chunk
+    logical: int  # offset of the payload's first byte within that node
+    object_size: int  # or UNKNOWN_SIZE
+    payload: int  # bytes
+    units: int  # allocation units of the whole extent
+    index: int  # which part of the chunk, from 0
+    copies: int  # how many copies were written, this one included
+    flags: int
+    mtime_ns: int
+    block_shift: int
+    digests: bytes  # 32 for each block
+    label: bytes  # bucket name, NUL, key as written; cut to the room there is
+
+
+def small_header_fits(payload: int) -> bool:
+    """True when a page of so many payload bytes uses the short header."""
+    return payload <= GATHER_MAX
+
+
+def header_length(payload: int) -> int:
+    """Bytes before the payload."""
+    return SHORT if payload <= GATHER_MAX else LONG
+
+
+def extent_length(payload: int) -> int:
+    """Bytes of the whole extent: a multiple of the allocation unit."""
+    return round_up((SHORT if payload <= GATHER_MAX else LONG) + payload)
+
+
+def block_count(payload: int) -> int:
+    """Blocks of a payload, the last one perhaps short."""
+    return -(-payload // BLOCK)
+
+
+def block_digests(payload: Buffer) -> bytes:
+    """BLAKE3-256 of each 64 KiB block of the payload, joined.  Releases the GIL while hashing."""
+    view = memoryview(payload)
+    if len(view) <= BLOCK:
+        return blake3(view).digest()
+    return b"".join([blake3(view[start : start + BLOCK]).digest() for start in range(0, len(view), BLOCK)])
+
+
+def encode(header: PageHeader) -> bytes:
+    """The header as written: exactly `header_length(header.payload)` bytes."""
+    payload, digests = header.payload, header.digests
+    length = SHORT if payload <= GATHER_MAX else LONG
+    count = len(digests) // DIGEST
+    assert 0 < payload <= PAGE_PAYLOAD
+    assert count == -(-payload // BLOCK)
+    assert header.block_shift == BLOCK_SHIFT
+    label = header.label[: length - DIGEST - DIGESTS_OFFSET - len(digests)]
+    head = _pack(
+        MAGIC,
+        VERSION,
+        length,
+        header.flags,
+        header.pool,
+        header.device,
+        header.offset,
+        header.birth,
+        header.chunk,
+        header.owner,
+        header.logical,
+        header.object_size,
+        payload,
+        header.units,
+        header.index,
+        header.copies,
+        BLOCK_SHIFT,
+        count,
+        header.mtime_ns,
+        len(label),
+    )
+    content = (head + digests + label).ljust(length - DIGEST, b"\0")
+    return content + blake3(content).digest()
+
+
+def header_sum(encoded: bytes) -> bytes:
+    """What the catalogue keeps of an encoded header: the first 16 bytes of its digest."""
+    return encoded[-DIGEST : HSUM - DIGEST]
+
+
+def decode(buffer: Buffer, offset: int = 0) -> PageHeader:
+    """The header at `offset` of `buffer`.  Raises DamagedError: magic, version, length or digest.
+
+    Says nothing about whether it is the page that was wanted: see `check`.
+    """
+    return _decode(memoryview(buffer), offset)[0]
+
+
+def check(buffer: Buffer, *, pool: bytes, device: bytes, offset: int, hsum: bytes, start: int = 0) -> PageHeader:
+    """The header at `start` of `buffer`, proven to be the one wanted.
+
+    `offset` is where on the device it was read, `hsum` what the catalogue expects.  Raises DamagedError, also for a
+    whole header that belongs elsewhere (a misdirected write) or to an earlier time (a lost write).
+    """
+    header, digest = _decode(memoryview(buffer), start)
+    if header.pool != pool or header.device != device:
+        raise DamagedError("page: of another device")
+    if header.offset != offset:
+        raise DamagedError(f"page: misdirected: it belongs at {header.offset}")
+    if digest[:HSUM] != hsum:
+        raise DamagedError("page: not the one that the catalogue expects")
+    return header
+
+
+def verify_block(header: PageHeader, index: int, block: Buffer) -> bool:
+    """True when `block` is exactly block `index` of the page's payload."""
+    return blake3(block).digest() == header.digests[index * DIGEST : (index + 1) * DIGEST]
+
+
+def _decode(view: memoryview, start: int) -> tuple[PageHeader, bytes]:
+    """The header and its stored digest, found equal to the computed one."""
+    if len(view) - start < SHORT:
+        raise DamagedError("page: short")
+    (
+        magic,
+        version,
+        length,
+        flags,
+        pool,
+        device,
+        offset,
+        birth,
+        chunk,
+        owner,
+        logical,
+        object_size,
+        payload,
+        units,
+        index,
+        copies,
+        block_shift,
+        count,
+        mtime_ns,
+        label_length,
+    ) = _unpack_from(view, start)
+    if magic != MAGIC:
+        raise DamagedError("page: no magic")
+    if (length != SHORT and length != LONG) or len(view) - start < length:
+        raise DamagedError("page: header length")
+    content = bytes(view[start : start + length])
+    digest = content[-DIGEST:]
+    if blake3(content[:-DIGEST]).digest() != digest:
+        raise DamagedError("page: digest")
+    if version != VERSION or block_shift != BLOCK_SHIFT:
+        raise DamagedError(f"page: unknown version {version} or block size")
+    labels = DIGESTS_OFFSET + count * DIGEST
+    if count != -(-payload // BLOCK) or labels + label_length > length - DIGEST or units * UNIT < length + payload:
+        raise DamagedError("page: lengths disagree")
+    return PageHeader(
+        pool,
+        device,
+        offset,
+        birth,
+        chunk,
+        owner,
+        logical,
+        object_size,
+        payload,
+        units,
+        index,
+        copies,
+        flags,
+        mtime_ns,
+        block_shift,
+        content[DIGESTS_OFFSET:labels],
+        content[labels : labels + label_length],
+    ), digest
+
+
+# The greatest page's digests and the longest name fit the long header.
+assert DIGESTS_OFFSET + (PAGE_PAYLOAD // BLOCK) * DIGEST + 64 + 1024 + DIGEST <= LONG
+assert DIGESTS_OFFSET + (GATHER_MAX // BLOCK) * DIGEST + DIGEST <= SHORT

@@ -1,0 +1,112 @@
+"""From paths to a running store, and back: the one place where devices, recovery, engine and store are put together.
+
+The daemon, the offline commands and the tests open a pool here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from appliance.catalogue.commands import Reap
+from appliance.device.device import BlockDevice
+from appliance.device.lanes import CallLanes, InlineLanes, Lanes
+from appliance.device.raw import RawDevice
+from appliance.engine.engine import Engine
+from appliance.engine.startup import Attached, OpenParts, open_parts, put_aside, unlinked_nodes
+from appliance.errors import Code, StoreError
+from appliance.store import ObjectStore
+
+CATALOGUE = "catalogue.db"
+LOCK = "lock"
+READ_THREADS = 8
+
+
+@contextmanager
+def state_lock(state_dir: Path) -> Iterator[None]:
+    """One process at a time works on a state directory.  Raises IN_USE."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(state_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(
+                Code.IN_USE, f"{state_dir} is in use: another tierce runs on this pool (`tierce pool status` asks it)"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def attach(paths: Sequence[str], *, read_only: bool = False) -> list[Attached]:
+    """Opens devices exclusively.  Raises IN_USE, UNAVAILABLE; then none stays open."""
+    opened: list[Attached] = []
+    try:
+        for path in paths:
+            opened.append(Attached(path, RawDevice.open(path, read_only=read_only)))
+    except BaseException:
+        for item in opened:
+            item.device.close()
+        raise
+    return opened
+
+
+def close_all(devices: Sequence[Attached]) -> None:
+    """Closes what `attach` opened."""
+    for item in devices:
+        item.device.close()
+
+
+@asynccontextmanager
+async def open_store(
+    devices: Sequence[tuple[str, BlockDevice]], database: Path, *, threaded: bool = True, buffers: int | None = None
+) -> AsyncIterator[ObjectStore]:
+    """Recovers the pool on open devices and runs it; closes both at the end.
+
+    `threaded=False` runs everything in the loop's own thread, for simulations.  Raises what `startup.open_parts` raises.
+    """
+    attached = [Attached(path, device) for path, device in devices]
+    if threaded:
+        lanes: CallLanes = Lanes(READ_THREADS, "device")
+        try:
+            parts = await lanes.call(_recover, attached, database, buffers)
+        except BaseException:
+            lanes.close()
+            raise
+    else:
+        lanes = InlineLanes()
+        parts = _recover(attached, database, buffers)
+    engine = Engine(parts, lanes, threaded=threaded)
+    store = ObjectStore(engine, str(database))
+    for node in unlinked_nodes(parts.reader):
+        engine.submit(Reap(node=node, now_ns=0))
+    if parts.must_checkpoint:
+        await lanes.call(parts.checkpointer.take)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _recover(attached: Sequence[Attached], database: Path, buffers: int | None) -> OpenParts:
+    return open_parts(attached, database, buffers=buffers)
+
+
+@asynccontextmanager
+async def open_pool(paths: Sequence[str], state_dir: Path, *, rebuild: bool = False) -> AsyncIterator[ObjectStore]:
+    """The pool on these paths, locked against a second process.  `rebuild` puts the catalogue aside first, so that it
+    is made again from the devices alone."""
+    with state_lock(state_dir):
+        devices = attach(paths)
+        database = state_dir / CATALOGUE
+        if rebuild:
+            put_aside(database)
+        try:
+            async with open_store([(item.path, item.device) for item in devices], database) as store:
+                yield store
+        finally:
+            close_all(devices)

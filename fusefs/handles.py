@@ -1,0 +1,163 @@
+"""Open files: one `File` per node that is open, dirty or being committed, and the handles on it.
+
+A file's life in memory:
+
+    clean ── write, truncate, chmod ──> dirty ── commit submitted ──> pending ── ticket settled ──> clean ── last close ──> gone
+                                          ^                              │
+                                          └────────── write ─────────────┘
+
+A file made by `create` has no committed node (`base` is None) until its first commit settles; until then only the mount's own
+table of names shows it.  An orphan, whose last name is gone, is never committed again: its bytes live as long as its handles.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from appliance.errors import StoreError
+from appliance.model import Attributes, Bucket, Entry, NewChunk, Node
+from fusefs.dirty import Overlay
+from fusefs.fastloop import Lock
+
+if TYPE_CHECKING:
+    from appliance.store import Ticket
+
+NOT_DIRTY: Final = -1.0
+
+
+class Commit:
+    """One submitted commit of one file."""
+
+    __slots__ = ("carried", "file", "ticket", "token")
+
+    def __init__(self, file: File, token: int, ticket: Ticket, carried: int) -> None:
+        self.file = file
+        self.token = token
+        self.ticket = ticket
+        self.carried = carried  # bytes of small chunks that travel with the commit: in memory until it is settled
+
+
+class File:
+    """What memory holds of one regular file.  Its attributes here are newer than the catalogue's."""
+
+    __slots__ = (
+        "atime_ns",
+        "attributes",
+        "attributes_changed",
+        "base",
+        "bucket",
+        "create",
+        "ctime_ns",
+        "cut",
+        "dirty_since",
+        "error",
+        "gid",
+        "inode",
+        "lock",
+        "mode",
+        "mtime_ns",
+        "name",
+        "opens",
+        "orphan",
+        "overlay",
+        "pending",
+        "scan_at",
+        "size",
+        "staged",
+        "uid",
+        "writers",
+    )
+
+    def __init__(
+        self, inode: int, bucket: Bucket, *, mode: int, uid: int, gid: int, now_ns: int, name: tuple[int, bytes] | None
+    ) -> None:
+        self.inode = inode
+        self.bucket = bucket
+        self.base: Node | None = None
+        self.name = name  # (parent, catalogue name) while the mount's own table shows it
+        self.create = name  # the same until the commit that makes the entry is submitted
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.size = 0
+        self.atime_ns = self.mtime_ns = self.ctime_ns = now_ns
+        self.attributes: Attributes | None = None
+        self.attributes_changed = False
+        self.overlay = Overlay()
+        self.cut: int | None = None  # the committed map ends here, not yet committed
+        self.staged: list[NewChunk] = []  # on devices or ready for them, in no commit yet
+        self.pending: deque[Commit] = deque()
+        self.lock = Lock()  # one staging or commit at a time
+        self.error: StoreError | None = None  # of a commit nobody has been told about
+        self.opens = 0
+        self.writers = 0
+        self.orphan = False
+        self.dirty_since = NOT_DIRTY
+        self.scan_at = 0
+
+    @classmethod
+    def of_node(cls, node: Node, bucket: Bucket) -> File:
+        """A file that is in the catalogue."""
+        file = cls(node.id, bucket, mode=node.mode, uid=node.uid, gid=node.gid, now_ns=0, name=None)
+        file.base = node
+        file.size = node.size
+        file.atime_ns, file.mtime_ns, file.ctime_ns = node.atime_ns, node.mtime_ns, node.ctime_ns
+        file.orphan = node.links == 0
+        return file
+
+    @property
+    def dirty(self) -> bool:
+        """Whether a commit is due."""
+        return self.dirty_since != NOT_DIRTY
+
+    @property
+    def links(self) -> int:
+        """As the kernel is told."""
+        if self.orphan:
+            return 0
+        return 1 if self.base is None else max(self.base.links, 1)
+
+    @property
+    def idle(self) -> bool:
+        """Whether memory can let it go."""
+        if self.opens or self.pending or self.lock.locked():
+            return False
+        return self.orphan or not (self.dirty or self.error)
+
+    def current_attributes(self) -> Attributes:
+        """What clients said, with what is not committed yet."""
+        if self.attributes is not None:
+            return self.attributes
+        return Attributes() if self.base is None else self.base.attributes
+
+
+class FileHandle:
+    """One open(2).  `writable` handles commit when they are closed."""
+
+    __slots__ = ("file", "writable")
+
+    def __init__(self, file: File, writable: bool) -> None:
+        self.file = file
+        self.writable = writable
+
+
+class DirectoryHandle:
+    """One opendir(3).
+
+    Cookies must stay valid while names come and go: cookie n is the n-th name that this handle gave, and going on means going
+    on after that name, wherever it sorts now.  `rest` holds entries read but not yet given; a change of any name or node
+    makes them worthless (`epoch`), because the kernel caches the attributes that come with them.
+    """
+
+    __slots__ = ("bucket", "epoch", "given", "inode", "pending", "rest", "whole")
+
+    def __init__(self, inode: int, bucket: int) -> None:
+        self.inode = inode
+        self.bucket = bucket
+        self.given: list[tuple[bytes, bool]] = []
+        self.pending: Sequence[File] = ()  # uncommitted files at the time of the first read: they come first
+        self.rest: list[Entry] = []
+        self.whole = False  # `rest` reaches to the end of the directory
+        self.epoch = -1

@@ -1,0 +1,103 @@
+"""What the kernel knows of us: inode numbers, how often it looked each up, and what it keeps in its caches.
+
+An inode's number is its node's number; the mount's root is 1, which is no node's.  The kernel counts the lookups that we answered
+and forgets them in lumps; while a count is above zero it may use the number.  Since only what it knows can be stale, an S3
+change that touches nothing here costs a dict look-up and no system call (H5).
+
+Pure: the numbers and names only.  Who tells the kernel, and when, is the shell's business.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+ROOT: Final = 1
+NEGATIVES_MAX: Final = (
+    65_536  # remembered names that do not exist; above, answers are given without permission to cache
+)
+
+
+class Known:
+    """One inode that the kernel has a reference to."""
+
+    __slots__ = ("bucket", "cached", "lookups")
+
+    def __init__(self, bucket: int) -> None:
+        self.bucket = bucket  # the bucket it lives in; 0 for the root
+        self.lookups = 0
+        self.cached = False  # the kernel may hold its attributes
+
+
+class Inodes:
+    """The kernel's references."""
+
+    def __init__(self) -> None:
+        root = Known(0)
+        root.lookups = 1
+        self._known: dict[int, Known] = {ROOT: root}
+        self._absent: dict[tuple[int, bytes], float] = {}
+        self._expiries: deque[tuple[float, tuple[int, bytes]]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._known
+
+    def bucket(self, number: int) -> int | None:
+        """The bucket of an inode the kernel knows; None if it knows none of that number."""
+        known = self._known.get(number)
+        return None if known is None else known.bucket
+
+    def looked_up(self, number: int, bucket: int) -> None:
+        """The kernel was given this inode once more, with its attributes."""
+        assert number > 0
+        known = self._known.get(number)
+        if known is None:
+            known = self._known[number] = Known(bucket)
+        known.lookups += 1
+        known.cached = True
+
+    def forget(self, number: int, count: int) -> bool:
+        """The kernel dropped `count` references.  True when it knows the inode no longer."""
+        if number == ROOT:
+            return False
+        known = self._known[number]
+        assert known.lookups >= count, f"inode {number} forgotten more often than looked up"
+        known.lookups -= count
+        if known.lookups == 0:
+            del self._known[number]
+            return True
+        return False
+
+    def attributes_given(self, number: int) -> None:
+        """The kernel was told the attributes."""
+        known = self._known.get(number)
+        if known is not None:
+            known.cached = True
+
+    def take_cached(self, number: int) -> bool:
+        """Whether the kernel may hold attributes; from here on it is taken not to, until it is told again."""
+        known = self._known.get(number)
+        if known is None or not known.cached:
+            return False
+        known.cached = False
+        return True
+
+    def absent_given(self, parent: int, name: bytes, now: float, timeout: float) -> bool:
+        """The kernel is about to be told that there is no `name`.  True if it may remember that for `timeout` s."""
+        while self._expiries and self._expiries[0][0] < now:
+            expiry, key = self._expiries.popleft()
+            if self._absent.get(key) == expiry:
+                del self._absent[key]
+        if len(self._absent) >= NEGATIVES_MAX or len(self._expiries) >= 2 * NEGATIVES_MAX:
+            return False
+        expiry = now + timeout
+        self._absent[parent, name] = expiry
+        self._expiries.append((expiry, (parent, name)))
+        return True
+
+    def take_absent(self, parent: int, name: bytes) -> bool:
+        """Whether the kernel may remember that there is no `name`; from here on it is taken not to."""
+        return self._absent.pop((parent, name), None) is not None

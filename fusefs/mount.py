@@ -1,0 +1,245 @@
+"""One mounted file system: mount, serve on the trio loop, unmount.
+
+pyfuse3 keeps its session in module globals: a process has at most one mount.  Serving is shielded from cancellation: a cancelled `run`
+first makes the kernel give up its dirty pages (they arrive as ordinary writes), commits and waits for the barrier, and only
+then takes the mount away, so that a clean stop loses nothing (RELIABILITY: forward progress).
+
+Whoever started the mount may be root (mount(2), `allow_other` allowed) or an ordinary user (fusermount3).  Everything that the user can
+put right is a StoreError that says how.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import shutil
+import stat
+import subprocess
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pyfuse3
+import trio
+
+from appliance.errors import Code, StoreError
+from fusefs import fastloop
+from fusefs.operations import Operations
+
+if TYPE_CHECKING:
+    from appliance.store import ObjectStore
+
+log = logging.getLogger(__name__)
+
+FILE_SYSTEM: Final = "fuse.tierce"
+READ_AHEAD_KIB: Final = 1024  # the kernel's 128 would split 1 MiB reads
+TASKS_MAX: Final = 64  # requests in work at once
+FLUSH_TIMEOUT: Final = 30.0  # seconds for the kernel's dirty pages when stopping
+MNT_DETACH: Final = 2  # umount2(2)
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class KernelCalls:
+    """pyfuse3's notifications.  What the kernel does not know any more is no error."""
+
+    def forget_name(self, parent: int, name: bytes) -> None:
+        """Blocks while the kernel works in `parent`."""
+        try:
+            pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
+        except OSError as error:
+            _unless_unknown(error)
+
+    def forget_attributes(self, inode: int) -> None:
+        """Attributes only: the bytes of a node never change through another door."""
+        try:
+            pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=True)
+        except OSError as error:
+            _unless_unknown(error)
+
+    def forget_name_later(self, parent: int, name: bytes) -> None:
+        """By pyfuse3's own thread."""
+        pyfuse3.invalidate_entry_async(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name), ignore_enoent=True)
+
+
+class Mount:
+    """The mount at `point`.  `run` it in a nursery; it ends by `close`, by cancellation, or when somebody unmounts."""
+
+    def __init__(
+        self, store: ObjectStore, point: Path, *, allow_other: bool = True, durable_close: bool = False
+    ) -> None:
+        self.point = point
+        self.operations = Operations(store, KernelCalls(), durable_close=durable_close)
+        self._allow_other = allow_other
+        self._ended = trio.Event()
+        self._closed = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Mounts, says started, serves.  Raises UNAVAILABLE or INVALID_ARGUMENT with what to do."""
+        await trio.to_thread.run_sync(prepare, self.point)
+        fastloop.install()
+        try:
+            pyfuse3.init(self.operations, str(self.point), self._options())
+        except RuntimeError as error:  # libfuse has printed its own reason
+            self._closed.set()
+            raise StoreError(Code.UNAVAILABLE, _refusal(self.point), cause=str(error)) from None
+        try:
+            async with trio.open_nursery() as nursery:
+                shielded = trio.CancelScope(shield=True)
+                await nursery.start(partial(self._in_scope, shielded))
+                await trio.to_thread.run_sync(raise_read_ahead, self.point)
+                log.info("mounted at %s", self.point)
+                task_status.started()
+                try:
+                    await self._ended.wait()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await self._stop()
+                    shielded.cancel()
+        finally:
+            pyfuse3.close(unmount=True)
+            self._closed.set()
+            log.info("unmounted from %s", self.point)
+
+    async def close(self) -> None:
+        """Unmounts; returns when it is done."""
+        self._ended.set()
+        await self._closed.wait()
+
+    async def _in_scope(self, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
+        with scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.operations.files.run)
+                nursery.start_soon(self._serve)
+                task_status.started()
+
+    async def _serve(self) -> None:
+        await pyfuse3.main(min_tasks=1, max_tasks=TASKS_MAX)
+        self._ended.set()  # unmounted from outside, or terminated by _stop
+
+    async def _stop(self) -> None:
+        """The kernel's pages, then ours, then the requests and invalidations under way."""
+        with trio.move_on_after(FLUSH_TIMEOUT) as waiting:
+            await trio.to_thread.run_sync(flush_kernel, self.point, abandon_on_cancel=True)
+        if waiting.cancelled_caught:
+            log.warning("%s: the kernel's dirty pages did not arrive in %g s", self.point, FLUSH_TIMEOUT)
+        self.operations.closing = True
+        await self.operations.files.commit_all()
+        while self.operations.invalidating:
+            await trio.sleep(0.001)
+        pyfuse3.terminate()
+
+    def _options(self) -> set[str]:
+        options = {"default_permissions", "fsname=tierce", "subtype=tierce"}
+        if self._allow_other and os.geteuid() == 0:
+            options.add("allow_other")
+        return options
+
+
+def prepare(point: Path) -> None:
+    """Checks that `point` can be mounted on; takes away a dead mount of ours; makes a missing directory.
+
+    Raises UNAVAILABLE or INVALID_ARGUMENT, saying what to do.
+    """
+    if not os.path.exists("/dev/fuse"):
+        raise StoreError(Code.UNAVAILABLE, "/dev/fuse is missing: load the kernel module with `modprobe fuse`")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise StoreError(Code.UNAVAILABLE, "/dev/fuse is not accessible: add this user to the group that owns it")
+    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
+        raise StoreError(Code.UNAVAILABLE, "fusermount3 is missing: install the package fuse3")
+    kind = mounted_type(point)
+    try:
+        mode = os.stat(point).st_mode if kind is None else 0
+    except FileNotFoundError:
+        os.makedirs(point)
+        return
+    except OSError as error:
+        raise StoreError(Code.INVALID_ARGUMENT, f"{point}: {error.strerror}") from None
+    if kind is not None:
+        if kind != FILE_SYSTEM or not _is_dead(point):
+            raise StoreError(Code.IN_USE, f"{point} is mounted already ({kind}): unmount it or choose another place")
+        log.warning("%s: a dead mount of an earlier run is taken away", point)
+        unmount(point)
+        return
+    if not stat.S_ISDIR(mode):
+        raise StoreError(Code.INVALID_ARGUMENT, f"{point} is not a directory: the mount needs an empty one")
+    if os.listdir(point):
+        raise StoreError(Code.INVALID_ARGUMENT, f"{point} is not empty: its files would be hidden by the mount")
+
+
+def mounted_type(point: Path) -> str | None:
+    """The file system type mounted at `point`, from /proc/self/mountinfo (proc(5)): never asks the mount itself."""
+    line = _mountinfo(point)
+    return None if line is None else line[line.index("-") + 1]
+
+
+def unmount(point: Path) -> None:
+    """Detaches at once, also a dead mount or one in use."""
+    if os.geteuid() == 0:
+        if _libc.umount2(os.fsencode(point), MNT_DETACH):
+            number = ctypes.get_errno()
+            raise StoreError(Code.UNAVAILABLE, f"cannot unmount {point}: {os.strerror(number)}")
+        return
+    done = subprocess.run(["fusermount3", "-u", "-z", "--", str(point)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StoreError(Code.UNAVAILABLE, f"cannot unmount {point}: {done.stderr.strip()}")
+
+
+def flush_kernel(point: Path) -> None:
+    """syncfs(2): the kernel hands over its dirty pages.  Blocks while they are written: never on the loop."""
+    try:
+        descriptor = os.open(point, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return  # unmounted from outside: there are none
+    try:
+        _libc.syncfs(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def raise_read_ahead(point: Path) -> None:
+    """Lets the kernel read ahead in whole requests of 1 MiB.  Needs root; without it reads are smaller."""
+    line = _mountinfo(point)
+    if line is None or os.geteuid() != 0:
+        return
+    path = Path(f"/sys/class/bdi/{line[2]}/read_ahead_kb")
+    try:
+        path.write_text(f"{READ_AHEAD_KIB}\n")
+    except OSError as error:
+        log.info("%s: read-ahead stays as it is: %s", point, error.strerror)
+
+
+def _mountinfo(point: Path) -> list[str] | None:
+    """The topmost mount at `point`."""
+    sought = os.path.join(os.path.realpath(point.parent), point.name)
+    found = None
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            fields = line.split()
+            if fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\") == sought:
+                found = fields
+    return found
+
+
+def _is_dead(point: Path) -> bool:
+    try:
+        os.stat(point)
+    except OSError as error:
+        return error.errno == errno.ENOTCONN
+    return False
+
+
+def _refusal(point: Path) -> str:
+    if os.geteuid() == 0:
+        return f"the kernel refused to mount {point}: see the log for libfuse's reason"
+    return (
+        f"fusermount3 refused to mount {point}: the directory must belong to this user, and in a container "
+        "/dev/fuse and SYS_ADMIN must be given to it"
+    )
+
+
+def _unless_unknown(error: OSError) -> None:
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENOSYS):
+        log.warning("the kernel refused an invalidation: %s", error)

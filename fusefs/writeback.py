@@ -1,0 +1,442 @@
+"""From dirty files to commits.
+
+Three movements, each under the file's own lock, so that one file's bytes leave in order:
+
+    stage    whole 8 MiB runs go to devices as soon as they are complete, uncommitted: a long sequential write needs little memory
+    commit   what is left is gathered into as few chunks as possible and everything since the last commit is submitted as one change
+    settle   when its ticket is done, memory lets go of what the catalogue shows now; on failure the error is kept for whoever
+             closes, syncs or writes next
+
+Commits are submitted in the order in which files were closed and never waited for by close(2) (unless `durable_close`); one task
+waits for the oldest and takes in all that are done.  Memory is bounded per file and in all: a writer above a bound waits
+while its bytes are staged.  A dirty file is committed at the latest `AGE` seconds after its first change.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from appliance.errors import Code, StoreError
+from appliance.limits import CHUNK_SIZE, GATHER_MAX, MIB
+from appliance.model import NewChunk, NewSlice, Node
+from fusefs.dirty import Segment, gather
+from fusefs.handles import NOT_DIRTY, Commit, File
+
+if TYPE_CHECKING:
+    from appliance.store import ObjectStore
+
+log = logging.getLogger(__name__)
+
+AGE: Final = 5.0  # seconds a change may wait for its commit
+TICK: Final = 1.0
+FILE_MEMORY_MAX: Final = 64 * MIB
+TOTAL_MEMORY_MAX: Final = 256 * MIB
+EARLY_COMMIT: Final = 32 * MIB  # of staged bytes of a file that S3 sees already: keeps one commit's rows few
+REWRITE_MAX: Final = 16 * 1024  # a changed file of at most this size is rewritten whole: no map of crumbs
+
+
+class WriteBack:
+    """All files in memory."""
+
+    def __init__(self, store: ObjectStore, *, durable_close: bool = False) -> None:
+        self.store = store
+        self.durable_close = durable_close
+        self.files: dict[int, File] = {}
+        self.names: dict[int, dict[bytes, File]] = {}  # parent -> uncommitted files by catalogue name
+        self.memory = 0  # of all overlays
+        self._dirty: dict[int, File] = {}  # in the order of their first change
+        self._tokens = count(1)
+        self._commits: deque[Commit] = deque()
+        self._submitted = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The background: ends only by cancellation."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._settle_in_order)
+            nursery.start_soon(self._commit_aged)
+            task_status.started()
+
+    # ------------------------------------------------------------------ opening
+    def get(self, inode: int) -> File | None:
+        """The file, if memory has it."""
+        return self.files.get(inode)
+
+    def add(self, file: File) -> File:
+        """Takes it into memory.  Held until it is let go: an unlinked or overwritten file keeps its bytes."""
+        self.files[file.inode] = file
+        self.store.hold(file.inode)
+        if file.name is not None:
+            parent, name = file.name
+            self.names.setdefault(parent, {})[name] = file
+        return file
+
+    def of_node(self, node: Node, bucket_id: int) -> File:
+        """The file of a committed node.  Raises NO_SUCH_BUCKET when its bucket is gone."""
+        file = self.files.get(node.id)
+        if file is None:
+            bucket = next((bucket for bucket in self.store.buckets() if bucket.id == bucket_id), None)
+            if bucket is None:
+                raise StoreError(Code.NO_SUCH_BUCKET)
+            file = self.add(File.of_node(node, bucket))
+        return file
+
+    def let_go(self, file: File) -> None:
+        """Drops the file from memory if nothing needs it any more."""
+        if not file.idle or self.files.get(file.inode) is not file:
+            return
+        self._discard(file)
+        del self.files[file.inode]
+        self.store.release(file.inode)
+
+    # ------------------------------------------------------------------ changing
+    def touch(self, file: File) -> None:
+        """A commit of it is due from now on."""
+        if file.dirty_since == NOT_DIRTY:
+            file.dirty_since = time.monotonic()
+            self._dirty[file.inode] = file
+
+    def write(self, file: File, offset: int, data: bytes, now_ns: int) -> None:
+        """`data` at `offset`: in memory only.  Call `make_room` first."""
+        before = file.overlay.memory
+        file.overlay.write(offset, data)
+        self.memory += file.overlay.memory - before
+        file.size = max(file.size, offset + len(data))
+        file.mtime_ns = file.ctime_ns = now_ns
+        self.touch(file)
+        if file.overlay.fresh >= max(CHUNK_SIZE, file.scan_at):
+            file.scan_at = file.overlay.fresh + CHUNK_SIZE // 2
+            if self._nursery is not None and not file.lock.locked() and file.overlay.runs(CHUNK_SIZE):
+                self._nursery.start_soon(self._stage_early, file)
+
+    def truncate(self, file: File, size: int, now_ns: int) -> None:
+        """The file ends at `size`; it may grow by a hole."""
+        before = file.overlay.memory
+        if size < file.size:
+            file.overlay.truncate(size)
+            file.cut = size if file.cut is None else min(file.cut, size)
+        self.memory += file.overlay.memory - before
+        file.size = size
+        file.mtime_ns = file.ctime_ns = now_ns
+        self.touch(file)
+
+    async def make_room(self, file: File) -> None:
+        """Waits until both bounds allow another write.  Raises what staging raises: NO_SPACE, IO_ERROR."""
+        while file.overlay.memory >= FILE_MEMORY_MAX or self.memory >= TOTAL_MEMORY_MAX:
+            victim = file
+            if file.overlay.memory < FILE_MEMORY_MAX:
+                victim = max(self.files.values(), key=lambda other: other.overlay.memory)
+            if victim.overlay.memory > GATHER_MAX and (victim.overlay.fresh or victim.lock.locked()):
+                async with victim.lock:
+                    await self._stage(victim, everything=True)
+            elif self._commits:
+                await self._wait(self._commits[0])
+            elif self._dirty:  # many small bodies: they leave memory only with their commits
+                for other in list(self._dirty.values()):
+                    await self.commit(other)
+            else:
+                return
+
+    def unlinked(self, file: File) -> None:
+        """One of its names is gone."""
+        self._forget_name(file)
+        if file.base is None:
+            file.orphan = True
+        else:
+            try:
+                file.base = self.store.node(file.inode)
+                file.orphan = file.base.links == 0
+            except StoreError:
+                file.orphan = True
+        if file.orphan:
+            file.dirty_since = NOT_DIRTY
+            self._dirty.pop(file.inode, None)
+            self.let_go(file)
+
+    # ------------------------------------------------------------------ committing
+    async def commit(self, file: File) -> Commit | None:
+        """Submits what is dirty; the last commit under way, if any.  Waits for devices, not for the barrier."""
+        if file.orphan:
+            return None
+        if file.dirty or file.lock.locked():
+            async with file.lock:
+                if file.dirty and not file.orphan:
+                    await self._submit(file)
+        return file.pending[-1] if file.pending else None
+
+    async def make_durable(self, file: File) -> None:
+        """Commits and waits for the barrier.  Raises the error of a commit nobody was told about."""
+        commit = await self.commit(file)
+        if commit is not None:
+            await self._wait(commit)
+        self.report(file)
+
+    async def commit_all(self) -> None:
+        """Everything that is dirty now is committed and durable.  Errors are logged, not raised."""
+        for file in list(self._dirty.values()):
+            await self._commit_quietly(file)
+        while self._commits:
+            await self._wait(self._commits[0])
+
+    def report(self, file: File) -> None:
+        """Raises the kept error, once."""
+        error, file.error = file.error, None
+        if error is not None:
+            self.let_go(file)
+            raise error
+
+    # ------------------------------------------------------------------ background
+    async def _settle_in_order(self) -> None:
+        while True:
+            while self._commits:
+                await self._wait(self._commits[0])
+            self._submitted = trio.Event()
+            await self._submitted.wait()
+
+    async def _commit_aged(self) -> None:
+        while True:
+            await trio.sleep(TICK)
+            oldest = time.monotonic() - AGE
+            for file in list(self._dirty.values()):
+                if file.dirty_since > oldest:
+                    break
+                await self._commit_quietly(file)
+
+    async def _commit_quietly(self, file: File) -> None:
+        try:
+            await self.commit(file)
+        except Exception as error:
+            log.warning("inode %d stays in memory: %r", file.inode, error, exc_info=not isinstance(error, StoreError))
+            file.error = error if isinstance(error, StoreError) else StoreError(Code.IO_ERROR)
+            if file.dirty:  # try again after another while, behind the others
+                file.dirty_since = time.monotonic()
+                self._dirty[file.inode] = self._dirty.pop(file.inode)
+
+    async def _stage_early(self, file: File) -> None:
+        try:
+            async with file.lock:
+                await self._stage(file, everything=False)
+                seen = file.base is not None or file.create is None
+                if seen and not file.orphan and sum(chunk.length for chunk in file.staged) >= EARLY_COMMIT:
+                    await self._submit(file)
+        except Exception as error:
+            log.warning(
+                "inode %d: staging failed, its bytes stay in memory: %r",
+                file.inode,
+                error,
+                exc_info=not isinstance(error, StoreError),
+            )
+        self.let_go(file)
+
+    # ------------------------------------------------------------------ under the file's lock
+    async def _stage(self, file: File, *, everything: bool) -> None:
+        token = next(self._tokens)
+        if everything:
+            taken = file.overlay.claim(token, only_memory=True)
+        else:
+            taken = []
+            for start, end in file.overlay.runs(CHUNK_SIZE):
+                taken += file.overlay.claim(token, start, end, only_memory=True)
+        try:
+            await self._stage_segments(file, token, taken, owner=0)
+        finally:
+            file.overlay.unclaim(token)
+            file.scan_at = 0
+
+    async def _stage_segments(self, file: File, token: int, taken: list[Segment], owner: int) -> list[Segment]:
+        """Stages segments in memory; returns them as they are now, in chunks, for `owner`."""
+        staged = []
+        for gathering in gather(taken, CHUNK_SIZE):
+            chunk = await self.store.stage(file.bucket, gathering.pieces)
+            file.staged.append(chunk)
+            self.memory += len(chunk.data)
+            before = file.overlay.memory
+            file.overlay.stage(token, gathering.placements, chunk, owner)
+            self.memory += file.overlay.memory - before
+            staged += [Segment(start, end, chunk, skip, owner) for start, end, skip in gathering.placements]
+        return staged
+
+    async def _submit(self, file: File) -> None:
+        """Builds one commit of all that is dirty at this moment and submits it."""
+        token = next(self._tokens)
+        size, cut = file.size, file.cut
+        whole = self._whole_small(file)
+        if whole is not None:
+            before = file.overlay.memory
+            file.overlay.truncate(0)
+            file.overlay.write(0, whole)
+            self.memory += file.overlay.memory - before
+            cut = 0
+        taken = file.overlay.claim(token)
+        since, file.dirty_since, file.cut = file.dirty_since, NOT_DIRTY, None
+        try:
+            segments = [segment for segment in taken if segment.source is not None and not segment.in_memory]
+            segments += await self._stage_segments(
+                file, token, [segment for segment in taken if segment.in_memory], owner=token
+            )
+            assert all(segment.end <= size for segment in segments)
+            if file.orphan:
+                return
+            chunks = _chunks(segments)
+            ids = {chunk.id for chunk in chunks}
+            unused = [chunk for chunk in file.staged if chunk.id not in ids]
+            ticket = self.store.submit_file(
+                file.bucket,
+                node=file.inode,
+                create=file.create,
+                mode=file.mode,
+                uid=file.uid,
+                gid=file.gid,
+                atime_ns=file.atime_ns,
+                mtime_ns=file.mtime_ns,
+                now_ns=time.time_ns(),
+                size=size,
+                cut=None if file.create else cut,
+                chunks=chunks,
+                slices=_slices(segments),
+                attributes=file.attributes if file.attributes_changed else None,
+            )
+        except BaseException:
+            file.overlay.unclaim(token)
+            file.dirty_since = since
+            if cut is not None:
+                file.cut = cut if file.cut is None else min(cut, file.cut)
+            raise
+        file.staged = []
+        file.create = None
+        file.attributes_changed = False
+        self._forfeit(unused)
+        if not file.dirty:
+            self._dirty.pop(file.inode, None)
+        commit = Commit(file, token, ticket, sum(len(chunk.data) for chunk in chunks))
+        file.pending.append(commit)
+        self._commits.append(commit)
+        self._submitted.set()
+
+    def _whole_small(self, file: File) -> bytes | None:
+        """All bytes of a small file, if a part of it changed and the rest needs no device; otherwise None."""
+        if not 0 < file.size <= REWRITE_MAX:
+            return None
+        changed = [segment for segment in file.overlay if segment.owner == 0]
+        if not changed or (changed[0].in_memory and changed[0].start == 0 and changed[0].end == file.size):
+            return None  # nothing to do, or whole already
+        parts = []
+        for start, end, segment in file.overlay.pieces(0, file.size):
+            if segment is None:
+                data = self._committed_now(file, start, end)
+                if data is None:
+                    return None
+                parts.append(data)
+            elif segment.source is None:
+                parts.append(bytes(end - start))
+            elif isinstance(segment.source, NewChunk):
+                if not segment.source.data:
+                    return None
+                at = segment.skip + start - segment.start
+                parts.append(segment.source.data[at : at + end - start])
+            else:
+                parts.append(bytes(segment.view()[start - segment.start : end - segment.start]))
+        return b"".join(parts)
+
+    def _committed_now(self, file: File, start: int, end: int) -> bytes | None:
+        """Bytes of the committed map if memory has them; zeros where there is none."""
+        stop = 0 if file.base is None else max(min(file.base.size, end), start)
+        if stop <= start:
+            return bytes(end - start)
+        assert file.base is not None
+        with self.store.reader(file.base, start, stop - start) as reader:
+            data = reader.ready()
+        return None if data is None else data + bytes(end - stop)
+
+    # ------------------------------------------------------------------ settling
+    async def _wait(self, commit: Commit) -> None:
+        """Waits for one ticket and takes in every commit up to it that is done."""
+        with suppress(Exception):  # taken in below, where it is kept for the file
+            await commit.ticket.wait()
+        while self._commits and self._commits[0].ticket.settled:
+            await self._take_in(self._commits.popleft())
+
+    async def _take_in(self, commit: Commit) -> None:
+        """`commit` is settled: memory follows."""
+        file = commit.file
+        file.pending.remove(commit)
+        try:
+            await commit.ticket.wait()  # settled: raises or returns at once
+        except StoreError as error:
+            log.error("commit of inode %d failed: %r", file.inode, error)
+            file.error = error
+        except Exception:
+            log.exception("commit of inode %d failed", file.inode)
+            file.error = StoreError(Code.IO_ERROR)
+        self.memory -= commit.carried
+        before = file.overlay.memory
+        file.overlay.settle(commit.token)
+        self.memory += file.overlay.memory - before
+        try:
+            file.base = self.store.node(file.inode)
+        except StoreError:
+            if file.base is None and not file.pending:  # its making failed
+                file.orphan = True
+        if file.base is not None or file.orphan:
+            self._forget_name(file)
+        self.let_go(file)
+
+    def _forget_name(self, file: File) -> None:
+        if file.name is not None:
+            parent, name = file.name
+            names = self.names.get(parent, {})
+            if names.get(name) is file:
+                del names[name]
+                if not names:
+                    del self.names[parent]
+            file.name = file.create = None
+
+    def _discard(self, file: File) -> None:
+        self.memory -= file.overlay.memory
+        file.overlay.discard()
+        self._dirty.pop(file.inode, None)
+        self._forget_name(file)
+        self._forfeit(file.staged)
+        file.staged = []
+
+    def _forfeit(self, chunks: list[NewChunk]) -> None:
+        if chunks:
+            self.memory -= sum(len(chunk.data) for chunk in chunks)
+            self.store.forfeit(chunks)
+
+
+def _chunks(segments: list[Segment]) -> list[NewChunk]:
+    """The chunks that segments are in, each once, in order."""
+    chunks = {}
+    for segment in segments:
+        assert isinstance(segment.source, NewChunk)
+        chunks[segment.source.id] = segment.source
+    return list(chunks.values())
+
+
+def _slices(segments: list[Segment]) -> list[NewSlice]:
+    """In file order; neighbours in one chunk become one slice."""
+    return list(_join(sorted(segments, key=lambda segment: segment.start)))
+
+
+def _join(segments: list[Segment]) -> Iterator[NewSlice]:
+    start = end = skip = chunk = -1
+    for segment in segments:
+        assert isinstance(segment.source, NewChunk)
+        if segment.start == end and segment.source.id == chunk and segment.skip == skip + end - start:
+            end = segment.end
+            continue
+        if chunk >= 0:
+            yield NewSlice(start, end - start, chunk, skip)
+        start, end, skip, chunk = segment.start, segment.end, segment.skip, segment.source.id
+    if chunk >= 0:
+        yield NewSlice(start, end - start, chunk, skip)

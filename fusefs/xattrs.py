@@ -1,0 +1,95 @@
+"""Extended attributes and S3's metadata, two views of one thing.  Pure.
+
+    user.meta.NAME     x-amz-meta-NAME (lower case; the value is UTF-8 text without line breaks)
+    user.tierce.etag   the ETag, read-only
+    user.OTHER         kept with the object, shown by no other door
+
+Namespaces other than `user.` are not kept: security and system attributes decide over access, and a server that does not enforce
+them must not pretend to.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+
+from appliance.errors import Code, StoreError
+from appliance.limits import USER_METADATA_MAX
+from appliance.model import Attributes
+
+META: Final = b"user.meta."
+OURS: Final = b"user.tierce."
+ETAG: Final = b"user.tierce.etag"
+USER: Final = b"user."
+XATTRS_MAX: Final = 64 * 1024  # bytes of names and values of one file, as ext4 with large xattrs
+
+_META_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")  # an HTTP field name (RFC 9110 5.6.2) in lower case
+
+
+def get(attributes: Attributes, etag: str, name: bytes) -> bytes | None:
+    """The value; None if there is none of that name."""
+    if not name.startswith(USER):
+        return None
+    if name.startswith(META):
+        value = attributes.user.get(name[len(META) :].decode(errors="replace"))
+        return None if value is None else value.encode()
+    if name == ETAG:
+        return etag.encode() if etag else None
+    return attributes.xattrs.get(name.decode(errors="surrogateescape"))
+
+
+def names(attributes: Attributes, etag: str) -> list[bytes]:
+    """All names, as listxattr(2) gives them."""
+    found = [META + name.encode() for name in attributes.user]
+    found += [name.encode(errors="surrogateescape") for name in attributes.xattrs]
+    return [*found, ETAG] if etag else found
+
+
+def put(attributes: Attributes, name: bytes, value: bytes) -> Attributes:
+    """With `value` under `name`.  Raises ACCESS_DENIED for what is read-only, INVALID_ARGUMENT for what S3 could not carry,
+    NO_SPACE above the bounds."""
+    assert name.startswith(USER)
+    if name.startswith(OURS):
+        raise StoreError(Code.ACCESS_DENIED, f"{name.decode(errors='replace')} is read-only")
+    if name.startswith(META):
+        return _put_meta(attributes, name[len(META) :], value)
+    try:
+        text = name.decode()
+    except UnicodeDecodeError:
+        raise StoreError(Code.INVALID_ARGUMENT, "an attribute's name is UTF-8") from None
+    xattrs = {**attributes.xattrs, text: value}
+    if sum(len(each.encode()) + len(held) for each, held in xattrs.items()) > XATTRS_MAX:
+        raise StoreError(Code.NO_SPACE, f"attributes above {XATTRS_MAX} bytes")
+    return msgspec.structs.replace(attributes, xattrs=xattrs)
+
+
+def remove(attributes: Attributes, name: bytes) -> Attributes | None:
+    """Without `name`; None if there is none.  Raises ACCESS_DENIED for what is read-only."""
+    if name.startswith(OURS):
+        raise StoreError(Code.ACCESS_DENIED, f"{name.decode(errors='replace')} is read-only")
+    if get(attributes, "", name) is None:
+        return None
+    if name.startswith(META):
+        key = name[len(META) :].decode()
+        return msgspec.structs.replace(
+            attributes, user={each: value for each, value in attributes.user.items() if each != key}
+        )
+    text = name.decode()
+    return msgspec.structs.replace(
+        attributes, xattrs={each: value for each, value in attributes.xattrs.items() if each != text}
+    )
+
+
+def _put_meta(attributes: Attributes, name: bytes, value: bytes) -> Attributes:
+    try:
+        key, text = name.decode("ascii"), value.decode()
+    except UnicodeDecodeError:
+        raise StoreError(Code.INVALID_ARGUMENT, "S3 metadata is text") from None
+    if not _META_NAME.fullmatch(key) or any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise StoreError(Code.INVALID_ARGUMENT, "S3 metadata has header names in lower case and printable values")
+    user = {**attributes.user, key: text}
+    if sum(len(each) + len(held.encode()) for each, held in user.items()) > USER_METADATA_MAX:
+        raise StoreError(Code.NO_SPACE, f"S3 metadata above {USER_METADATA_MAX} bytes")
+    return msgspec.structs.replace(attributes, user=user)

@@ -1,0 +1,89 @@
+"""A request's body, checked, into the store: the two ways of body.py, chosen by size.
+
+Up to limits.GATHER_MAX a body is read whole and joins its batch's one write.  Longer ones go whole to a worker thread,
+which receives straight into the ingest's buffers (transfer.read_body).  Either way `commit` is called only after every
+promise about the body held, and what no commit took is forfeited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
+
+from appliance.limits import GATHER_MAX, XML_MAX
+from appliance.model import Body, Checksum
+from s3front import checksums, transfer
+from s3front.body import BodyPlan, BodySink, plan_body, receive_small
+from s3front.errors import S3Error
+from s3front.request import Door, Request
+
+T = TypeVar("T")
+Commit = Callable[[Body, str, Checksum | None], Awaitable[T]]
+
+
+def plan(request: Request, *, default: str = checksums.DEFAULT, limit: int) -> BodyPlan:
+    """What is promised about the body of a new object or part.  Raises S3Error before a byte is read."""
+    result = plan_body(
+        request.verified,
+        request.headers,
+        content_length(request),
+        etag=request.bucket.etag,
+        default=default,
+        limit=limit,
+    )
+    request.bytes_in = result.length
+    return result
+
+
+async def take(door: Door, request: Request, plan: BodyPlan, commit: Commit[T]) -> T:
+    """Receives, checks, then `commit(body, etag, checksum)`, whose result is returned."""
+    if plan.length <= GATHER_MAX:
+        data = await transfer.read_small(request.scope, request.receive, plan.wire_max)
+        small = await receive_small(plan, data)
+        return await commit(door.store.small_body(small.body), small.etag, small.checksum)
+    with await door.store.ingest(request.bucket, plan.length) as ingest:
+        sink = BodySink(plan, ingest)
+        await transfer.read_body(request.scope, request.receive, _Bounded(sink))
+        large = await trio.to_thread.run_sync(sink.finish)
+        return await commit(large.body, large.etag, large.checksum)
+
+
+async def document(request: Request, limit: int = XML_MAX) -> bytes:
+    """A request's XML, checked like any other body; b"" for none."""
+    length = content_length(request)
+    if length == 0 or (length is None and b"transfer-encoding" not in request.headers):
+        return b""
+    plan = plan_body(request.verified, request.headers, length, etag="none", default="", limit=limit)
+    request.bytes_in = plan.length
+    data = await transfer.read_small(request.scope, request.receive, plan.wire_max)
+    return (await receive_small(plan, data)).body
+
+
+def content_length(request: Request) -> int | None:
+    """HTTP's own; None for a chunked body."""
+    value = request.headers.get(b"content-length")
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 18:
+        raise S3Error("InvalidArgument", "Content-Length must be a number of bytes.")
+    return int(value)
+
+
+class _Bounded:
+    """A sink that refuses bytes beyond those announced, whatever the transfer's framing lets through."""
+
+    __slots__ = ("_sink",)
+
+    def __init__(self, sink: BodySink) -> None:
+        self._sink = sink
+
+    def room(self) -> memoryview:
+        view = self._sink.room()
+        if not view:
+            raise S3Error("IncompleteBody", "The body is longer than was announced.")
+        return view
+
+    def filled(self, n: int) -> None:
+        self._sink.filled(n)

@@ -1,0 +1,210 @@
+"""CompleteMultipartUpload: POST /bucket/key?uploadId=….  Parts become one object; no byte is read.
+
+The door computes what S3 shows of the whole: the composite ETag, and the checksum, composite (a digest of the parts'
+digests) or of the full object (CRCs combine).  A completion repeated after its answer was lost succeeds, as in AWS: the
+ETag says whether the object that is there is the one asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Final, NamedTuple
+
+import msgspec
+import trio
+
+from appliance.authority import Action
+from appliance.errors import Code, StoreError
+from appliance.limits import MIB, OBJECT_SIZE_MAX, PART_NUMBER_MAX, PART_SIZE_MIN
+from appliance.model import Checksum, Part, Precondition, Upload
+from s3front import checksums, intake, metadata, preconditions, xml
+from s3front.errors import S3Error
+from s3front.request import Door, Request
+from s3front.response import Response, answer
+from s3front.router import Level, Route
+from s3front.xml import Element
+
+NAME: Final = "CompleteMultipartUpload"
+ACTION: Final = Action.PUT_OBJECT
+ROUTES: Final = (Route("POST", Level.OBJECT, "uploadId"),)
+
+# 10,000 parts, each with number, quoted ETag and SHA-256, are 1.7 MB: the only document that may pass limits.XML_MAX.
+DOCUMENT_MAX: Final = 2 * MIB
+
+
+class Asked(NamedTuple):
+    """One Part of the document.  `checksums` maps algorithm to base64."""
+
+    number: int
+    etag: str
+    checksums: dict[str, str]
+
+
+async def operate(door: Door, request: Request) -> Response:
+    """Raises MalformedXML, NoSuchUpload, InvalidPart, InvalidPartOrder, EntityTooSmall, BadDigest, InvalidRequest,
+    PreconditionFailed."""
+    precondition = await preconditions.for_write(door, request)
+    asked = await _asked(request)
+    etag = checksums.multipart_etag([part.etag for part in asked])
+    try:
+        upload = door.store.upload(request.bucket, request.key, request.query["uploadId"])
+        held = _held(door, upload)
+        parts = [_match(part, held) for part in asked]
+        whole = _checksum(upload, asked, parts)
+        _check_promises(request, parts, whole)
+        done_etag, checksum = etag, whole
+        await _complete(door, upload, parts, etag, whole, precondition)
+    except StoreError as error:
+        if error.code is not Code.NO_SUCH_UPLOAD:
+            raise
+        done_etag, checksum = await _completed_before(door, request, etag, error)
+    scheme = request.scope.get("scheme", "http")
+    host = request.headers.get(b"host", b"").decode("latin-1")
+    location = f"{scheme}://{host}{request.verified.path.decode('latin-1')}"
+    return answer(
+        xml.document(
+            "CompleteMultipartUploadResult",
+            f"<Location>{xml.escape(location)}</Location>"
+            f"<Bucket>{xml.escape(request.bucket_name)}</Bucket><Key>{xml.escape_key(request.key)}</Key>"
+            f"<ETag>&quot;{done_etag}&quot;</ETag>{metadata.checksum_xml(checksum, len(asked))}",
+        )
+    )
+
+
+async def _asked(request: Request) -> list[Asked]:
+    document = await intake.document(request, DOCUMENT_MAX)
+    if not document:
+        raise S3Error("InvalidRequest", "You must specify at least one part")
+    if len(document) <= xml.PARSE_INLINE_MAX:
+        return parse(document)
+    return await trio.to_thread.run_sync(parse, document)
+
+
+def parse(document: bytes) -> list[Asked]:
+    """The parts in the document's order.  Raises MalformedXML, InvalidPartOrder, InvalidPart (no ETag at all)."""
+    tree = xml.parse(document, "CompleteMultipartUpload", DOCUMENT_MAX).only("Part")
+    if not tree.children:
+        raise xml.malformed("There are no parts.")
+    if len(tree.children) > PART_NUMBER_MAX:
+        raise xml.malformed(f"There are more than {PART_NUMBER_MAX} parts.")
+    parts = [_part(child) for child in tree.children]
+    for one, following in itertools.pairwise(parts):
+        if following.number <= one.number:
+            raise S3Error("InvalidPartOrder")
+    return parts
+
+
+def _part(child: Element) -> Asked:
+    names = [f"Checksum{algorithm}" for algorithm in checksums.ALGORITHMS]
+    child.only("PartNumber", "ETag", *names)
+    text = child.need("PartNumber").strip()
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= PART_NUMBER_MAX):
+        raise xml.malformed("A part number is not an integer from 1 to 10000.")
+    etag = child.need("ETag").strip().strip('"')
+    if len(etag) < 32 or not etag.isascii() or not all(c in "0123456789abcdef" for c in etag[:32]):
+        raise S3Error("InvalidPart", details=(("PartNumber", text), ("ETag", etag)))
+    said = {name.removeprefix("Checksum"): child.get(name) for name in names}
+    return Asked(int(text), etag, {name: value.strip() for name, value in said.items() if value})
+
+
+def _held(door: Door, upload: Upload) -> dict[int, Part]:
+    """Every part of the upload by number."""
+    held: dict[int, Part] = {}
+    after, more = 0, True
+    while more:
+        page, more = door.store.parts(upload, after)
+        for part in page:
+            held[part.number] = part
+            after = part.number
+    return held
+
+
+def _match(asked: Asked, held: dict[int, Part]) -> Part:
+    part = held.get(asked.number)
+    if part is None or part.etag != asked.etag:
+        raise S3Error("InvalidPart", details=(("PartNumber", str(asked.number)), ("ETag", asked.etag)))
+    for algorithm, text in asked.checksums.items():
+        known = part.checksum
+        if known is not None and known.algorithm == algorithm and checksums.text(known) != text:
+            raise S3Error("InvalidPart", details=(("PartNumber", str(asked.number)), (f"Checksum{algorithm}", text)))
+    return part
+
+
+def _checksum(upload: Upload, asked: list[Asked], parts: list[Part]) -> Checksum | None:
+    """The checksum of the whole, as far as the parts have one of the same algorithm.
+
+    An upload that chose no algorithm gets a full-object CRC if its parts agree on one.  Copied parts have none.
+    """
+    known = [part.checksum for part in parts if part.checksum is not None]
+    algorithm = upload.checksum_algorithm or (known[0].algorithm if known else "")
+    if not algorithm or len(known) < len(parts) or any(one.algorithm != algorithm for one in known):
+        return None
+    kind = upload.checksum_type
+    if not kind:
+        if checksums.ALGORITHMS[algorithm].combine is None:
+            return None
+        kind = "FULL_OBJECT"
+    elif kind == "COMPOSITE" and not all(algorithm in one.checksums for one in asked):
+        raise S3Error(
+            "InvalidRequest",
+            f"The upload was created using a {algorithm.lower()} checksum. The complete request must include the "
+            "checksum for each part.",
+        )
+    if kind == "COMPOSITE":
+        return checksums.composite(algorithm, [one.value for one in known])
+    return checksums.full_object(algorithm, [(one.value, part.size) for one, part in zip(known, parts, strict=True)])
+
+
+def _check_promises(request: Request, parts: list[Part], whole: Checksum | None) -> None:
+    """What the client said about the whole object."""
+    for index, part in enumerate(parts[:-1]):
+        if part.size < PART_SIZE_MIN:
+            raise S3Error(
+                "EntityTooSmall",
+                details=(
+                    ("ProposedSize", str(part.size)),
+                    ("MinSizeAllowed", str(PART_SIZE_MIN)),
+                    ("PartNumber", str(parts[index].number)),
+                    ("ETag", part.etag),
+                ),
+            )
+    total = sum(part.size for part in parts)
+    if total > OBJECT_SIZE_MAX:
+        raise S3Error("EntityTooLarge")
+    size = request.headers.get(b"x-amz-mp-object-size")
+    if size is not None and size != b"%d" % total:
+        raise S3Error("InvalidRequest", "The provided 'x-amz-mp-object-size' header does not match what was computed.")
+    for algorithm in checksums.ALGORITHMS.values():
+        promised = request.headers.get(algorithm.header)
+        if promised is None:
+            continue
+        if whole is None or whole.algorithm != algorithm.name:
+            raise S3Error("InvalidRequest", "Checksum algorithm provided does not match the one of the upload.")
+        if promised.decode("latin-1").partition("-")[0] != checksums.text(whole).partition("-")[0]:
+            raise S3Error(
+                "BadDigest", f"The {algorithm.name.lower()} you specified did not match the calculated checksum."
+            )
+
+
+async def _complete(
+    door: Door,
+    upload: Upload,
+    parts: list[Part],
+    etag: str,
+    whole: Checksum | None,
+    precondition: Precondition | None,
+) -> None:
+    attributes = msgspec.structs.replace(upload.attributes, checksum=whole, parts=tuple(part.size for part in parts))
+    pairs = [(part.number, part.etag) for part in parts]
+    await door.store.complete_upload(upload, pairs, etag, attributes, precondition=precondition)
+
+
+async def _completed_before(door: Door, request: Request, etag: str, error: StoreError) -> tuple[str, Checksum | None]:
+    """The object that this very list of parts made, or the error."""
+    try:
+        node = await door.store.look_up(request.bucket, request.key)
+    except StoreError:
+        raise error from None
+    if node.etag != etag:
+        raise error
+    return etag, node.attributes.checksum

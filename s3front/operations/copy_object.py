@@ -1,0 +1,79 @@
+"""CopyObject: PUT /bucket/key with x-amz-copy-source.  No byte is read.
+
+The copy shares the source's bytes: so no size is too large, and ETag and checksum stay the source's.  app.py has parsed
+the source and authorised reading it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from appliance.authority import Action
+from appliance.model import Attributes, Node
+from s3front import conditions, metadata, preconditions, xml
+from s3front.dates import NS, iso_date
+from s3front.errors import S3Error, invalid_argument
+from s3front.request import Door, Request
+from s3front.response import Response, answer
+from s3front.router import COPY_SOURCE, Level, Route
+
+NAME: Final = "CopyObject"
+ACTION: Final = Action.PUT_OBJECT
+ROUTES: Final = (Route("PUT", Level.OBJECT, header=COPY_SOURCE),)
+
+
+async def operate(door: Door, request: Request) -> Response:
+    """Raises NoSuchKey (the source), PreconditionFailed, InvalidRequest (onto itself without a change),
+    InvalidArgument (directives), NotImplemented (tags, ACLs, encryption)."""
+    headers = request.headers
+    metadata.check_refused(headers)
+    replace = _directive(headers.get(b"x-amz-metadata-directive", b"COPY"), "x-amz-metadata-directive")
+    if _directive(headers.get(b"x-amz-tagging-directive", b"COPY"), "x-amz-tagging-directive"):
+        raise S3Error("NotImplemented", details=(("Header", "x-amz-tagging-directive"),))
+    precondition = await preconditions.for_write(door, request)
+    said = metadata.from_headers(headers)
+    source = await door.store.look_up(request.source.bucket, request.source.key)
+    conditions.check_copy_source(headers, source.etag, source.written_ns)
+    attributes = _attributes(source, said, replace=replace, reclass=b"x-amz-storage-class" in headers)
+    same = request.source.bucket.id == request.bucket.id and request.source.key == request.key
+    if same and attributes is None:
+        raise S3Error(
+            "InvalidRequest",
+            "This copy request is illegal because it is trying to copy an object to itself without changing the "
+            "object's metadata, storage class, website redirect location or encryption attributes.",
+        )
+    written = await door.store.copy_object(source, request.bucket, request.key, attributes, precondition=precondition)
+    kept = source.attributes
+    return answer(
+        xml.document(
+            "CopyObjectResult",
+            f"<LastModified>{iso_date(written.written_ns // NS)}</LastModified><ETag>&quot;{written.etag}&quot;</ETag>"
+            f"{metadata.checksum_xml(kept.checksum, len(kept.parts))}",
+        )
+    )
+
+
+def _attributes(source: Node, said: Attributes, *, replace: bool, reclass: bool) -> Attributes | None:
+    """What the copy says about itself; None keeps all of the source's.
+
+    Checksum and parts are of the bytes and stay.  With COPY only what the request may change by itself is taken.
+    """
+    held = source.attributes
+    if replace:
+        return msgspec.structs.replace(said, checksum=held.checksum, parts=held.parts)
+    if not reclass and not said.website_redirect:
+        return None
+    return msgspec.structs.replace(
+        held,
+        storage_class=said.storage_class if reclass else held.storage_class,
+        website_redirect=said.website_redirect or held.website_redirect,
+    )
+
+
+def _directive(value: bytes, name: str) -> bool:
+    """True for REPLACE."""
+    if value not in (b"COPY", b"REPLACE"):
+        raise invalid_argument("Unknown metadata directive.", name, value.decode("latin-1"))
+    return value == b"REPLACE"

@@ -1,0 +1,67 @@
+"""CreateBucket: PUT /bucket.  A location constraint must name this box's region; nothing else can be configured."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from appliance.authority import Action
+from appliance.limits import BUCKET_NAME_MAX, BUCKET_NAME_MIN
+from s3front import intake, metadata, xml
+from s3front.errors import S3Error
+from s3front.request import Door, Request
+from s3front.response import Response
+from s3front.router import Level, Route
+
+NAME: Final = "CreateBucket"
+ACTION: Final = Action.CREATE_BUCKET
+ROUTES: Final = (Route("PUT", Level.BUCKET),)
+
+_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]|\.(?!\.))*[a-z0-9]")
+_ADDRESS: Final = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+")
+# AWS reserves these for access points, directory and table buckets; SDKs route them elsewhere.
+_RESERVED_PREFIXES: Final = ("xn--", "sthree-", "amzn-s3-demo-")
+_RESERVED_SUFFIXES: Final = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
+_BUCKET_TYPES: Final = ("Location", "Bucket")  # of directory buckets, which are not here
+
+
+async def operate(door: Door, request: Request) -> Response:
+    """Raises InvalidBucketName, BucketAlreadyOwnedByYou, BucketAlreadyExists, IllegalLocationConstraintException,
+    NotImplemented (lock, ACLs, tags)."""
+    name = request.bucket_name
+    if not valid_name(name):
+        raise S3Error("InvalidBucketName", details=(("BucketName", name),))
+    metadata.check_refused(request.headers)
+    if request.headers.get(b"x-amz-bucket-object-lock-enabled", b"false").lower() != b"false":
+        raise S3Error("NotImplemented", details=(("Header", "x-amz-bucket-object-lock-enabled"),))
+    if request.headers.get(b"x-amz-object-ownership", b"BucketOwnerEnforced") != b"BucketOwnerEnforced":
+        raise S3Error("NotImplemented", details=(("Header", "x-amz-object-ownership"),))
+    document = await intake.document(request)
+    if document:
+        _check_location(document, door.region)
+    await door.store.create_bucket(name, request.verified.principal.owner)
+    return Response(200, [(b"location", b"/" + name.encode())])
+
+
+def valid_name(name: str) -> bool:
+    """The rules of "General purpose bucket naming rules" in the Amazon S3 User Guide."""
+    return (
+        BUCKET_NAME_MIN <= len(name) <= BUCKET_NAME_MAX
+        and _NAME.fullmatch(name) is not None
+        and _ADDRESS.fullmatch(name) is None
+        and not name.startswith(_RESERVED_PREFIXES)
+        and not name.endswith(_RESERVED_SUFFIXES)
+    )
+
+
+def _check_location(document: bytes, region: str) -> None:
+    configuration = xml.parse(document, "CreateBucketConfiguration")
+    if any(child.name in (*_BUCKET_TYPES, "Tags") for child in configuration.children):
+        raise S3Error("NotImplemented", "Directory buckets and tags are not implemented.")
+    location = configuration.only("LocationConstraint").get("LocationConstraint") or ""
+    if location and location != region:
+        raise S3Error(
+            "IllegalLocationConstraintException",
+            f"The {location} location constraint is incompatible for the region specific endpoint this request was "
+            "sent to.",
+        )

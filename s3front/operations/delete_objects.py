@@ -1,0 +1,103 @@
+"""DeleteObjects: POST /bucket?delete.  Up to 1,000 keys in one batch, each with its own outcome.
+
+A key in the document is checked exactly as a key in a URL: same length, same bucket, no decoding beyond XML's own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from appliance.authority import Action
+from appliance.errors import StoreError
+from appliance.limits import DELETE_KEYS_MAX, KEY_LENGTH_MAX
+from appliance.model import Precondition
+from s3front import checksums, conditions, intake, xml
+from s3front.errors import S3Error, from_store
+from s3front.request import Door, Request
+from s3front.response import Response, answer
+from s3front.router import Level, Route
+from s3front.xml import Element
+
+NAME: Final = "DeleteObjects"
+ACTION: Final = Action.DELETE_OBJECT
+ROUTES: Final = (Route("POST", Level.BUCKET, "delete"),)
+
+Target = tuple[bytes, Precondition | None, S3Error | None]  # key, condition, or why it is refused unseen
+
+
+async def operate(door: Door, request: Request) -> Response:
+    """Raises MalformedXML (also for none or too many keys), InvalidRequest (no digest of the document)."""
+    _require_digest(request)
+    document = await intake.document(request)
+    if not document:
+        raise S3Error("MissingRequestBodyError")
+    if len(document) <= xml.PARSE_INLINE_MAX:
+        quiet, targets = parse(document)
+    else:
+        quiet, targets = await trio.to_thread.run_sync(parse, document)
+    wanted: list[tuple[bytes, Precondition | None]] = []
+    outcomes: list[tuple[bytes, S3Error | None]] = []
+    places: list[int] = []  # where the outcome of each of `wanted` belongs
+    for key, precondition, refused in targets:
+        if refused is None:
+            places.append(len(outcomes))
+            wanted.append((key, precondition))
+        outcomes.append((key, refused))
+    if wanted:
+        results = await door.store.delete_objects(request.bucket, wanted)
+        for place, (key, _), result in zip(places, wanted, results, strict=True):
+            if isinstance(result, StoreError):
+                outcomes[place] = (key, from_store(result))
+            elif isinstance(result, Exception):
+                raise result
+    rows = "".join(_row(key, error, quiet) for key, error in outcomes)
+    return answer(xml.document("DeleteResult", rows))
+
+
+def parse(document: bytes) -> tuple[bool, list[Target]]:
+    """Whether successes go unmentioned, and the keys in the document's order.  Raises MalformedXML."""
+    tree = xml.parse(document, "Delete").only("Object", "Quiet")
+    quiet = _flag(tree.get("Quiet"))
+    found = tree.all("Object")
+    if not 1 <= len(found) <= DELETE_KEYS_MAX:
+        raise xml.malformed(f"Between 1 and {DELETE_KEYS_MAX} keys can be deleted.")
+    return quiet, [_target(target) for target in found]
+
+
+def _require_digest(request: Request) -> None:
+    """AWS refuses a deletion whose list might have been damaged on the way."""
+    headers = request.headers
+    if b"content-md5" in headers or b"x-amz-trailer" in headers or not checksums.BY_HEADER.keys().isdisjoint(headers):
+        return
+    raise S3Error("InvalidRequest", "Missing required header for this request: Content-MD5 OR x-amz-checksum-*")
+
+
+def _target(target: Element) -> Target:
+    target.only("Key", "VersionId", "ETag", "LastModifiedTime", "Size")
+    key = target.need("Key").encode()
+    if not key:
+        raise S3Error("MalformedXML", "A key must not be empty.")
+    if len(key) > KEY_LENGTH_MAX:
+        return key, None, S3Error("KeyTooLongError")
+    if target.get("VersionId") not in (None, "", "null"):
+        return key, None, S3Error("NoSuchVersion")
+    precondition = conditions.delete_precondition(
+        target.get("ETag"), target.get("LastModifiedTime"), target.get("Size")
+    )
+    return key, precondition, None
+
+
+def _flag(text: str | None) -> bool:
+    value = (text or "false").strip().lower()
+    if value not in ("true", "false"):
+        raise xml.malformed("Quiet must be true or false.")
+    return value == "true"
+
+
+def _row(key: bytes, error: S3Error | None, quiet: bool) -> str:
+    name = xml.escape_key(key)
+    if error is None:
+        return "" if quiet else f"<Deleted><Key>{name}</Key></Deleted>"
+    return f"<Error><Key>{name}</Key><Code>{error.code}</Code><Message>{xml.escape(error.message)}</Message></Error>"

@@ -1,0 +1,125 @@
+"""GetObject: GET /bucket/key.  Conditions, one range or one part, overridden headers, then verified bytes.
+
+`select` is everything but the bytes, shared with HeadObject, so that the two cannot disagree.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from appliance import limits
+from appliance.authority import Action
+from appliance.model import Node
+from s3front import conditions, metadata, ranges
+from s3front.conditions import Outcome
+from s3front.errors import S3Error, invalid_argument
+from s3front.request import Door, Request
+from s3front.response import Headers, Response
+from s3front.router import Level, Route
+
+NAME: Final = "GetObject"
+ACTION: Final = Action.GET_OBJECT
+ROUTES: Final = (Route("GET", Level.OBJECT),)
+
+# Up to this an answer is read whole and sent in one go; beyond it bytes are streamed from a worker thread.
+READ_WHOLE_MAX: Final = limits.MIB
+
+_OVERRIDES: Final[dict[str, bytes]] = {
+    "response-content-type": b"content-type",
+    "response-content-language": b"content-language",
+    "response-expires": b"expires",
+    "response-cache-control": b"cache-control",
+    "response-content-disposition": b"content-disposition",
+    "response-content-encoding": b"content-encoding",
+}
+_CONDITIONS: Final = frozenset(conditions.READ)
+
+
+class Selection(NamedTuple):
+    """What of the object is answered, and how."""
+
+    status: int
+    headers: Headers
+    start: int
+    length: int
+
+
+async def operate(door: Door, request: Request) -> Response:
+    """Raises NoSuchKey, PreconditionFailed, InvalidRange, InvalidPartNumber, InvalidRequest."""
+    node = await door.store.look_up(request.bucket, request.key)
+    status, headers, start, length = select(request, node)
+    if status == 304:
+        return Response(304, headers)
+    if not length:
+        return Response(status, headers)
+    reader = door.store.reader(node, start, length)
+    try:
+        data = reader.ready()
+        if data is None:
+            if length > READ_WHOLE_MAX:
+                return Response(status, headers, length=length, reader=reader)
+            data = await reader.read()
+    except BaseException:
+        reader.close()
+        raise
+    reader.close()
+    return Response(status, headers, data)
+
+
+def select(request: Request, node: Node) -> Selection:
+    """Status (200, 206, 304), headers, and the bytes asked for."""
+    asked = request.headers
+    if not _CONDITIONS.isdisjoint(asked):
+        outcome, header = conditions.evaluate(asked, node.etag, node.written_ns)
+        if outcome is Outcome.FAILED:
+            raise conditions.failed(header)
+        if outcome is Outcome.NOT_MODIFIED:
+            kept = (b"etag", b"last-modified", b"cache-control", b"expires")  # RFC 9110 §15.4.5
+            return Selection(304, [pair for pair in metadata.object_headers(node) if pair[0] in kept], 0, 0)
+    headers = metadata.object_headers(node)
+    status, start, length = 200, 0, node.size
+    part = request.query.get("partNumber") if request.query else None
+    wanted = asked.get(b"range")
+    if part is not None:
+        if wanted is not None:
+            raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber query parameter")
+        number = request.number("partNumber", 1, 1, limits.PART_NUMBER_MAX)
+        sizes = node.attributes.parts
+        start, length = ranges.part(sizes, number, node.size)
+        if sizes:
+            headers.append((b"x-amz-mp-parts-count", b"%d" % len(sizes)))
+        status = 206
+    elif wanted is not None:
+        if_range = asked.get(b"if-range")
+        if if_range is None or conditions.range_applies(if_range, node.etag, node.written_ns):
+            found = ranges.parse(wanted, node.size)
+            if found is not None:
+                start, length = found
+                status = 206
+    if status == 206:
+        headers.append((b"content-range", ranges.content_range(start, length, node.size)))
+    elif node.packed and asked.get(b"x-amz-checksum-mode", b"").upper() == b"ENABLED":
+        # of the whole object only: a client would compare it with the bytes that it gets
+        attributes = node.attributes
+        if attributes.checksum is not None:
+            headers += metadata.checksum_headers(attributes.checksum, len(attributes.parts))
+    if request.query:
+        headers = overridden(headers, request.query)
+    return Selection(status, headers, start, length)
+
+
+def overridden(headers: Headers, query: dict[str, str]) -> Headers:
+    """With the response-* parameters in the place of what is stored.  (Every request here is signed, as S3 demands.)
+
+    Raises InvalidArgument for a value that is not one line: nothing a URL says may begin a new header.
+    """
+    replaced: dict[bytes, bytes] = {}
+    for name, value in query.items():
+        header = _OVERRIDES.get(name)
+        if header is not None:
+            if any(character < " " or character == "\x7f" for character in value):
+                raise invalid_argument("A response header must not contain control characters.", name, value)
+            replaced[header] = metadata.line(value)
+    if not replaced:
+        return headers
+    return [pair for pair in headers if pair[0] not in replaced] + list(replaced.items())

@@ -1,0 +1,102 @@
+"""ListObjects, version 1: GET /bucket.  Pages by `marker`.
+
+Rendering is shared with version 2.  A page of 1,000 keys is 1,000 f-strings and one join; moments are remembered by the
+second.  Keys that XML 1.0 cannot hold are written as character references, as AWS does; encoding-type=url avoids them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from appliance.authority import Action
+from appliance.limits import LIST_MAX
+from appliance.model import Listed, Page
+from s3front import xml
+from s3front.dates import NS, iso_date
+from s3front.errors import invalid_argument
+from s3front.operations.list_buckets import owner
+from s3front.request import Door, Request
+from s3front.response import Response, answer
+from s3front.router import Level, Route
+
+NAME: Final = "ListObjects"
+ACTION: Final = Action.LIST_BUCKET
+ROUTES: Final = (Route("GET", Level.BUCKET),)
+
+_NUMBER_MAX: Final = 2**31 - 1
+Write = Callable[[bytes], str]
+
+
+async def operate(door: Door, request: Request) -> Response:
+    """Raises InvalidArgument (max-keys, encoding-type)."""
+    query = request.query
+    marker, delimiter = query.get("marker", ""), query.get("delimiter", "")
+    write = key_writer(request)
+    page, limit = await look(door, request, marker.encode())
+    following = ""
+    if page.truncated and delimiter:  # without one AWS leaves it to the client to take the last key
+        following = f"<NextMarker>{write(page.next)}</NextMarker>"
+    content = (
+        f"{heading(request, write, limit)}<Marker>{write(marker.encode())}</Marker>{following}"
+        f"<IsTruncated>{'true' if page.truncated else 'false'}</IsTruncated>"
+        f"{contents(page.objects, write, owner(request.bucket.owner))}{common_prefixes(page.prefixes, write)}"
+    )
+    return answer(xml.document("ListBucketResult", content))
+
+
+async def look(door: Door, request: Request, after: bytes) -> tuple[Page, int]:
+    """The page and how many it might have held."""
+    limit = min(request.number("max-keys", LIST_MAX, 0, _NUMBER_MAX), LIST_MAX)
+    if limit == 0:
+        return Page([], [], False, b""), 0
+    query = request.query
+    prefix, delimiter = query.get("prefix", "").encode(), query.get("delimiter", "").encode()
+    return await door.store.list_objects(request.bucket, prefix, delimiter, after, limit), limit
+
+
+def key_writer(request: Request) -> Write:
+    """How keys are written: as they are, or by encoding-type=url."""
+    encoding = request.query.get("encoding-type")
+    if encoding is None or encoding == "":
+        return xml.escape_key
+    if encoding != "url":
+        raise invalid_argument("Invalid Encoding Method specified in Request", "encoding-type", encoding)
+    return xml.url_key
+
+
+def heading(request: Request, write: Write, limit: int) -> str:
+    """What both versions say first."""
+    query = request.query
+    delimiter = query.get("delimiter", "")
+    return (
+        f"<Name>{xml.escape(request.bucket_name)}</Name><Prefix>{write(query.get('prefix', '').encode())}</Prefix>"
+        + (f"<Delimiter>{write(delimiter.encode())}</Delimiter>" if delimiter else "")
+        + f"<MaxKeys>{limit}</MaxKeys>"
+        + ("<EncodingType>url</EncodingType>" if write is xml.url_key else "")
+    )
+
+
+def contents(objects: list[Listed], write: Write, owner: str) -> str:
+    """One Contents element per object; `owner` is a whole element or empty."""
+    if write is xml.escape_key:
+        write = _plain
+    return "".join(
+        [
+            f"<Contents><Key>{write(o.key)}</Key><LastModified>{iso_date(o.written_ns // NS)}</LastModified>"
+            f"<ETag>&quot;{o.etag}&quot;</ETag>"
+            f"{f'<ChecksumAlgorithm>{o.checksum}</ChecksumAlgorithm>' if o.checksum else ''}"
+            f"<Size>{o.size}</Size>{owner}<StorageClass>{o.storage_class or 'STANDARD'}</StorageClass></Contents>"
+            for o in objects
+        ]
+    )
+
+
+def common_prefixes(prefixes: list[bytes], write: Write) -> str:
+    """One CommonPrefixes element each."""
+    return "".join([f"<CommonPrefixes><Prefix>{write(prefix)}</Prefix></CommonPrefixes>" for prefix in prefixes])
+
+
+def _plain(key: bytes, unsafe: Callable[[bytes], object] = xml.UNSAFE_BYTES.search) -> str:
+    """`escape_key`, with one search over the bytes for the common key that needs nothing."""
+    return xml.escape_key(key) if unsafe(key) else key.decode("utf-8", "backslashreplace")

@@ -1,0 +1,41 @@
+"""PutObject: PUT /bucket/key.  Everything said about the object is checked before a byte of it is read."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from appliance.authority import Action
+from appliance.limits import SINGLE_PUT_MAX
+from appliance.model import Body, Checksum, Written
+from s3front import intake, metadata, preconditions
+from s3front.request import Door, Request
+from s3front.response import Response
+from s3front.router import Level, Route
+
+NAME: Final = "PutObject"
+ACTION: Final = Action.PUT_OBJECT
+ROUTES: Final = (Route("PUT", Level.OBJECT),)
+
+
+async def operate(door: Door, request: Request) -> Response:
+    """Raises what metadata, conditions and body say, PreconditionFailed, NoSuchKey (If-Match on nothing)."""
+    attributes = metadata.from_headers(request.headers)
+    precondition = await preconditions.for_write(door, request)
+    plan = intake.plan(request, limit=SINGLE_PUT_MAX)
+    headers: list[tuple[bytes, bytes]] = []
+
+    async def commit(body: Body, etag: str, checksum: Checksum | None) -> Written:
+        if checksum is not None:
+            headers.extend(metadata.checksum_headers(checksum))
+        return await door.store.put_object(
+            request.bucket,
+            request.key,
+            body,
+            etag,
+            metadata.with_checksum(attributes, checksum),
+            precondition=precondition,
+        )
+
+    written = await intake.take(door, request, plan, commit)
+    headers.append((b"etag", b'"%b"' % written.etag.encode()))
+    return Response(200, headers)

@@ -1,0 +1,102 @@
+"""Every operation that this door serves: one module each, gathered here, and the router made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple, Protocol
+
+from appliance.authority import Action
+from s3front.operations import (
+    abort_multipart_upload,
+    complete_multipart_upload,
+    copy_object,
+    create_bucket,
+    create_multipart_upload,
+    delete_bucket,
+    delete_object,
+    delete_objects,
+    get_bucket_location,
+    get_object,
+    get_object_attributes,
+    head_bucket,
+    head_object,
+    list_buckets,
+    list_multipart_uploads,
+    list_object_versions,
+    list_objects,
+    list_objects_v2,
+    list_parts,
+    put_object,
+    unset_configuration,
+    upload_part,
+    upload_part_copy,
+)
+from s3front.request import Door, Request
+from s3front.response import Response
+from s3front.router import Route, Router
+
+Operate = Callable[[Door, Request], Awaitable[Response]]
+
+
+class Operation(NamedTuple):
+    """One of S3's operations: its name there, what authorisation it needs, where it is found, and what it does.
+
+    `copies` operations also read the object that x-amz-copy-source names; `needs_bucket` is false where the bucket need
+    not exist.
+    """
+
+    name: str
+    action: Action
+    routes: tuple[Route, ...]
+    operate: Operate
+    copies: bool = False
+    needs_bucket: bool = True
+
+
+class _Module(Protocol):
+    @property
+    def NAME(self) -> str: ...
+    @property
+    def ACTION(self) -> Action: ...
+    @property
+    def ROUTES(self) -> tuple[Route, ...]: ...
+    def operate(self, door: Door, request: Request) -> Awaitable[Response]: ...
+
+
+def _operation(module: _Module, *, copies: bool = False, needs_bucket: bool = True) -> Operation:
+    return Operation(module.NAME, module.ACTION, module.ROUTES, module.operate, copies, needs_bucket)
+
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    _operation(list_buckets, needs_bucket=False),
+    _operation(create_bucket, needs_bucket=False),
+    _operation(head_bucket),
+    _operation(delete_bucket),
+    _operation(get_bucket_location),
+    _operation(list_objects),
+    _operation(list_objects_v2),
+    _operation(list_object_versions),
+    _operation(list_multipart_uploads),
+    _operation(delete_objects),
+    _operation(get_object),
+    _operation(head_object),
+    _operation(get_object_attributes),
+    _operation(put_object),
+    _operation(copy_object, copies=True),
+    _operation(delete_object),
+    _operation(create_multipart_upload),
+    _operation(upload_part),
+    _operation(upload_part_copy, copies=True),
+    _operation(complete_multipart_upload),
+    _operation(abort_multipart_upload),
+    _operation(list_parts),
+    *(
+        Operation(unset.name, unset.action, (unset.route,), unset_configuration.operate)
+        for unset in unset_configuration.UNSET
+    ),
+)
+
+
+def router() -> Router[Operation]:
+    """The table of all routes."""
+    return Router((route, operation) for operation in OPERATIONS for route in operation.routes)

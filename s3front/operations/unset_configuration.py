@@ -1,0 +1,95 @@
+"""The configurations of buckets and objects that cannot be set here, as AWS answers them when nobody set them.
+
+Clients probe these before they do anything (backup programs versioning and lock, SDKs the location, consoles the rest)
+and take NotImplemented for a broken server; "unset" is the truth.  Setting any of them answers NotImplemented.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from appliance.authority import Action
+from s3front import xml
+from s3front.errors import S3Error
+from s3front.request import Door, Request
+from s3front.response import Response, answer
+from s3front.router import Level, Route
+
+_XSI: Final = 'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CanonicalUser"'
+
+
+class Unset(NamedTuple):
+    """One GET: either `error`, or a document `root` with `content`; "acl" is made from the owner."""
+
+    name: str
+    action: Action
+    route: Route
+    error: str = ""
+    root: str = ""
+    content: str = ""
+
+
+def _bucket(name: str, query: str, *, error: str = "", root: str = "", content: str = "") -> Unset:
+    return Unset(
+        name,
+        Action.GET_BUCKET_CONFIGURATION,
+        Route("GET", Level.BUCKET, query),
+        error=error,
+        root=root,
+        content=content,
+    )
+
+
+UNSET: Final[tuple[Unset, ...]] = (
+    _bucket("GetBucketVersioning", "versioning", root="VersioningConfiguration"),
+    _bucket("GetBucketAcl", "acl", root="AccessControlPolicy"),
+    _bucket("GetBucketPolicy", "policy", error="NoSuchBucketPolicy"),
+    _bucket("GetBucketPolicyStatus", "policyStatus", error="NoSuchBucketPolicy"),
+    _bucket("GetBucketTagging", "tagging", error="NoSuchTagSet"),
+    _bucket("GetBucketLifecycleConfiguration", "lifecycle", error="NoSuchLifecycleConfiguration"),
+    _bucket("GetBucketCors", "cors", error="NoSuchCORSConfiguration"),
+    _bucket("GetBucketEncryption", "encryption", error="ServerSideEncryptionConfigurationNotFoundError"),
+    _bucket("GetObjectLockConfiguration", "object-lock", error="ObjectLockConfigurationNotFoundError"),
+    _bucket("GetBucketReplication", "replication", error="ReplicationConfigurationNotFoundError"),
+    _bucket("GetBucketWebsite", "website", error="NoSuchWebsiteConfiguration"),
+    _bucket("GetBucketOwnershipControls", "ownershipControls", error="OwnershipControlsNotFoundError"),
+    _bucket("GetPublicAccessBlock", "publicAccessBlock", error="NoSuchPublicAccessBlockConfiguration"),
+    _bucket(
+        "GetBucketRequestPayment",
+        "requestPayment",
+        root="RequestPaymentConfiguration",
+        content="<Payer>BucketOwner</Payer>",
+    ),
+    _bucket("GetBucketLogging", "logging", root="BucketLoggingStatus"),
+    _bucket("GetBucketAccelerateConfiguration", "accelerate", root="AccelerateConfiguration"),
+    _bucket("GetBucketNotificationConfiguration", "notification", root="NotificationConfiguration"),
+    Unset("GetObjectAcl", Action.GET_OBJECT_ACL, Route("GET", Level.OBJECT, "acl"), root="AccessControlPolicy"),
+    Unset(
+        "GetObjectTagging",
+        Action.GET_OBJECT_TAGGING,
+        Route("GET", Level.OBJECT, "tagging"),
+        root="Tagging",
+        content="<TagSet/>",
+    ),
+)
+
+_BY_PLACE: Final = {(unset.route.level, unset.route.query): unset for unset in UNSET}
+
+
+async def operate(door: Door, request: Request) -> Response:
+    """Raises the code that says "unset"; NoSuchKey for an object that is not there."""
+    (unset,) = (_BY_PLACE[request.level, name] for name in request.query if (request.level, name) in _BY_PLACE)
+    if request.level is Level.OBJECT:
+        await door.store.look_up(request.bucket, request.key)
+    if unset.error:
+        raise S3Error(unset.error, details=(("BucketName", request.bucket_name),))
+    content = _full_control(request.bucket.owner) if unset.root == "AccessControlPolicy" else unset.content
+    return answer(xml.document(unset.root, content))
+
+
+def _full_control(owner: str) -> str:
+    who = f"<ID>{xml.escape(owner)}</ID><DisplayName>{xml.escape(owner)}</DisplayName>"
+    return (
+        f"<Owner>{who}</Owner><AccessControlList><Grant><Grantee {_XSI}>{who}</Grantee>"
+        "<Permission>FULL_CONTROL</Permission></Grant></AccessControlList>"
+    )

@@ -1,0 +1,203 @@
+"""One request as an operation sees it: bucket, key and query decoded exactly once, headers as one dictionary.
+
+What is authorised and what is acted on is the same decoded string (SECURITY: no second decoding of `%2F`).  The bucket
+is split off before anything is decoded, so no escape can move the border between bucket and key.
+
+`Door` is what every operation may reach: the store and this door's settings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote_to_bytes
+
+from appliance.limits import KEY_LENGTH_MAX
+from s3front.errors import S3Error, invalid_argument
+from s3front.router import Level
+
+if TYPE_CHECKING:
+    from appliance.model import Bucket
+    from appliance.store import ObjectStore
+    from s3front.verified import Verified
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+_BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+
+class Door:
+    """What every operation may reach.  `region` is the name that this box gives its region."""
+
+    __slots__ = ("region", "store")
+
+    def __init__(self, store: ObjectStore, region: str) -> None:
+        self.store = store
+        self.region = region
+
+
+class Source:
+    """The object that a copy reads: from x-amz-copy-source, decoded exactly once.  `bucket` once it was authorised."""
+
+    __slots__ = ("bucket", "bucket_name", "key")
+
+    def __init__(self, bucket_name: str, key: bytes) -> None:
+        self.bucket_name = bucket_name
+        self.key = key
+        self.bucket: Bucket
+
+
+class Request:
+    """A request whose signature held.  `locate` reads its target; app.py then sets `bucket` and, for a copy, `source`.
+
+    `headers` are lower-case names to values, repeated ones joined by commas: the very mapping that was verified.
+    """
+
+    __slots__ = (
+        "bucket", "bucket_name", "bytes_in", "headers", "key", "level", "method", "query", "receive", "scope", "source",
+        "verified",
+    )  # fmt: skip
+
+    def __init__(self, scope: Scope, receive: Receive, verified: Verified) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.verified = verified
+        self.method = verified.method
+        self.headers = verified.headers
+        self.level = Level.SERVICE
+        self.bucket_name = ""
+        self.key = b""
+        self.query: dict[str, str] = {}
+        self.bucket: Bucket
+        self.source: Source
+        self.bytes_in = 0
+
+    def locate(self, domain_suffix: bytes) -> None:
+        """Reads the target: level, bucket, key, query.  `domain_suffix` is b".s3.example.org" or b"".
+
+        Raises InvalidURI and KeyTooLongError.
+        """
+        raw = self.verified.path
+        if raw[:1] != b"/":
+            raise S3Error("InvalidURI")
+        first = virtual_host(self.headers.get(b"host", b""), domain_suffix) if domain_suffix else None
+        if first is None:
+            first, _, rest = raw[1:].partition(b"/")
+        else:
+            rest = raw[1:]
+        if first:
+            self.bucket_name = decode_once(first).decode()
+            if rest:
+                self.level = Level.OBJECT
+                self.key = decode_once(rest)
+                if len(self.key) > KEY_LENGTH_MAX:
+                    raise key_too_long(self.key)
+            else:
+                self.level = Level.BUCKET
+        elif rest:
+            raise S3Error("InvalidBucketName", details=(("BucketName", ""),))
+        query = self.verified.query
+        if query:
+            self.query = parse_query(query)
+
+    def header_text(self, name: bytes) -> str | None:
+        """A header's value as text (latin-1, so never an error); None without it."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    def number(self, name: str, default: int, minimum: int, maximum: int) -> int:
+        """A numeric query parameter.  Raises InvalidArgument unless it is a plain integer within the bounds."""
+        text = self.query.get(name)
+        if text is None or text == "":
+            return default
+        if not (text.isascii() and text.isdigit() and len(text) <= 10 and minimum <= int(text) <= maximum):
+            raise invalid_argument(f"Argument {name} must be an integer between {minimum} and {maximum}", name, text)
+        return int(text)
+
+
+def decode_once(raw: bytes) -> bytes:
+    """Percent-decoding, exactly once; a `+` is a plus.  Raises InvalidURI for a broken escape or what is not UTF-8."""
+    if b"%" in raw:
+        if _BROKEN_ESCAPE.search(raw):
+            raise S3Error("InvalidURI")
+        raw = unquote_to_bytes(raw)
+    if not raw.isascii():
+        try:
+            raw.decode("utf-8")
+        except UnicodeDecodeError:
+            raise S3Error("InvalidURI") from None
+    return raw
+
+
+def parse_query(query: bytes) -> dict[str, str]:
+    """Names to values, decoded once, `+` being a space.  Of a name given twice the first counts.  Raises InvalidURI."""
+    found: dict[str, str] = {}
+    for pair in query.split(b"&"):
+        name, _, value = pair.partition(b"=")
+        if name:
+            found.setdefault(_decode_parameter(name), _decode_parameter(value))
+    return found
+
+
+def _decode_parameter(raw: bytes) -> str:
+    return decode_once(raw.replace(b"+", b" ") if b"+" in raw else raw).decode()
+
+
+def virtual_host(host: bytes, suffix: bytes) -> bytes | None:
+    """The bucket in `bucket.s3.example.org:9000`, raw; None when the request is in path style."""
+    name = host.lower()
+    if not name.endswith(b"]"):
+        name = name.partition(b":")[0] if name.count(b":") == 1 else name
+    if not name.endswith(suffix):
+        return None
+    bucket = name[: -len(suffix)]
+    return bucket if bucket and b"/" not in bucket else None
+
+
+def parse_copy_source(value: bytes) -> Source:
+    """`[/]bucket/key[?versionId=null]`, percent-encoded.  Raises InvalidArgument, NoSuchVersion, KeyTooLongError.
+
+    The version is split off before decoding: a `?` of a key arrives as %3F.  Versions other than `null` cannot exist
+    in buckets that were never versioned.
+    """
+    path, _, parameters = value.partition(b"?")
+    bucket, _, key = path.removeprefix(b"/").partition(b"/")
+    if not bucket or not key:
+        raise _bad_source(value)
+    try:
+        name, decoded = decode_once(bucket).decode(), decode_once(key)
+        version = parse_query(parameters).get("versionId") if parameters else None
+    except S3Error:
+        raise _bad_source(value) from None
+    if len(decoded) > KEY_LENGTH_MAX:
+        raise key_too_long(decoded)
+    if version is not None:
+        check_version(version)
+    return Source(name, decoded)
+
+
+def check_version(version: str) -> None:
+    """`null` is the only version of an object in a bucket that was never versioned."""
+    if version != "null":
+        raise S3Error("NoSuchVersion", details=(("VersionId", version),))
+
+
+def key_too_long(key: bytes) -> S3Error:
+    """400 with AWS's elements."""
+    return S3Error("KeyTooLongError", details=(("Size", str(len(key))), ("MaxSizeAllowed", str(KEY_LENGTH_MAX))))
+
+
+def _bad_source(value: bytes) -> S3Error:
+    return invalid_argument(
+        "Copy Source must mention the source bucket and key: sourcebucket/sourcekey",
+        "x-amz-copy-source",
+        value.decode("latin-1"),
+    )
+
+
+def query_values(query: Mapping[str, str], name: str) -> bytes:
+    """A parameter's value as UTF-8, empty without it."""
+    return query.get(name, "").encode()

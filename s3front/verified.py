@@ -1,0 +1,508 @@
+"""The authentication gate: raw requests go in, `Verified` comes out, and handlers take nothing else.
+
+Rules kept here (each is a named test): every `x-amz-*` header that is present is signed; comparison takes constant
+time; an unknown key costs the work of a bad signature; the clock may differ by 15 minutes; a presigned URL lives at
+most a week; a request that authenticates in two ways, or twice in one, is refused.  What is not recognised is
+anonymous, and anonymous is refused.  A payload kind that a handler does not know fails in that handler
+(s3front/body.py).
+
+Pure: `now` is passed, credentials and unsealing are functions, the only state is a bounded cache of signing keys.  It
+doesn't know what the request asks for; `appliance/authority.py` decides whether the principal may.
+
+Sources: Amazon S3 API Reference, "Authenticating Requests (AWS Signature Version 4)" and "List of error codes".
+"""
+
+from __future__ import annotations
+
+import email.utils
+import enum
+import hmac
+import ipaddress
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from appliance.authority import Principal, principal_of
+from appliance.limits import CLOCK_SKEW_MAX, PRESIGNED_EXPIRY_MAX
+from appliance.model import AccessKey
+from s3front import sigv4
+from s3front.errors import S3Error
+from s3front.sigv4 import Claim, Malformed, Scope, SigningKey, SigningKeys
+
+
+class SignedRequest(NamedTuple):
+    """A request's head as it came over the wire: nothing decoded, names of headers in lower case."""
+
+    method: str
+    path: bytes  # ASGI's raw_path: percent-encoded, without the query
+    query: bytes  # ASGI's query_string: percent-encoded, without the question mark
+    headers: Sequence[tuple[bytes, bytes]]
+
+
+class AuthError(S3Error):
+    """The request is refused before anything is done.  Code, status and message are S3's own.
+
+    `guess` is true when a wrong key or signature was tried: what GuessSlowdown counts.
+    """
+
+    def __init__(self, code: str, message: str = "", *, details: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(code, message, details=details)
+        self.guess = code in ("InvalidAccessKeyId", "SignatureDoesNotMatch")
+
+
+class Payload(enum.Enum):
+    """What was signed about the body."""
+
+    EMPTY = "the digest of nothing"
+    SINGLE_HASH = "its SHA-256"
+    UNSIGNED = "UNSIGNED-PAYLOAD"
+    STREAMING_SIGNED = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
+    STREAMING_SIGNED_TRAILER = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"
+    STREAMING_UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+
+
+_PAYLOADS: Final = {
+    sigv4.EMPTY_SHA256: Payload.EMPTY,
+    **{
+        kind.value.encode(): kind
+        for kind in (
+            Payload.UNSIGNED,
+            Payload.STREAMING_SIGNED,
+            Payload.STREAMING_SIGNED_TRAILER,
+            Payload.STREAMING_UNSIGNED_TRAILER,
+        )
+    },
+}
+_SHA256: Final = re.compile(rb"[0-9a-f]{64}")
+
+_SEAL: Final = object()
+
+
+class Verified(msgspec.Struct, frozen=True, gc=False):
+    """A request whose signature held.  Only `verify` makes one.
+
+    `headers` maps lower-case names to values, repeated ones joined by ","; `signed` says which of them were signed.
+    `sha256` is the promised digest of the body in hexadecimal for EMPTY and SINGLE_HASH, else empty.
+    """
+
+    seal: object
+    principal: Principal
+    method: str
+    path: bytes
+    query: bytes
+    headers: Mapping[bytes, bytes]
+    payload: Payload
+    sha256: str
+    presigned: bool
+    signed: frozenset[bytes]
+    signature: bytes  # the seed of the chunks' chain
+    signing_key: SigningKey
+    timestamp: bytes
+    scope: Scope
+
+    def __post_init__(self) -> None:
+        assert self.seal is _SEAL, "only s3front.verified.verify makes a Verified"
+
+    def chunk_signer(self) -> sigv4.ChunkSigner:
+        """The chain of chunk signatures, standing at the request's own."""
+        return sigv4.ChunkSigner(self.signing_key, self.timestamp, self.scope, self.signature)
+
+    def __repr__(self) -> str:
+        return f"<Verified {self.method} {self.path!r} by {self.principal.key_id}, {self.payload.name}>"
+
+
+_KEYS: Final = SigningKeys()
+
+
+def verify(
+    request: SignedRequest,
+    credentials: Callable[[str], AccessKey | None],
+    unseal: Callable[[AccessKey], str],
+    now: float,
+    region: str,
+    keys: SigningKeys = _KEYS,
+) -> Verified:
+    """Authenticates one request.
+
+    `now` in seconds since the epoch; `region` is the box's; `unseal` gives a key's secret and is asked once per key,
+    day and region as long as `keys` remembers.  Raises AuthError.
+    """
+    fields = _join_repeated(request.headers)
+    authorization = fields.get(b"authorization")
+    in_query = _query_authenticates(request.query)
+    if authorization is None:
+        if not in_query:
+            raise AuthError("AccessDenied")
+        claim, timestamp, payload_word = _presigned_claim(request.query, fields, now)
+    else:
+        if in_query:
+            raise AuthError(
+                "InvalidArgument",
+                "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string "
+                "parameter or the Authorization header should be specified",
+            )
+        claim, timestamp, payload_word = _header_claim(authorization, fields, now)
+    wrong = "AuthorizationQueryParametersError" if in_query else "AuthorizationHeaderMalformed"
+    scope = claim.scope
+    if scope.date != timestamp[:8] or scope.service != b"s3" or scope.region != region.encode():
+        raise _scope_error(wrong, scope, timestamp, region)
+    if b"x-amz-security-token" in fields or (in_query and b"X-Amz-Security-Token=" in request.query):
+        raise AuthError("InvalidToken")  # session credentials are not issued here, so none can be valid
+    payload = _payload(payload_word, in_query)
+    try:
+        names, signed = sigv4.signed_names(claim.signed_headers)
+    except Malformed as error:
+        raise AuthError(wrong, str(error)) from error
+    _require_signed(fields, signed)
+
+    key = credentials(scope.key_id)
+    signing_key = _signing_key(key, scope, unseal, keys)
+    if not _signature_holds(request, fields, claim, names, timestamp, payload_word, in_query, signing_key):
+        raise AuthError("InvalidAccessKeyId" if key is None else "SignatureDoesNotMatch")
+    if key is None:  # someone signs with the key of those who have none
+        raise AuthError("InvalidAccessKeyId")
+    hashed = payload is Payload.SINGLE_HASH or payload is Payload.EMPTY
+    return Verified(
+        seal=_SEAL,
+        principal=principal_of(key),
+        method=request.method,
+        path=request.path,
+        query=request.query,
+        headers=fields,
+        payload=payload,
+        sha256=payload_word.decode("ascii") if hashed else "",
+        presigned=in_query,
+        signed=signed,
+        signature=claim.signature,
+        signing_key=signing_key,
+        timestamp=timestamp,
+        scope=scope,
+    )
+
+
+# ---------------------------------------------------------------- which authentication, and what it claims
+
+
+def _join_repeated(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
+    """Headers by name, repeated ones joined by "," as a signature does.  A second Authorization is refused, and so is
+    a second value of what authentication itself is read from: which of the two would count?"""
+    fields = dict(headers)
+    if len(fields) == len(headers):
+        return fields
+    joined: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in joined:
+            if name in _SINGLE:
+                raise AuthError("InvalidRequest", f"The header {name.decode('ascii', 'replace')} was sent twice.")
+            joined[name] += b"," + value
+        else:
+            joined[name] = value
+    return joined
+
+
+_SINGLE: Final = frozenset(
+    {
+        b"authorization",
+        b"host",
+        b"date",
+        b"x-amz-date",
+        b"x-amz-content-sha256",
+        b"x-amz-decoded-content-length",
+        b"x-amz-copy-source",
+        b"content-length",
+        b"content-md5",
+    }
+)
+
+_AUTH_NAMES: Final = (
+    b"x-amz-algorithm",
+    b"x-amz-credential",
+    b"x-amz-date",
+    b"x-amz-expires",
+    b"x-amz-signedheaders",
+    b"x-amz-signature",
+)
+_REQUIRED: Final = (
+    b"X-Amz-Algorithm",
+    b"X-Amz-Credential",
+    b"X-Amz-Date",
+    b"X-Amz-Expires",
+    b"X-Amz-SignedHeaders",
+    b"X-Amz-Signature",
+)
+
+
+def _query_authenticates(query: bytes) -> bool:
+    """Whether the query holds parameters of authentication.  Version 2's are refused here."""
+    if not query:
+        return False
+    names = [pair.partition(b"=")[0] for pair in query.split(b"&")]
+    if b"AWSAccessKeyId" in names or b"Signature" in names:
+        raise _version_2()
+    if b"x-amz-" not in query.lower():
+        return False
+    return any(name.lower() in _AUTH_NAMES for name in names)
+
+
+def _version_2() -> AuthError:
+    return AuthError(
+        "InvalidRequest",
+        "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.",
+    )
+
+
+def _header_claim(authorization: bytes, fields: Mapping[bytes, bytes], now: float) -> tuple[Claim, bytes, bytes]:
+    """(claim, timestamp, word for the payload) of a request signed by its Authorization header."""
+    if not authorization.startswith(b"AWS4-HMAC-SHA256 "):
+        if authorization.split(b" ", 1)[0] in (b"AWS", b"AWS4-ECDSA-P256-SHA256"):
+            raise _version_2()
+        raise AuthError("InvalidArgument", "Unsupported Authorization Type")
+    try:
+        claim = sigv4.parse_authorization(authorization)
+    except Malformed as error:
+        raise AuthError("AuthorizationHeaderMalformed", f"The authorization header is malformed; {error}") from error
+    timestamp = fields.get(b"x-amz-date")
+    if timestamp is None:
+        timestamp = _from_date(fields.get(b"date", b""))
+    try:
+        moment = sigv4.parse_timestamp(timestamp)
+    except Malformed as error:
+        raise AuthError("AccessDenied", "AWS authentication requires a valid Date or x-amz-date header") from error
+    if abs(now - moment) > CLOCK_SKEW_MAX:
+        raise AuthError(
+            "RequestTimeTooSkewed",
+            details=(
+                ("RequestTime", timestamp.decode("ascii")),
+                ("ServerTime", sigv4.format_timestamp(int(now)).decode("ascii")),
+                ("MaxAllowedSkewMilliseconds", str(CLOCK_SKEW_MAX * 1000)),
+            ),
+        )
+    payload = fields.get(b"x-amz-content-sha256")
+    if payload is None:
+        raise AuthError("InvalidRequest", "Missing required header for this request: x-amz-content-sha256")
+    return claim, timestamp, payload
+
+
+def _from_date(value: bytes) -> bytes:
+    """The Date header (RFC 9110 or already in SigV4's form) as a timestamp; empty if it is neither."""
+    text = value.decode("latin-1").strip()
+    if text.endswith("Z"):
+        return value.strip()
+    try:
+        return sigv4.format_timestamp(int(email.utils.parsedate_to_datetime(text).timestamp()))
+    except (ValueError, OverflowError):
+        return b""
+
+
+def _presigned_claim(query: bytes, fields: Mapping[bytes, bytes], now: float) -> tuple[Claim, bytes, bytes]:
+    """(claim, timestamp, word for the payload) of a request signed in its query."""
+
+    def refuse(message: str, cause: Exception | None = None) -> AuthError:
+        error = AuthError("AuthorizationQueryParametersError", message)
+        error.__cause__ = cause
+        return error
+
+    parameters: dict[bytes, bytes] = {}
+    seen: set[bytes] = set()
+    for pair in query.split(b"&"):
+        name, _, value = pair.partition(b"=")
+        folded = unquote_to_bytes(name.replace(b"+", b" ")).lower()
+        if folded.startswith(b"x-amz-"):
+            if folded in seen:
+                raise refuse("A query parameter of authentication was given twice.")
+            seen.add(folded)
+            parameters[name] = unquote_to_bytes(value)
+    if not all(parameters.get(name) for name in _REQUIRED):
+        raise refuse(
+            "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Signature, "
+            "X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters."
+        )
+    if parameters[b"X-Amz-Algorithm"] != sigv4.ALGORITHM:
+        raise refuse('X-Amz-Algorithm only supports "AWS4-HMAC-SHA256"')
+    try:
+        scope = sigv4.parse_credential(parameters[b"X-Amz-Credential"])
+    except Malformed as error:
+        raise refuse(f"Error parsing the X-Amz-Credential parameter; {error}", error) from error
+    timestamp = parameters[b"X-Amz-Date"]
+    try:
+        moment = sigv4.parse_timestamp(timestamp)
+    except Malformed as error:
+        raise refuse("X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"", error) from error
+    expires = parameters[b"X-Amz-Expires"]
+    if not re.fullmatch(rb"[0-9]{1,10}", expires):
+        raise refuse("X-Amz-Expires should be a number")
+    lifetime = int(expires)
+    if not 1 <= lifetime <= PRESIGNED_EXPIRY_MAX:
+        raise refuse(f"X-Amz-Expires must be at least 1 and at most {PRESIGNED_EXPIRY_MAX} seconds (a week)")
+    if moment - now > CLOCK_SKEW_MAX:
+        raise AuthError("AccessDenied", "Request is not valid yet")
+    if now > moment + lifetime:
+        raise AuthError(
+            "AccessDenied",
+            "Request has expired",
+            details=(
+                ("X-Amz-Expires", str(lifetime)),
+                ("ServerTime", sigv4.format_timestamp(int(now)).decode("ascii")),
+            ),
+        )
+    word = parameters.get(b"X-Amz-Content-Sha256") or fields.get(b"x-amz-content-sha256", b"UNSIGNED-PAYLOAD")
+    if b"X-Amz-Content-Sha256" in parameters and fields.get(b"x-amz-content-sha256", word) != word:
+        raise refuse("X-Amz-Content-Sha256 differs between query and header")
+    return (
+        Claim(scope, parameters[b"X-Amz-SignedHeaders"], parameters[b"X-Amz-Signature"]),
+        timestamp,
+        word,
+    )
+
+
+def _scope_error(code: str, scope: Scope, timestamp: bytes, region: str) -> AuthError:
+    start = (
+        "The authorization header is malformed; "
+        if code == "AuthorizationHeaderMalformed"
+        else "Error parsing the X-Amz-Credential parameter; "
+    )
+    if scope.date != timestamp[:8]:
+        return AuthError(
+            code,
+            f'{start}Invalid credential date "{scope.date.decode()}". '
+            f'This date is not the same as X-Amz-Date: "{timestamp[:8].decode()}".',
+        )
+    if scope.service != b"s3":
+        service = scope.service.decode("ascii")
+        return AuthError(code, f'{start}incorrect service "{service}". This endpoint belongs to "s3".')
+    given = scope.region.decode("ascii")
+    return AuthError(code, f"{start}the region '{given}' is wrong; expecting '{region}'", details=(("Region", region),))
+
+
+def _payload(word: bytes, presigned: bool) -> Payload:
+    kind = _PAYLOADS.get(word)
+    if kind is None:
+        if len(word) != 64 or _SHA256.fullmatch(word) is None:
+            raise AuthError(
+                "InvalidArgument",
+                "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, "
+                "STREAMING-AWS4-HMAC-SHA256-PAYLOAD, STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER or a valid sha256 "
+                "value.",
+            )
+        return Payload.SINGLE_HASH
+    if presigned and kind in (Payload.STREAMING_SIGNED, Payload.STREAMING_SIGNED_TRAILER):
+        raise AuthError("InvalidRequest", "A presigned request cannot sign the chunks of its body.")
+    return kind
+
+
+# ---------------------------------------------------------------- what must be signed, and whether it is
+
+
+def _require_signed(fields: Mapping[bytes, bytes], signed: frozenset[bytes]) -> None:
+    """Host, and every `x-amz-*` header that is present.  Three servers forgot x-amz-copy-source in one year."""
+    missing = [name for name in fields if name not in signed and name.startswith(b"x-amz-")]
+    if b"host" not in signed:
+        missing.append(b"host")
+    if missing:
+        raise AuthError(
+            "AccessDenied",
+            "There were headers present in the request which were not signed",
+            details=(("HeadersNotSigned", ", ".join(name.decode("latin-1") for name in missing)),),
+        )
+
+
+def _signing_key(
+    key: AccessKey | None, scope: Scope, unseal: Callable[[AccessKey], str], keys: SigningKeys
+) -> SigningKey:
+    sealed = b"no key" if key is None else key.sealed
+    if key is None:
+        scope = scope._replace(key_id="")  # signs for all who have none; nothing that it signs is ever accepted
+    found = keys.find(scope, sealed)
+    if found is None:
+        found = keys.derive(scope, sealed, "" if key is None else unseal(key))
+    return found
+
+
+def _signature_holds(
+    request: SignedRequest,
+    fields: Mapping[bytes, bytes],
+    claim: Claim,
+    names: tuple[bytes, ...],
+    timestamp: bytes,
+    payload_word: bytes,
+    presigned: bool,
+    signing_key: SigningKey,
+) -> bool:
+    headers = sigv4.canonical_headers(fields, names)
+    if headers is None:
+        return False  # a header that was signed did not arrive
+    method = request.method.encode()
+
+    def holds(path: bytes, query: bytes) -> bool:
+        text = sigv4.string_to_sign(
+            timestamp, claim.scope, method, path, query, headers, claim.signed_headers, payload_word
+        )
+        return hmac.compare_digest(signing_key.sign(text), claim.signature)
+
+    path, query = request.path, request.query
+    return holds(path, sigv4.canonical_query(query, presigned)) or any(
+        holds(*spelling) for spelling in sigv4.respellings(path, query, presigned)
+    )
+
+
+# ---------------------------------------------------------------- guessing
+
+
+class GuessSlowdown:
+    """How long to keep a source waiting for the refusal it has earned.
+
+    Error names tell apart unknown keys and bad signatures, as S3's do; so guessing must be slow.  Some failures are
+    free (a client with a stale configuration fails in bursts), then each doubles the delay up to a bound; one failure
+    is forgotten every `forget` seconds.  A success is never delayed: neighbours behind one address would suffer.  IPv6
+    sources count by /64, which is what one host gets.  Memory is bounded: the source heard longest ago is dropped.
+    """
+
+    def __init__(
+        self, *, free: int = 10, first: float = 0.05, most: float = 5.0, forget: float = 10.0, sources: int = 4096
+    ) -> None:
+        self._free = free
+        self._first = first
+        self._most = most
+        self._forget = forget
+        self._sources = sources
+        self._failures: OrderedDict[str, tuple[float, float]] = OrderedDict()  # source: (failures, when)
+
+    def __len__(self) -> int:
+        return len(self._failures)
+
+    def failed(self, source: str, now: float) -> float:
+        """Counts one failure of the address `source`; returns the seconds to wait before answering it."""
+        source = _network(source)
+        failures = self._remaining(source, now) + 1.0
+        self._failures[source] = (failures, now)
+        self._failures.move_to_end(source)
+        if len(self._failures) > self._sources:
+            self._failures.popitem(last=False)
+        return self._delay(failures)
+
+    def delay(self, source: str, now: float) -> float:
+        """What the next failure of the source would wait, without counting one."""
+        return self._delay(self._remaining(_network(source), now) + 1.0)
+
+    def _remaining(self, source: str, now: float) -> float:
+        failures, when = self._failures.get(source, (0.0, now))
+        return max(0.0, failures - max(0.0, now - when) / self._forget)
+
+    def _delay(self, failures: float) -> float:
+        over = int(failures) - self._free
+        return min(self._most, self._first * 2.0 ** min(over - 1, 32)) if over > 0 else 0.0
+
+
+def _network(source: str) -> str:
+    try:
+        address = ipaddress.ip_address(source.partition("%")[0])
+    except ValueError:
+        return source
+    if address.version == 4:
+        return source
+    mapped = address.ipv4_mapped
+    return str(mapped) if mapped is not None else str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))

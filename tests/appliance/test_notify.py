@@ -1,0 +1,46 @@
+"""Talking to systemd."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from appliance.notify import notify, watchdog_period
+
+
+def test_a_message_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        assert notify("READY=1")
+        assert manager.recv(100) == b"READY=1"
+
+
+def test_an_abstract_socket_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0tierce-test-{os.getpid()}")
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@tierce-test-{os.getpid()}")
+        assert notify("STOPPING=1")
+        assert manager.recv(100) == b"STOPPING=1"
+
+
+def test_nobody_listening_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert not notify("READY=1")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    assert not notify("READY=1")
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "period"),
+    [("30000000", "", 10.0), ("30000000", str(os.getpid()), 10.0), ("30000000", "1", None), ("", "", None)],
+)
+def test_the_watchdog_is_fed_thrice_in_its_patience(
+    usec: str, pid: str, period: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", usec)
+    monkeypatch.setenv("WATCHDOG_PID", pid)
+    assert watchdog_period() == period

@@ -1,0 +1,177 @@
+"""A mount without a kernel: the handlers called directly, in the order in which a kernel would call them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pyfuse3
+import trio
+
+from fusefs.inodes import ROOT
+from fusefs.operations import Operations
+from tests.fusefs.memory_store import MemoryStore
+
+
+class RecordingKernel:
+    """Remembers what it was told to forget."""
+
+    def __init__(self) -> None:
+        self.names: list[tuple[int, bytes]] = []
+        self.inodes: list[int] = []
+
+    def forget_name(self, parent: int, name: bytes) -> None:
+        self.names.append((parent, name))
+
+    def forget_attributes(self, inode: int) -> None:
+        self.inodes.append(inode)
+
+    def forget_name_later(self, parent: int, name: bytes) -> None:
+        self.names.append((parent, name))
+
+
+class Unmounted:
+    """Paths instead of inodes.  Errors are FUSEErrors."""
+
+    def __init__(self, store: Any, *, durable_close: bool = False) -> None:
+        self.store = store
+        self.kernel = RecordingKernel()
+        self.ops = Operations(store, self.kernel, durable_close=durable_close)
+        self.ctx: Any = SimpleNamespace(uid=1000, gid=100, pid=1, umask=0o22)
+        self.known: dict[bytes, int] = {}
+
+    async def entry(self, path: str | bytes) -> pyfuse3.EntryAttributes:
+        """The last component, looked up from the root."""
+        found = await self.ops.getattr(ROOT, self.ctx)  # type: ignore[arg-type]
+        for name in os.fsencode(path).split(b"/"):
+            found = await self.ops.lookup(found.st_ino, name, self.ctx)  # type: ignore[arg-type]
+            if found.st_ino == 0:
+                raise pyfuse3.FUSEError(errno.ENOENT)
+        return found
+
+    async def inode(self, path: str | bytes) -> int:
+        return (await self.entry(path)).st_ino if path else ROOT
+
+    async def split(self, path: str | bytes) -> tuple[Any, Any]:
+        parent, _, name = os.fsencode(path).rpartition(b"/")
+        return await self.inode(parent), name
+
+    async def exists(self, path: str | bytes) -> bool:
+        try:
+            await self.entry(path)
+        except pyfuse3.FUSEError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return False
+        return True
+
+    async def stat(self, path: str | bytes) -> pyfuse3.EntryAttributes:
+        return await self.ops.getattr(await self.inode(path), self.ctx)  # type: ignore[arg-type]
+
+    async def create(self, path: str | bytes, flags: int = os.O_RDWR, mode: int = 0o644) -> Any:
+        parent, name = await self.split(path)
+        info, _ = await self.ops.create(parent, name, stat.S_IFREG | mode, flags | os.O_CREAT, self.ctx)  # type: ignore[arg-type]
+        return info.fh
+
+    async def open(self, path: str | bytes, flags: int = os.O_RDONLY) -> Any:
+        return (await self.ops.open(await self.inode(path), flags, self.ctx)).fh  # type: ignore[arg-type]
+
+    async def close(self, fh: Any) -> None:
+        await self.ops.flush(fh)
+        await self.ops.release(fh)
+
+    async def write_file(self, path: str | bytes, data: bytes) -> None:
+        fh = await (self.open(path, os.O_WRONLY | os.O_TRUNC) if await self.exists(path) else self.create(path))
+        await self.ops.write(fh, 0, data)
+        await self.close(fh)
+
+    async def read_file(self, path: str | bytes) -> bytes:
+        fh = await self.open(path)
+        try:
+            return await self.read_all(fh)
+        finally:
+            await self.close(fh)
+
+    async def read_all(self, fh: Any) -> bytes:
+        pieces, at = [], 0
+        while piece := await self.ops.read(fh, at, 1 << 20):
+            pieces.append(piece)
+            at += len(piece)
+        return b"".join(pieces)
+
+    async def truncate(self, path: str | bytes, size: int) -> None:
+        await self.setattr(path, st_size=size)
+
+    async def setattr(self, path: str | bytes, **changes: int) -> pyfuse3.EntryAttributes:
+        attr = pyfuse3.EntryAttributes()
+        fields: Any = SimpleNamespace(
+            **{f"update_{name}": False for name in ("atime", "mtime", "ctime", "mode", "uid", "gid", "size")}
+        )
+        for name, value in changes.items():
+            setattr(attr, name, value)
+            setattr(fields, "update_" + name.removeprefix("st_").removesuffix("_ns"), True)
+        return await self.ops.setattr(await self.inode(path), attr, fields, None, self.ctx)  # type: ignore[arg-type]
+
+    async def mkdir(self, path: str | bytes, mode: int = 0o755) -> None:
+        parent, name = await self.split(path)
+        await self.ops.mkdir(parent, name, stat.S_IFDIR | mode, self.ctx)  # type: ignore[arg-type]
+
+    async def rmdir(self, path: str | bytes) -> None:
+        await self.ops.rmdir(*await self.split(path), self.ctx)
+
+    async def unlink(self, path: str | bytes) -> None:
+        await self.ops.unlink(*await self.split(path), self.ctx)
+
+    async def rename(self, old: str | bytes, new: str | bytes, flags: int = 0) -> None:
+        await self.ops.rename(*await self.split(old), *await self.split(new), flags, self.ctx)  # type: ignore[arg-type]
+
+    async def link(self, old: str | bytes, new: str | bytes) -> None:
+        await self.ops.link(await self.inode(old), *await self.split(new), self.ctx)  # type: ignore[arg-type]
+
+    async def symlink(self, target: str, path: str | bytes) -> None:
+        parent, name = await self.split(path)
+        await self.ops.symlink(parent, name, os.fsencode(target), self.ctx)  # type: ignore[arg-type]
+
+    async def listdir(self, path: str | bytes, per_call: int = 1 << 30) -> list[bytes]:
+        """As readdir(3): `per_call` entries fit one reply."""
+        fh = await self.ops.opendir(await self.inode(path), self.ctx)  # type: ignore[arg-type]
+        names: list[bytes] = []
+        cookie = 0
+        while batch := await self.list_once(fh, cookie, per_call):
+            names += [name for name, _, _ in batch]
+            cookie = batch[-1][2]
+        await self.ops.releasedir(fh)
+        return names
+
+    async def list_once(self, fh: Any, cookie: int, room: int) -> Sequence[tuple[bytes, pyfuse3.EntryAttributes, int]]:
+        got: list[tuple[bytes, pyfuse3.EntryAttributes, int]] = []
+
+        def reply(token: object, name: bytes, attr: pyfuse3.EntryAttributes, next_id: int) -> bool:
+            if len(got) == room:
+                return False
+            got.append((bytes(name), attr, next_id))
+            return True
+
+        real, pyfuse3.readdir_reply = pyfuse3.readdir_reply, reply  # type: ignore[assignment]
+        try:
+            await self.ops.readdir(fh, cookie, None)  # type: ignore[arg-type]
+        finally:
+            pyfuse3.readdir_reply = real
+        return got
+
+
+@asynccontextmanager
+async def unmounted(store: MemoryStore | None = None, *, durable_close: bool = False) -> AsyncIterator[Unmounted]:
+    """One bucket, `photos`; the write-back's background runs."""
+    store = store or MemoryStore()
+    await store.create_bucket("photos", "me")
+    mount = Unmounted(store, durable_close=durable_close)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(mount.ops.files.run)
+        yield mount
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,467 @@
+"""A dictionary that behaves like appliance.store.ObjectStore as far as the S3 door uses it.
+
+Bytes are kept whole in memory; nothing is durable.  It is a model, not a mock: tests look at what it holds, never at
+how it was called.  `fail` makes the next look at an object raise, to see what the door answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from appliance import limits
+from appliance.errors import Code, StoreError
+from appliance.model import (
+    TIMED,
+    AccessKey,
+    Attributes,
+    Body,
+    BodyKind,
+    Bucket,
+    Checksum,
+    Listed,
+    NewChunk,
+    NewSlice,
+    Node,
+    Page,
+    Part,
+    Precondition,
+    Upload,
+    UploadPage,
+    Usage,
+    Written,
+    pack_attributes,
+)
+from appliance.posix import read as read_posix
+
+NOW_NS = 1_700_000_000_123_456_789
+_CHUNK = 1
+
+
+class MemoryIngest:
+    """Collects into one bytearray; `room` hands out at most 64 KiB at a time, so that callers loop."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self.size = 0
+        self.data = bytearray()
+        self.buffer = bytearray(64 * 1024)
+        self.closed = False
+        store.open_ingests += 1
+
+    def room(self) -> memoryview:
+        assert not self.closed
+        return memoryview(self.buffer)
+
+    def filled(self, count: int) -> None:
+        self.data += self.buffer[:count]
+        self.size += count
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data).cast("B")
+        self.data += view
+        self.size += len(view)
+
+    def finish(self) -> Body:
+        return self.store.body(bytes(self.data))
+
+    async def write_async(self, data: bytes | bytearray | memoryview) -> None:
+        self.write(data)
+
+    async def finish_async(self) -> Body:
+        return self.finish()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.store.open_ingests -= 1
+
+    def __enter__(self) -> MemoryIngest:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class MemoryReader:
+    """Answers at once up to `store.ready_max` bytes."""
+
+    def __init__(self, store: MemoryStore, data: bytes) -> None:
+        self.store = store
+        self.data = data
+        self.length = len(data)
+        self.closed = False
+        store.open_readers += 1
+
+    def ready(self) -> bytes | None:
+        return self.data if self.length <= self.store.ready_max else None
+
+    async def read(self) -> bytes:
+        return self.data
+
+    def pieces(self) -> Iterator[memoryview]:
+        for start in range(0, self.length, limits.MIB):
+            if self.store.damaged_from is not None and start >= self.store.damaged_from:
+                raise StoreError(Code.DAMAGED, cause="device 1, offset 4096")
+            yield memoryview(self.data)[start : start + limits.MIB]
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self.store.open_readers -= 1
+
+    def __enter__(self) -> MemoryReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class MemoryStore:
+    """Buckets, objects, uploads and credentials in dictionaries."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, Bucket] = {}
+        self._objects: dict[int, dict[bytes, Node]] = {}
+        self._bytes: dict[int, bytes] = {}  # by Node.ref
+        self._uploads: dict[str, Upload] = {}
+        self._parts: dict[str, dict[int, tuple[Part, int]]] = {}
+        self._keys: dict[str, AccessKey] = {}
+        self._ids = itertools.count(1)
+        self.now_ns = NOW_NS
+        self.open_ingests = 0
+        self.open_readers = 0
+        self.ready_max = 64 * 1024
+        self.damaged_from: int | None = None
+        self.fail: Exception | None = None
+
+    # ------------------------------------------------------------------ buckets
+    def bucket(self, name: str) -> Bucket:
+        try:
+            return self._buckets[name]
+        except KeyError:
+            raise StoreError(Code.NO_SUCH_BUCKET) from None
+
+    def buckets(self) -> list[Bucket]:
+        return [self._buckets[name] for name in sorted(self._buckets)]
+
+    async def create_bucket(self, name: str, owner: str, *, copies: int | None = None, etag: str = "md5") -> Bucket:
+        if name in self._buckets:
+            raise StoreError(Code.BUCKET_OWNED if self._buckets[name].owner == owner else Code.BUCKET_EXISTS)
+        number = next(self._ids)
+        bucket = Bucket(number, "default", name, self.now_ns, next(self._ids), owner, copies or 1, etag)
+        self._buckets[name] = bucket
+        self._objects[number] = {}
+        return bucket
+
+    async def delete_bucket(self, name: str) -> None:
+        bucket = self.bucket(name)
+        if self._objects[bucket.id] or any(u.bucket == bucket.id for u in self._uploads.values()):
+            raise StoreError(Code.BUCKET_NOT_EMPTY)
+        del self._buckets[name], self._objects[bucket.id]
+
+    def usage(self, bucket: Bucket | None = None) -> Usage:
+        nodes = [n for i, o in self._objects.items() if bucket is None or i == bucket.id for n in o.values()]
+        return Usage(len(nodes), sum(n.size for n in nodes))
+
+    # ------------------------------------------------------------------ objects
+    async def look_up(self, bucket: Bucket, key: bytes) -> Node:
+        if self.fail is not None:
+            failure, self.fail = self.fail, None
+            raise failure
+        try:
+            return self._objects[bucket.id][key]
+        except KeyError:
+            raise StoreError(Code.NO_SUCH_KEY) from None
+
+    def content(self, node: Node) -> bytes:
+        """A test's view of the bytes."""
+        return self._bytes[node.ref]
+
+    def reader(self, node: Node, start: int = 0, length: int | None = None) -> MemoryReader:
+        data = self.content(node)
+        return MemoryReader(self, data[start:] if length is None else data[start : start + length])
+
+    async def ingest(self, bucket: Bucket, size: int | None) -> MemoryIngest:
+        return MemoryIngest(self)
+
+    def body(self, data: bytes) -> Body:
+        """All of `data` as one chunk."""
+        if not data:
+            return Body(0)
+        chunk = next(self._ids)
+        return Body(len(data), chunks=(NewChunk(chunk, len(data), data),), slices=(NewSlice(0, len(data), chunk),))
+
+    def small_body(self, data: bytes) -> Body:
+        assert len(data) <= limits.GATHER_MAX
+        return Body(len(data), inline=data) if len(data) <= limits.INLINE_MAX else self.body(data)
+
+    def _keep(self, body: Body) -> int:
+        data = body.inline or b"".join(chunk.data for chunk in body.chunks)
+        assert len(data) == body.size
+        return self._keep_bytes(data)
+
+    def _keep_bytes(self, data: bytes) -> int:
+        ref = next(self._ids)
+        self._bytes[ref] = data
+        return ref
+
+    def _check(self, bucket: Bucket, key: bytes, precondition: Precondition | None) -> None:
+        if precondition is None:
+            return
+        node = self._objects[bucket.id].get(key)
+        if precondition.if_match is not None:
+            if node is None:
+                raise StoreError(Code.NO_SUCH_KEY)
+            if precondition.if_match not in ("*", node.etag):
+                raise StoreError(Code.PRECONDITION_FAILED)
+        if node is None:
+            return
+        written = precondition.if_written_ns
+        if (
+            precondition.if_none_match in ("*", node.etag)
+            or precondition.if_size not in (None, node.size)
+            or (written is not None and written // 10**9 != node.written_ns // 10**9)
+        ):
+            raise StoreError(Code.PRECONDITION_FAILED)
+
+    def _place(
+        self,
+        bucket: Bucket,
+        key: bytes,
+        size: int,
+        ref: int,
+        etag: str,
+        attributes: Attributes,
+        posix: Mapping[str, int],
+    ) -> Written:
+        said = {**read_posix(attributes.user), **posix}
+        node = Node(
+            id=next(self._ids),
+            mode=0o100644,
+            uid=said.get("uid", 0),
+            gid=said.get("gid", 0),
+            links=1,
+            size=size,
+            atime_ns=said.get("atime_ns", self.now_ns),
+            mtime_ns=said.get("mtime_ns", self.now_ns),
+            ctime_ns=self.now_ns,
+            written_ns=self.now_ns,
+            generation=1,
+            etag=etag,
+            kind=BodyKind.CHUNK,
+            ref=ref,
+            data=b"",
+            flags=TIMED if "mtime_ns" in said else 0,
+            packed=pack_attributes(attributes),
+            bucket=bucket.id,
+        )
+        self._objects[bucket.id][key] = node
+        return Written(node.id, etag, size, self.now_ns)
+
+    async def put_object(
+        self,
+        bucket: Bucket,
+        key: bytes,
+        body: Body,
+        etag: str,
+        attributes: Attributes,
+        *,
+        precondition: Precondition | None = None,
+        posix: Mapping[str, int] | None = None,
+    ) -> Written:
+        if self.fail is not None:
+            failure, self.fail = self.fail, None
+            raise failure
+        self._check(bucket, key, precondition)
+        return self._place(bucket, key, body.size, self._keep(body), etag, attributes, posix or {})
+
+    async def copy_object(
+        self,
+        source: Node,
+        bucket: Bucket,
+        key: bytes,
+        attributes: Attributes | None,
+        *,
+        precondition: Precondition | None = None,
+    ) -> Written:
+        self._check(bucket, key, precondition)
+        return self._place(bucket, key, source.size, source.ref, source.etag, attributes or source.attributes, {})
+
+    async def delete_object(self, bucket: Bucket, key: bytes, *, precondition: Precondition | None = None) -> bool:
+        self._check(bucket, key, precondition)
+        return self._objects[bucket.id].pop(key, None) is not None
+
+    async def delete_objects(
+        self, bucket: Bucket, keys: Sequence[tuple[bytes, Precondition | None]]
+    ) -> list[bool | Exception]:
+        results: list[bool | Exception] = []
+        for key, precondition in keys:
+            try:
+                results.append(await self.delete_object(bucket, key, precondition=precondition))
+            except StoreError as error:
+                results.append(error)
+        return results
+
+    async def list_objects(
+        self, bucket: Bucket, prefix: bytes = b"", delimiter: bytes = b"", after: bytes = b"", limit: int = 1000
+    ) -> Page:
+        objects: list[Listed] = []
+        prefixes: list[bytes] = []
+        last = after
+        for key, node in sorted(self._objects[bucket.id].items()):
+            if not key.startswith(prefix):
+                continue
+            cut = key.find(delimiter, len(prefix)) if delimiter else -1
+            item = key if cut < 0 else key[: cut + len(delimiter)]
+            if item <= after or (cut >= 0 and after.startswith(item)):
+                continue
+            if cut >= 0 and prefixes and prefixes[-1] == item:
+                continue
+            if len(objects) + len(prefixes) >= limit:
+                return Page(objects, prefixes, True, last)
+            last = item
+            if cut >= 0:
+                prefixes.append(item)
+            else:
+                attributes = node.attributes
+                checksum = attributes.checksum.algorithm if attributes.checksum else ""
+                objects.append(Listed(key, node.size, node.etag, node.written_ns, attributes.storage_class, checksum))
+        return Page(objects, prefixes, False, b"")
+
+    # ------------------------------------------------------------------ multipart
+    async def create_upload(
+        self,
+        bucket: Bucket,
+        key: bytes,
+        attributes: Attributes,
+        owner: str,
+        *,
+        checksum_algorithm: str = "",
+        checksum_type: str = "",
+    ) -> Upload:
+        number = f"upload-{next(self._ids):08d}"
+        packed = pack_attributes(attributes)
+        upload = Upload(number, bucket.id, key, self.now_ns, owner, packed, checksum_algorithm, checksum_type)
+        self._uploads[number] = upload
+        self._parts[number] = {}
+        return upload
+
+    def upload(self, bucket: Bucket, key: bytes, upload_id: str) -> Upload:
+        upload = self._uploads.get(upload_id)
+        if upload is None or upload.bucket != bucket.id or upload.key != key:
+            raise StoreError(Code.NO_SUCH_UPLOAD)
+        return upload
+
+    def _open(self, upload: Upload) -> dict[int, tuple[Part, int]]:
+        if upload.id not in self._parts:
+            raise StoreError(Code.NO_SUCH_UPLOAD)
+        return self._parts[upload.id]
+
+    async def put_part(
+        self, upload: Upload, number: int, body: Body, etag: str, checksum: Checksum | None = None
+    ) -> Part:
+        part = Part(number, body.size, etag, self.now_ns, checksum)
+        self._open(upload)[number] = (part, self._keep(body))
+        return part
+
+    async def copy_part(self, upload: Upload, number: int, source: Node, start: int, length: int, etag: str) -> Part:
+        part = Part(number, length, etag, self.now_ns)
+        self._open(upload)[number] = (part, self._keep_bytes(self.content(source)[start : start + length]))
+        return part
+
+    def parts(self, upload: Upload, after: int = 0, limit: int = 1000) -> tuple[list[Part], bool]:
+        found = [part for number, (part, _) in sorted(self._open(upload).items()) if number > after]
+        return found[:limit], len(found) > limit
+
+    def uploads(
+        self,
+        bucket: Bucket,
+        prefix: bytes = b"",
+        delimiter: bytes = b"",
+        after_key: bytes = b"",
+        after_upload: str = "",
+        limit: int = 1000,
+    ) -> UploadPage:
+        found: list[Upload] = []
+        prefixes: list[bytes] = []
+        last_key, last_upload = after_key, after_upload
+        for upload in sorted(self._uploads.values(), key=lambda u: (u.key, u.id)):
+            if upload.bucket != bucket.id or not upload.key.startswith(prefix):
+                continue
+            cut = upload.key.find(delimiter, len(prefix)) if delimiter else -1
+            item = upload.key if cut < 0 else upload.key[: cut + len(delimiter)]
+            if after_upload and cut < 0:
+                if (upload.key, upload.id) <= (after_key, after_upload):
+                    continue
+            elif after_key and (item <= after_key or (cut >= 0 and after_key.startswith(item))):
+                continue
+            if cut >= 0 and prefixes and prefixes[-1] == item:
+                continue
+            if len(found) + len(prefixes) >= limit:
+                return UploadPage(found, prefixes, True, last_key, last_upload)
+            last_key, last_upload = item, "" if cut >= 0 else upload.id
+            if cut >= 0:
+                prefixes.append(item)
+            else:
+                found.append(upload)
+        return UploadPage(found, prefixes, False, b"", "")
+
+    async def complete_upload(
+        self,
+        upload: Upload,
+        parts: Sequence[tuple[int, str]],
+        etag: str,
+        attributes: Attributes,
+        *,
+        precondition: Precondition | None = None,
+    ) -> Written:
+        held = self._open(upload)
+        bucket = next(b for b in self._buckets.values() if b.id == upload.bucket)
+        self._check(bucket, upload.key, precondition)
+        data = b""
+        for index, (number, part_etag) in enumerate(parts):
+            if index and number <= parts[index - 1][0]:
+                raise StoreError(Code.INVALID_PART_ORDER)
+            if number not in held or held[number][0].etag != part_etag:
+                raise StoreError(Code.INVALID_PART)
+            if index + 1 < len(parts) and held[number][0].size < limits.PART_SIZE_MIN:
+                raise StoreError(Code.PART_TOO_SMALL)
+            data += self._bytes[held[number][1]]
+        written = self._place(bucket, upload.key, len(data), self._keep_bytes(data), etag, attributes, {})
+        del self._parts[upload.id], self._uploads[upload.id]
+        return written
+
+    async def abort_upload(self, upload: Upload) -> None:
+        self._open(upload)
+        del self._parts[upload.id], self._uploads[upload.id]
+
+    # ------------------------------------------------------------------ credentials and the rest
+    def access_key(self, key_id: str) -> AccessKey | None:
+        return self._keys.get(key_id)
+
+    def access_keys(self) -> list[AccessKey]:
+        return list(self._keys.values())
+
+    async def put_access_key(self, key: AccessKey) -> None:
+        self._keys[key.id] = key
+
+    async def remove_access_key(self, key_id: str) -> None:
+        if self._keys.pop(key_id, None) is None:
+            raise StoreError(Code.NO_SUCH_KEY)
+
+    def watch(self, listener: Callable[[Sequence[Any]], object]) -> None:
+        """Nobody caches names here."""
+
+    def fresh_etag(self) -> str:
+        """An opaque ETag, as the mount makes them."""
+        return hashlib.md5(str(next(self._ids)).encode(), usedforsecurity=False).hexdigest() + "-1"
+
+
+def with_attributes(node: Node, attributes: Attributes) -> Node:
+    """A copy of the record that says something else."""
+    return msgspec.structs.replace(node, packed=pack_attributes(attributes))
