@@ -1,6 +1,7 @@
 """The nouns: what the store hands to its doors and takes from them.  All are frozen; none knows where it came from.
 
-Keys and names are bytes: a key is the UTF-8 of S3's string, a name is one path segment as the kernel gives it.  Times are
+Keys and names are bytes: a key is the UTF-8 of S3's string, a name is one path segment as the kernel gives it.  Times
+are
 integer nanoseconds since the epoch.  An ETag is kept without its quotes.
 """
 
@@ -77,7 +78,8 @@ class Node(Frozen, frozen=True):
     """A file, directory or symlink.  Ids are never reused.
 
     `mode` is the whole st_mode.  `mtime_ns` is the file's own (rclone's `mtime` metadata and the mount's are one);
-    `written_ns` is when the bytes or metadata were last committed: S3's LastModified.  `generation` rises at each commit.
+    `written_ns` is when the bytes or metadata were last committed: S3's LastModified.  `generation` rises at each
+    commit.
     """
 
     id: int

@@ -67,7 +67,8 @@ async def open_store(
 ) -> AsyncIterator[ObjectStore]:
     """Recovers the pool on open devices and runs it; closes both at the end.
 
-    `threaded=False` runs everything in the loop's own thread, for simulations.  Raises what `startup.open_parts` raises.
+    `threaded=False` runs everything in the loop's own thread, for simulations.  Raises what `startup.open_parts`
+    raises.
     """
     attached = [Attached(path, device) for path, device in devices]
     if threaded:

@@ -39,9 +39,9 @@ T = TypeVar("T")
 # Every query parameter by which S3 tells operations apart.  `list-type` chooses between two answers to one question.
 SUBRESOURCES: Final = frozenset(
     {
-        "abac", "accelerate", "acl", "analytics", "append", "attributes", "cors", "delete", "encryption",
-        "intelligent-tiering", "inventory", "legal-hold", "lifecycle", "list-type", "location", "logging",
-        "metadataConfiguration", "metadataInventoryTable", "metadataJournalTable", "metadataTable", "metrics",
+        "abac", "accelerate", "acl", "analytics", "annotation", "append", "attributes", "cors", "delete",
+        "encryption", "intelligent-tiering", "inventory", "legal-hold", "lifecycle", "list-type", "location", "logging",
+        "metadataAnnotationTable", "metadataConfiguration", "metadataInventoryTable", "metadataJournalTable", "metadataTable", "metrics",
         "notification", "object-lock", "ownershipControls", "policy", "policyStatus", "publicAccessBlock",
         "renameObject", "replication", "requestPayment", "restore", "retention", "select", "session", "tagging",
         "torrent", "uploadId", "uploads", "versioning", "versions", "website",
@@ -58,6 +58,9 @@ ABSENT: Final[dict[tuple[str, Level, str], str]] = {
     ("PUT", _B, "accelerate"): "PutBucketAccelerateConfiguration",
     ("PUT", _B, "acl"): "PutBucketAcl",
     ("PUT", _O, "acl"): "PutObjectAcl",
+    ("GET", _O, "annotation"): "GetObjectAnnotation",
+    ("PUT", _O, "annotation"): "PutObjectAnnotation",
+    ("DELETE", _O, "annotation"): "DeleteObjectAnnotation",
     ("GET", _B, "analytics"): "GetBucketAnalyticsConfiguration",
     ("PUT", _B, "analytics"): "PutBucketAnalyticsConfiguration",
     ("DELETE", _B, "analytics"): "DeleteBucketAnalyticsConfiguration",
@@ -80,6 +83,7 @@ ABSENT: Final[dict[tuple[str, Level, str], str]] = {
     ("GET", _B, "metadataConfiguration"): "GetBucketMetadataConfiguration",
     ("POST", _B, "metadataConfiguration"): "CreateBucketMetadataConfiguration",
     ("DELETE", _B, "metadataConfiguration"): "DeleteBucketMetadataConfiguration",
+    ("PUT", _B, "metadataAnnotationTable"): "UpdateBucketMetadataAnnotationTableConfiguration",
     ("PUT", _B, "metadataInventoryTable"): "UpdateBucketMetadataInventoryTableConfiguration",
     ("PUT", _B, "metadataJournalTable"): "UpdateBucketMetadataJournalTableConfiguration",
     ("GET", _B, "metadataTable"): "GetBucketMetadataTableConfiguration",

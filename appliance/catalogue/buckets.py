@@ -17,12 +17,14 @@ _COLUMNS = "id, project, name, created_ns, root, owner, copies, etag"
 
 def all_buckets(tx_all: names.type_one) -> list[Bucket]:
     """Every bucket, by name."""
-    return [Bucket(*row) for row in tx_all(f"SELECT {_COLUMNS} FROM bucket ORDER BY name", ())]  # noqa: S608
+    return [Bucket(*row) for row in tx_all(f"SELECT {_COLUMNS} FROM bucket ORDER BY name", ())]
 
 
 def all_access_keys(tx_all: names.type_one) -> list[AccessKey]:
     """Every credential, by name."""
-    rows = tx_all("SELECT id, name, owner, created_ns, sealed, read_only, buckets FROM access_key ORDER BY name, id", ())
+    rows = tx_all(
+        "SELECT id, name, owner, created_ns, sealed, read_only, buckets FROM access_key ORDER BY name, id", ()
+    )
     return [
         AccessKey(number, name, owner, created, sealed, bool(read_only), tuple(allowed.split("\n")) if allowed else ())
         for number, name, owner, created, sealed, read_only, allowed in rows
@@ -56,7 +58,7 @@ def create_bucket(tx: Rows, command: CreateBucket) -> Bucket:
 
 def delete_bucket(tx: Rows, cache: DirectoryCache, command: DeleteBucket) -> Bucket:
     """Raises NO_SUCH_BUCKET, BUCKET_NOT_EMPTY.  Empty directories go with it: S3 cannot see them."""
-    row = tx.one(f"SELECT {_COLUMNS} FROM bucket WHERE name=?", (command.name,))  # noqa: S608 - our names
+    row = tx.one(f"SELECT {_COLUMNS} FROM bucket WHERE name=?", (command.name,))
     if row is None:
         raise StoreError(Code.NO_SUCH_BUCKET)
     bucket = Bucket(*row)

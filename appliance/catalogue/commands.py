@@ -1,6 +1,7 @@
 """Changes as data: every change of the catalogue is one of these frozen structs, complete before it is submitted.
 
-A command holds its own times and names; `apply.apply(tx, command)` is a plain, deterministic function of it and the state.
+A command holds its own times and names; `apply.apply(tx, command)` is a plain, deterministic function of it and the
+state.
 So commands can be batched, simulated, and sent from another process.
 """
 

@@ -77,9 +77,7 @@ def add_body(tx: Rows, body: Body, maker: Maker, *, inline: bool = True) -> Cont
     return add_slices(tx, body.chunks, body.slices, body.size, maker)
 
 
-def add_slices(
-    tx: Rows, chunks: Sequence[NewChunk], slices: Sequence[NewSlice], size: int, maker: Maker
-) -> Content:
+def add_slices(tx: Rows, chunks: Sequence[NewChunk], slices: Sequence[NewSlice], size: int, maker: Maker) -> Content:
     """New chunks under a new map, or one chunk alone when it is the whole object."""
     if len(chunks) == 1 and len(slices) == 1:
         only, piece = chunks[0], slices[0]

@@ -49,7 +49,8 @@ def connect(path: Path | str, *, read_only: bool = False) -> sqlite3.Connection:
 
 
 def open_writer(path: Path | str) -> sqlite3.Connection:
-    """Opens or makes the catalogue.  Raises StoreError OLD_FORMAT for a newer schema, sqlite3.DatabaseError if corrupt."""
+    """Opens or makes the catalogue.  Raises StoreError OLD_FORMAT for a newer schema, sqlite3.DatabaseError if
+    corrupt."""
     connection = connect(path)
     version = sqlite_utils.Database(connection).conn.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
@@ -87,7 +88,9 @@ class Rows:
         self.usage: dict[int, list[int]] = {}
         self.touched: dict[int, int] = {}  # directory -> latest time
         self.new_data: dict[int, NewData] = {}  # chunks whose bytes the batch's gathered write carries
-        self.new_pages: dict[tuple[int, int], bool] = {}  # staged pages now named by rows -> covered by an earlier flush
+        self.new_pages: dict[
+            tuple[int, int], bool
+        ] = {}  # staged pages now named by rows -> covered by an earlier flush
         self.freed: list[tuple[int, int, int]] = []  # extents whose rows are gone
         self.notes: list[Change] = []
         self.dropped: list[tuple[int, bytes]] = []  # directories' names that no longer lead where they led
@@ -150,9 +153,7 @@ class Rows:
     # -- the record
     def image_list(self) -> list[list[Any]]:
         """The batch's final row images (I4): [table, 0, columns...] or [table, 1, key...]."""
-        return [
-            [key[0], 0, *row] if row is not None else [key[0], 1, *key[1:]] for key, row in self.images.items()
-        ]
+        return [[key[0], 0, *row] if row is not None else [key[0], 1, *key[1:]] for key, row in self.images.items()]
 
 
 def replay(connection: sqlite3.Connection, images: list[list[Any]]) -> None:
@@ -179,7 +180,7 @@ def used_by_region(connection: sqlite3.Connection, device: int, start: int, regi
     """Bytes claimed by page rows, by region number: the start of the free map."""
     return dict(
         connection.execute(
-            f"SELECT off / ?1 - ?2 / ?1, sum(len) FROM {PAGE.name} WHERE dev=?3 GROUP BY 1",  # noqa: S608 - our name
+            f"SELECT off / ?1 - ?2 / ?1, sum(len) FROM {PAGE.name} WHERE dev=?3 GROUP BY 1",
             (region, start, device),
         ).fetchall()
     )

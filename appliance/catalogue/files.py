@@ -1,4 +1,5 @@
-"""Files by directory and name: what the mount does to the catalogue.  Plain functions of a batch's `Rows` and a command.
+"""Files by directory and name: what the mount does to the catalogue.  Plain functions of a batch's `Rows` and a
+command.
 
 A directory's row name ends with "/", so a file `a` and a directory `a` of one parent are two rows.  POSIX: "rename",
 "unlink", "mkdir", "rmdir", "link" in IEEE Std 1003.1.
@@ -293,9 +294,7 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
         old, old_size, links, generation = content_of(node), node.size, node.links, node.generation
         flags, packed, etag, written_ns = node.flags | TIMED, node.packed, node.etag, node.written_ns
     changed = bool(command.slices) or command.size != old_size or command.cut is not None or command.create is not None
-    made = content.patch(
-        tx, old, old_size, command.size, command.cut, command.chunks, command.slices, maker
-    )
+    made = content.patch(tx, old, old_size, command.size, command.cut, command.chunks, command.slices, maker)
     if changed:
         etag, generation, written_ns = command.etag, generation + 1, command.now_ns
     after = Node(

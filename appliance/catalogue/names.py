@@ -1,6 +1,7 @@
 """The tree of names: keys to directories and entries.  Plain functions over a reading function or a batch's `Rows`.
 
-A key `a/b/c` is the path of its segments.  A directory's row has the segment with "/" appended, so a depth-first walk in
+A key `a/b/c` is the path of its segments.  A directory's row has the segment with "/" appended, so a depth-first walk
+in
 the order of the rows is S3's key order.  `d/` is the entry with the empty name in `d`; `a//b` has a directory with the
 empty name.  Directories that only keys imply vanish with their last entry.
 """
@@ -19,10 +20,8 @@ NODE_COLUMNS: Final = ",".join(f"n.{column}" for column in NODE.columns)
 DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755
 
 _FIND: Final = "SELECT node FROM entry WHERE parent=? AND name=?"
-_NODE: Final = f"SELECT {NODE_COLUMNS} FROM node n WHERE n.id=?"  # noqa: S608 - our names
-_ENTRY_NODE: Final = (
-    f"SELECT {NODE_COLUMNS} FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name=?"  # noqa: S608
-)
+_NODE: Final = f"SELECT {NODE_COLUMNS} FROM node n WHERE n.id=?"
+_ENTRY_NODE: Final = f"SELECT {NODE_COLUMNS} FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name=?"
 
 type_one = Callable[..., Any]
 
@@ -81,9 +80,7 @@ def node_by_id(one: type_one, node: int) -> Node | None:
     return Node(*row) if row is not None else None
 
 
-def make_parents(
-    tx: Rows, cache: DirectoryCache, bucket: int, root: int, directories: list[bytes], now_ns: int
-) -> int:
+def make_parents(tx: Rows, cache: DirectoryCache, bucket: int, root: int, directories: list[bytes], now_ns: int) -> int:
     """The last directory of the path; missing ones are made as implied."""
     parent = root
     known = cache.known

@@ -1,4 +1,5 @@
-"""Objects by key: put, copy, delete.  Plain functions of a batch's `Rows` and a command; every check precedes the first write."""
+"""Objects by key: put, copy, delete.  Plain functions of a batch's `Rows` and a command; every check precedes the
+first write."""
 
 from __future__ import annotations
 

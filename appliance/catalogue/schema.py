@@ -1,11 +1,13 @@
 """The catalogue's tables: every column, its meaning and its invariant.
 
-The catalogue is an index: the truth is the journal (ondisk/FORMAT.md), whose records are images of these rows.  A table's
+The catalogue is an index: the truth is the journal (ondisk/FORMAT.md), whose records are images of these rows.  A
+table's
 number is part of the on-disk format and is never reused; columns are only ever added at the end, with a default.
 
 Who counts what:  `chunk.refs` = nodes and parts of kind CHUNK + slices of kind CHUNK that name it;
 `map.refs` = nodes and parts of kind MAP + slices of kind MAP that name it.  A row at 0 does not exist.
-A map is *flat* (slices of chunks only) or *composed* (slices of flat maps too, made by CompleteMultipartUpload): depth <= 2.
+A map is *flat* (slices of chunks only) or *composed* (slices of flat maps too, made by CompleteMultipartUpload):
+depth <= 2.
 """
 
 from __future__ import annotations
@@ -27,12 +29,12 @@ class Table(NamedTuple):
 
     @property
     def upsert(self) -> str:
-        return f"INSERT OR REPLACE INTO {self.name} VALUES ({','.join('?' * len(self.columns))})"  # noqa: S608 - our names
+        return f"INSERT OR REPLACE INTO {self.name} VALUES ({','.join('?' * len(self.columns))})"
 
     @property
     def remove(self) -> str:
         where = " AND ".join(f"{column}=?" for column in self.columns[: self.key])
-        return f"DELETE FROM {self.name} WHERE {where}"  # noqa: S608 - our names
+        return f"DELETE FROM {self.name} WHERE {where}"
 
 
 def _table(number: int, name: str, key: int, body: str, *, rowid: bool = False) -> Table:

@@ -16,12 +16,14 @@ from appliance.limits import OBJECT_SIZE_MAX, PART_NUMBER_MAX, PART_SIZE_MIN
 from appliance.model import Checksum, Node, Part, Upload, Written
 
 UPLOAD_COLUMNS: Final = "id, bucket, key, created_ns, owner, packed, checksum_algorithm, checksum_type"
-_PARTS: Final = "SELECT number, size, etag, written_ns, kind, ref, checksum_algorithm, checksum FROM part WHERE upload=?"
+_PARTS: Final = (
+    "SELECT number, size, etag, written_ns, kind, ref, checksum_algorithm, checksum FROM part WHERE upload=?"
+)
 
 
 def find(one: names.type_one, upload: str) -> Upload:
     """Raises NO_SUCH_UPLOAD."""
-    row = one(f"SELECT {UPLOAD_COLUMNS} FROM upload WHERE id=?", (upload,))  # noqa: S608 - our names
+    row = one(f"SELECT {UPLOAD_COLUMNS} FROM upload WHERE id=?", (upload,))
     if row is None:
         raise StoreError(Code.NO_SUCH_UPLOAD)
     return Upload(*row)
@@ -112,9 +114,7 @@ def copy_part(tx: Rows, command: CopyPart) -> Part:
         tx, objects.content_of(source), command.start, command.length, Maker(command.copies, 0, command.label)
     )
     content.drop(tx, old.kind, old.ref)
-    return _set_part(
-        tx, command.upload, command.number, command.length, command.etag, command.now_ns, made, "", b""
-    )
+    return _set_part(tx, command.upload, command.number, command.length, command.etag, command.now_ns, made, "", b"")
 
 
 def _chosen(tx: Rows, command: CompleteUpload) -> list[Any]:
@@ -141,7 +141,8 @@ def _chosen(tx: Rows, command: CompleteUpload) -> list[Any]:
 def complete_upload(tx: Rows, cache: DirectoryCache, command: CompleteUpload) -> Written:
     """O(parts): each part's reference moves into the new object's map.
 
-    Raises NO_SUCH_UPLOAD, INVALID_PART, INVALID_PART_ORDER, PART_TOO_SMALL, TOO_LARGE, PRECONDITION_FAILED, NO_SUCH_KEY.
+    Raises NO_SUCH_UPLOAD, INVALID_PART, INVALID_PART_ORDER, PART_TOO_SMALL, TOO_LARGE, PRECONDITION_FAILED,
+    NO_SUCH_KEY.
     """
     upload = find(tx.one, command.upload)
     chosen = _chosen(tx, command)

@@ -1,6 +1,7 @@
 """One job per device, all at once: the commit's writes and flushes run beside each other.
 
-The first job runs in the calling thread, so that the usual case of one device costs no hop.  `Fan(0)` runs everything in
+The first job runs in the calling thread, so that the usual case of one device costs no hop.  `Fan(0)` runs everything
+in
 order in the calling thread: for simulations, which must repeat.
 """
 

@@ -13,8 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
@@ -24,12 +23,11 @@ from appliance.device.fan import Fan
 from appliance.device.lanes import CallLanes
 from appliance.engine.commit import Batch, Committer, Ticket
 from appliance.engine.ingest import Staged
-from appliance.engine.journal import Ring
-from appliance.engine.pool import Pool
 from appliance.engine.retrieve import Retrieval
-from appliance.engine.snapshot import FREE_SHARE, Checkpointer
+from appliance.engine.snapshot import FREE_SHARE
+from appliance.engine.startup import OpenParts
 from appliance.errors import Code, StoreError
-from appliance.limits import BATCH_BODY_MAX, BATCH_COMMANDS_MAX
+from appliance.limits import BATCH_BODY_MAX, BATCH_COMMANDS_MAX, WRITE_CEILING
 from appliance.model import AccessKey, Bucket, Change, Usage
 
 log = logging.getLogger(__name__)
@@ -37,23 +35,10 @@ log = logging.getLogger(__name__)
 WAL_PAGES_MAX = 8192  # 64 MiB: beyond it the writer folds the WAL into the file between batches
 
 
-class Parts(Protocol):
-    """What startup hands over."""
-
-    pool: Pool
-    ring: Ring
-    database: Path
-    writer: sqlite3.Connection
-    reader: sqlite3.Connection
-    next_id: int
-    id_limit: int
-    checkpointer: Checkpointer
-
-
 class Engine:
     """Built by startup inside a trio loop; `close` ends it."""
 
-    def __init__(self, parts: Parts, lanes: CallLanes, *, threaded: bool) -> None:
+    def __init__(self, parts: OpenParts, lanes: CallLanes, *, threaded: bool) -> None:
         self.pool = parts.pool
         self.ring = parts.ring
         self.lanes = lanes
@@ -263,8 +248,19 @@ class Engine:
         """Counted at each commit."""
         where = " WHERE bucket=?" if bucket is not None else ""
         parameters = (bucket.id,) if bucket is not None else ()
-        sql = f"SELECT coalesce(sum(objects), 0), coalesce(sum(bytes), 0) FROM usage{where}"  # noqa: S608 - ours
+        sql = f"SELECT coalesce(sum(objects), 0), coalesce(sum(bytes), 0) FROM usage{where}"
         return Usage(*self.reader.execute(sql, parameters).fetchone())
+
+    def space(self, copies: int = 1) -> tuple[int, int]:
+        """(total, available) bytes as a user of a bucket with so many copies sees them."""
+        allocator = self.pool.allocator
+        total = available = 0
+        for device in self.pool.devices.values():
+            if device.online:
+                size = allocator.size(device.id)
+                total += size
+                available += max(0, int(allocator.free(device.id) - size * (1 - WRITE_CEILING)))
+        return total // copies, available // copies
 
     def require_writable(self) -> None:
         """Raises READ_ONLY once the writer has stopped."""

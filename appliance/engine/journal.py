@@ -1,7 +1,9 @@
 """The journal: one ring of records, the same on every journal device.  FORMAT.md, "Journal".
 
-The journal is the truth and the catalogue its index.  A record is found by following the ring from the superblock's tail:
-sequence numbers rise by one and each record repeats its predecessor's digest.  Only the last record can be torn (I2, I3);
+The journal is the truth and the catalogue its index.  A record is found by following the ring from the superblock's
+tail:
+sequence numbers rise by one and each record repeats its predecessor's digest.  Only the last record can be torn (I2,
+I3);
 a whole record beyond a gap means that the ring was damaged, and then nothing is guessed.
 """
 
@@ -109,7 +111,8 @@ class Ring:
 def read_ring(device: PoolDevice, pool: bytes, length: int, tail_seq: int, tail_offset: int) -> list[Found]:
     """Every whole record from the tail on, in order.
 
-    Raises JOURNAL_DAMAGED when the chain breaks but a whole later record exists (a damaged ring, not a torn end); OSError.
+    Raises JOURNAL_DAMAGED when the chain breaks but a whole later record exists (a damaged ring, not a torn end);
+    OSError.
     """
     assert device.device is not None
     base = device.geometry.ring_start
@@ -168,7 +171,8 @@ def _require_end(ring: memoryview, pool: bytes, length: int, expected: int, devi
         raise StoreError(
             Code.JOURNAL_DAMAGED,
             f"the journal on {device.path} lacks record {expected} but has record {head.seq}: it is damaged."
-            " Attach another journal device, or run `tierce rebuild-catalogue --accept-prefix` to keep what precedes it",
+            " Attach another journal device, or run `tierce rebuild-catalogue --accept-prefix` to keep what precedes "
+            "it",
         )
 
 

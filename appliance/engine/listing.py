@@ -1,6 +1,7 @@
 """Listings: the tree walked in key order, from any point, at the cost of what is shown.
 
-Names sort as bytes and a directory's row ends with "/", so a depth-first walk is S3's key order.  A common prefix is one
+Names sort as bytes and a directory's row ends with "/", so a depth-first walk is S3's key order.  A common prefix is
+one
 seek however many keys lie below it.  Pure over `every(sql, parameters)`, which must see one state (H4).
 """
 
@@ -23,7 +24,8 @@ _ROWS: Final = (
 )
 _LEVEL: Final = (
     "SELECT e.name, e.node, n.mode, n.size, n.etag, n.written_ns, n.packed,"
-    " EXISTS (SELECT 1 FROM entry c JOIN node m ON m.id=c.node WHERE c.parent=e.node AND m.mode BETWEEN 32768 AND 36863)"
+    " EXISTS (SELECT 1 FROM entry c JOIN node m ON m.id=c.node"
+    " WHERE c.parent=e.node AND m.mode BETWEEN 32768 AND 36863)"  # S_IFREG
     " FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>=? ORDER BY e.name LIMIT ?"
 )
 _ENTRIES: Final = (
@@ -93,9 +95,7 @@ def successor(prefix: bytes) -> bytes | None:
     return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else None
 
 
-def list_objects(
-    every: type_every, root: int, prefix: bytes, delimiter: bytes, after: bytes, limit: int
-) -> Page:
+def list_objects(every: type_every, root: int, prefix: bytes, delimiter: bytes, after: bytes, limit: int) -> Page:
     """One page: `store.ObjectStore.list_objects`."""
     if limit <= 0:
         return Page([], [], False, b"")
@@ -236,7 +236,7 @@ def list_uploads(
         where = "(key>? OR (key=? AND id>?))" if upload or inclusive else "key>?"
         bounds = (key, key, upload) if upload or inclusive else (key,)
         rows = every(
-            f"SELECT {columns} FROM upload WHERE bucket=? AND {where} ORDER BY key, id LIMIT ?",  # noqa: S608 - ours
+            f"SELECT {columns} FROM upload WHERE bucket=? AND {where} ORDER BY key, id LIMIT ?",
             (bucket, *bounds, limit + 1),
         )
         seek: bytes | None = None

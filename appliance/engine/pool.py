@@ -127,9 +127,7 @@ class Pool:
         """Derives the free space of every member from what the catalogue claims (I7)."""
         for device in self.devices.values():
             zones = device.geometry
-            self.allocator.add(
-                device.id, zones.pages_start, zones.pages_end, zones.region_size, used(device), rows
-            )
+            self.allocator.add(device.id, zones.pages_start, zones.pages_end, zones.region_size, used(device), rows)
             if not device.online:
                 self.allocator.fence(device.id)
 
@@ -239,9 +237,7 @@ class Pool:
                 raise DamagedError(f"page: block {block} does not match its digest")
         return room[start - low : end - low]
 
-    def _read_small(
-        self, device: PoolDevice, ref: PageRef, start: int, end: int, into: memoryview
-    ) -> memoryview:
+    def _read_small(self, device: PoolDevice, ref: PageRef, start: int, end: int, into: memoryview) -> memoryview:
         room = into[: ref.length]
         assert device.device is not None
         device.device.read_into(ref.offset, room)

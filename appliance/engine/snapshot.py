@@ -1,7 +1,8 @@
 """Checkpoints: the catalogue stored in the pool, so that the ring can be reused and the host's disk can die.
 
 A snapshot is a copy of the SQLite file, cut into pages on at least two devices (where there are two), named by an index
-page that the superblocks point to.  Ring records that it contains may be overwritten only after the superblocks naming it
+page that the superblocks point to.  Ring records that it contains may be overwritten only after the superblocks
+naming it
 are flushed (I8).  Its pages have no rows: they are reservations, claimed again at start from the superblock's word.
 """
 
@@ -144,9 +145,7 @@ class Checkpointer:
             )
             image[:lead] = header
             pool.write_page(device_id, offset, image)
-            written.append(
-                IndexPage(device_id, offset, extent, page.header_sum(header), index, len(written))
-            )
+            written.append(IndexPage(device_id, offset, extent, page.header_sum(header), index, len(written)))
             if len(written) == COPIES:
                 break
         if not written:
@@ -180,9 +179,7 @@ def restore(pool: Pool, index: SnapshotIndex, target: Path) -> None:
 def _pieces(pool: Pool, index: SnapshotIndex) -> Iterator[memoryview]:
     copies: dict[int, list[PageRef]] = {}
     for item in index.pages:
-        copies.setdefault(item.index, []).append(
-            PageRef(item.device, item.offset, item.length, item.index, item.hsum)
-        )
+        copies.setdefault(item.index, []).append(PageRef(item.device, item.offset, item.length, item.index, item.hsum))
     with scratch(MIB + page_room(0, 1)) as room:
         for number in range(-(-index.length // PAGE_PAYLOAD)):
             length = min(PAGE_PAYLOAD, index.length - number * PAGE_PAYLOAD)

@@ -86,9 +86,11 @@ def create_pool(
     ring_length: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> bytes:
-    """Writes superblocks and empty rings; returns the pool's UUID.  The caller has made sure that nobody's data is there.
+    """Writes superblocks and empty rings; returns the pool's UUID.  The caller has made sure that nobody's data is
+    there.
 
-    The journal goes to the blaze devices, or to the bulk ones when there is none.  Raises INVALID_ARGUMENT, WRONG_DEVICE.
+    The journal goes to the blaze devices, or to the bulk ones when there is none.  Raises INVALID_ARGUMENT,
+    WRONG_DEVICE.
     """
     if not devices:
         raise StoreError(Code.INVALID_ARGUMENT, "a pool needs at least one device")
@@ -198,9 +200,7 @@ def open_parts(attached: Sequence[Attached], database: Path, *, buffers: int | N
     pool.write_superblocks()
     row = writer.execute("SELECT value FROM meta WHERE name='next_id'").fetchone()
     next_id = max(int(row[0]) if row else 0, FIRST_ID)
-    return OpenParts(
-        pool, ring, database, writer, reader, next_id, next_id, checkpointer, behind, replayed, rebuilt
-    )
+    return OpenParts(pool, ring, database, writer, reader, next_id, next_id, checkpointer, behind, replayed, rebuilt)
 
 
 def _census(attached: Sequence[Attached]) -> list[tuple[Attached, Superblock]]:
@@ -211,12 +211,14 @@ def _census(attached: Sequence[Attached]) -> list[tuple[Attached, Superblock]]:
         if superblock is None:
             raise StoreError(
                 Code.WRONG_DEVICE,
-                f"{item.path} carries no readable Tierce superblock: is it the right device? (`tierce device label {item.path}`)",
+                f"{item.path} carries no readable Tierce superblock: is it the right device?"
+                f" (`tierce device label {item.path}`)",
             )
         if item.device.size < superblock.geometry.size:
             raise StoreError(
                 Code.WRONG_DEVICE,
-                f"{item.path} has {item.device.size} bytes but its superblock says {superblock.geometry.size}: it shrank",
+                f"{item.path} has {item.device.size} bytes but its superblock says {superblock.geometry.size}: it "
+                f"shrank",
             )
         found.append((item, superblock))
     if not found:
@@ -250,9 +252,7 @@ def _members(supers: Iterable[tuple[Attached, Superblock]], newest: Superblock) 
             if member.state == "failed":
                 log.warning("%s had failed; it was reopened and is used again", item.path)
             devices.append(
-                PoolDevice(
-                    member.id, member.uuid, member.tier, superblock.geometry, item.device, item.path, "online"
-                )
+                PoolDevice(member.id, member.uuid, member.tier, superblock.geometry, item.device, item.path, "online")
             )
         else:
             log.warning("device %d (%s, %s) is missing", member.id, member.hint, _show(member.uuid))
@@ -401,7 +401,8 @@ def _replay(pool: Pool, writer: sqlite3.Connection, found: list[Found]) -> tuple
 def _is_whole(pool: Pool, found: Found) -> bool:
     """Every page that the record adds, and that no earlier flush covered, has a good copy on the devices that are here.
 
-    Copies on missing devices can't be asked: a chunk all of whose copies are missing counts as whole, for an acknowledged
+    Copies on missing devices can't be asked: a chunk all of whose copies are missing counts as whole, for an
+    acknowledged
     batch must not be dropped because a disk died since.
     """
     covered = {tuple(place) for place in found.record.covered}

@@ -399,13 +399,13 @@ def test_an_unlinked_open_file_lives_until_its_last_close() -> None:
         fh = await mount.open("photos/f", os.O_RDWR)
         inode = await mount.inode("photos/f")
         await mount.unlink("photos/f")
-        assert (await mount.ops.getattr(inode, mount.ctx)).st_nlink == 0  # type: ignore[arg-type]
+        assert (await mount.ops.getattr(inode, mount.ctx)).st_nlink == 0
         await mount.ops.write(fh, 5, b"!")
         await mount.ops.fsync(fh, False)
         assert await mount.read_all(fh) == b"alive!"
         await mount.close(fh)
         async with refused(errno.ESTALE):
-            await mount.ops.getattr(inode, mount.ctx)  # type: ignore[arg-type]
+            await mount.ops.getattr(inode, mount.ctx)
         assert inode not in mount.store.nodes
 
     run(scene)
@@ -467,8 +467,8 @@ def test_special_files_are_refused_and_regular_ones_made() -> None:
     async def scene(mount: Unmounted) -> None:
         bucket: Any = await mount.inode("photos")
         async with refused(errno.EPERM):
-            await mount.ops.mknod(bucket, b"pipe", stat.S_IFIFO | 0o644, 0, mount.ctx)  # type: ignore[arg-type]
-        await mount.ops.mknod(bucket, b"file", stat.S_IFREG | 0o644, 0, mount.ctx)  # type: ignore[arg-type]
+            await mount.ops.mknod(bucket, b"pipe", stat.S_IFIFO | 0o644, 0, mount.ctx)
+        await mount.ops.mknod(bucket, b"file", stat.S_IFREG | 0o644, 0, mount.ctx)
         assert await mount.store.get("photos", b"file") == b""
 
     run(scene)
@@ -496,7 +496,7 @@ def test_a_listing_survives_changes_between_its_calls(per_call: int) -> None:
         for number in range(700):
             await mount.store.put("photos", b"%04d" % number, b"")
         fresh = await mount.create("photos/uncommitted")
-        fh = await mount.ops.opendir(await mount.inode("photos"), mount.ctx)  # type: ignore[arg-type]
+        fh = await mount.ops.opendir(await mount.inode("photos"), mount.ctx)
         names: list[bytes] = []
         cookie = 0
         while batch := await mount.list_once(fh, cookie, per_call):
@@ -519,9 +519,9 @@ def test_readdir_counts_what_it_gives() -> None:
         await mount.store.put("photos", b"a", b"")
         await mount.listdir("photos")
         inode = await mount.inode("photos/a")
-        await mount.ops.forget([(inode, 1)])  # type: ignore[list-item]
+        await mount.ops.forget([(inode, 1)])
         assert inode in mount.ops.inodes
-        await mount.ops.forget([(inode, 1)])  # type: ignore[list-item]
+        await mount.ops.forget([(inode, 1)])
         assert inode not in mount.ops.inodes
 
     run(scene)
@@ -531,7 +531,7 @@ def test_a_listing_can_go_back() -> None:
     async def scene(mount: Unmounted) -> None:
         for number in range(10):
             await mount.store.put("photos", b"%d" % number, b"")
-        fh = await mount.ops.opendir(await mount.inode("photos"), mount.ctx)  # type: ignore[arg-type]
+        fh = await mount.ops.opendir(await mount.inode("photos"), mount.ctx)
         first = await mount.list_once(fh, 0, 6)
         again = await mount.list_once(fh, 2, 2)
         assert [name for name, _, _ in again] == [name for name, _, _ in first[2:4]]
@@ -584,24 +584,24 @@ def test_extended_attributes_and_metadata_are_one() -> None:
         fh = await mount.create("photos/f")
         inode: Any = await mount.inode("photos/f")
         ops, ctx = mount.ops, mount.ctx
-        await ops.setxattr(inode, b"user.meta.camera", b"Leica", ctx)  # type: ignore[arg-type]
-        await ops.setxattr(inode, b"user.note", b"\0\xff", ctx)  # type: ignore[arg-type]
+        await ops.setxattr(inode, b"user.meta.camera", b"Leica", ctx)
+        await ops.setxattr(inode, b"user.note", b"\0\xff", ctx)
         await mount.close(fh)
         await settled(mount)
         held = mount.store.node(inode).attributes
         assert held.user == {"camera": "Leica"}
         assert held.xattrs == {"user.note": b"\0\xff"}
-        assert await ops.getxattr(inode, b"user.note", ctx) == b"\0\xff"  # type: ignore[arg-type]
+        assert await ops.getxattr(inode, b"user.note", ctx) == b"\0\xff"
         assert set(await ops.listxattr(inode, ctx)) == {b"user.meta.camera", b"user.note", b"user.tierce.etag"}
-        assert await ops.getxattr(inode, b"user.tierce.etag", ctx) == mount.store.node(inode).etag.encode()  # type: ignore[arg-type]
-        await ops.removexattr(inode, b"user.note", ctx)  # type: ignore[arg-type]
+        assert await ops.getxattr(inode, b"user.tierce.etag", ctx) == mount.store.node(inode).etag.encode()
+        await ops.removexattr(inode, b"user.note", ctx)
         for name, number in (
             (b"user.note", pyfuse3.ENOATTR),
             (b"security.capability", pyfuse3.ENOATTR),
             (b"user.meta.none", pyfuse3.ENOATTR),
         ):
             async with refused(number):
-                await ops.getxattr(inode, name, ctx)  # type: ignore[arg-type]
+                await ops.getxattr(inode, name, ctx)
         for name, value, number in (
             (b"user.tierce.etag", b"x", errno.EACCES),
             (b"trusted.x", b"", errno.EOPNOTSUPP),
@@ -611,7 +611,7 @@ def test_extended_attributes_and_metadata_are_one() -> None:
             (b"user.big", bytes(70_000), errno.ENOSPC),
         ):
             async with refused(number):
-                await ops.setxattr(inode, name, value, ctx)  # type: ignore[arg-type]
+                await ops.setxattr(inode, name, value, ctx)
 
     run(scene)
 

@@ -47,9 +47,9 @@ class Unmounted:
 
     async def entry(self, path: str | bytes) -> pyfuse3.EntryAttributes:
         """The last component, looked up from the root."""
-        found = await self.ops.getattr(ROOT, self.ctx)  # type: ignore[arg-type]
+        found = await self.ops.getattr(ROOT, self.ctx)
         for name in os.fsencode(path).split(b"/"):
-            found = await self.ops.lookup(found.st_ino, name, self.ctx)  # type: ignore[arg-type]
+            found = await self.ops.lookup(found.st_ino, name, self.ctx)
             if found.st_ino == 0:
                 raise pyfuse3.FUSEError(errno.ENOENT)
         return found
@@ -71,15 +71,15 @@ class Unmounted:
         return True
 
     async def stat(self, path: str | bytes) -> pyfuse3.EntryAttributes:
-        return await self.ops.getattr(await self.inode(path), self.ctx)  # type: ignore[arg-type]
+        return await self.ops.getattr(await self.inode(path), self.ctx)
 
     async def create(self, path: str | bytes, flags: int = os.O_RDWR, mode: int = 0o644) -> Any:
         parent, name = await self.split(path)
-        info, _ = await self.ops.create(parent, name, stat.S_IFREG | mode, flags | os.O_CREAT, self.ctx)  # type: ignore[arg-type]
+        info, _ = await self.ops.create(parent, name, stat.S_IFREG | mode, flags | os.O_CREAT, self.ctx)
         return info.fh
 
     async def open(self, path: str | bytes, flags: int = os.O_RDONLY) -> Any:
-        return (await self.ops.open(await self.inode(path), flags, self.ctx)).fh  # type: ignore[arg-type]
+        return (await self.ops.open(await self.inode(path), flags, self.ctx)).fh
 
     async def close(self, fh: Any) -> None:
         await self.ops.flush(fh)
@@ -115,11 +115,11 @@ class Unmounted:
         for name, value in changes.items():
             setattr(attr, name, value)
             setattr(fields, "update_" + name.removeprefix("st_").removesuffix("_ns"), True)
-        return await self.ops.setattr(await self.inode(path), attr, fields, None, self.ctx)  # type: ignore[arg-type]
+        return await self.ops.setattr(await self.inode(path), attr, fields, None, self.ctx)
 
     async def mkdir(self, path: str | bytes, mode: int = 0o755) -> None:
         parent, name = await self.split(path)
-        await self.ops.mkdir(parent, name, stat.S_IFDIR | mode, self.ctx)  # type: ignore[arg-type]
+        await self.ops.mkdir(parent, name, stat.S_IFDIR | mode, self.ctx)
 
     async def rmdir(self, path: str | bytes) -> None:
         await self.ops.rmdir(*await self.split(path), self.ctx)
@@ -128,18 +128,18 @@ class Unmounted:
         await self.ops.unlink(*await self.split(path), self.ctx)
 
     async def rename(self, old: str | bytes, new: str | bytes, flags: int = 0) -> None:
-        await self.ops.rename(*await self.split(old), *await self.split(new), flags, self.ctx)  # type: ignore[arg-type]
+        await self.ops.rename(*await self.split(old), *await self.split(new), flags, self.ctx)
 
     async def link(self, old: str | bytes, new: str | bytes) -> None:
-        await self.ops.link(await self.inode(old), *await self.split(new), self.ctx)  # type: ignore[arg-type]
+        await self.ops.link(await self.inode(old), *await self.split(new), self.ctx)
 
     async def symlink(self, target: str, path: str | bytes) -> None:
         parent, name = await self.split(path)
-        await self.ops.symlink(parent, name, os.fsencode(target), self.ctx)  # type: ignore[arg-type]
+        await self.ops.symlink(parent, name, os.fsencode(target), self.ctx)
 
     async def listdir(self, path: str | bytes, per_call: int = 1 << 30) -> list[bytes]:
         """As readdir(3): `per_call` entries fit one reply."""
-        fh = await self.ops.opendir(await self.inode(path), self.ctx)  # type: ignore[arg-type]
+        fh = await self.ops.opendir(await self.inode(path), self.ctx)
         names: list[bytes] = []
         cookie = 0
         while batch := await self.list_once(fh, cookie, per_call):
@@ -159,7 +159,7 @@ class Unmounted:
 
         real, pyfuse3.readdir_reply = pyfuse3.readdir_reply, reply  # type: ignore[assignment]
         try:
-            await self.ops.readdir(fh, cookie, None)  # type: ignore[arg-type]
+            await self.ops.readdir(fh, cookie, None)
         finally:
             pyfuse3.readdir_reply = real
         return got

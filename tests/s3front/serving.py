@@ -68,6 +68,7 @@ class Pieces:
         self.closed += 1
 
 
+@functools.cache
 def pattern(size: int) -> bytes:
     """Bytes in which every position shows."""
     return (b"".join(i.to_bytes(4, "big") for i in range(size // 4 + 1)))[:size]
@@ -219,7 +220,9 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(app: Any = application, *, stock: bool = False, patience: float = 30, **options: Any) -> AsyncIterator[Running]:
+async def running(
+    app: Any = application, *, stock: bool = False, patience: float = 30, **options: Any
+) -> AsyncIterator[Running]:
     """`app` on an ephemeral port of ours, or of hypercorn's own server; stopped and waited for at the end."""
     server = Running([])
     ready = trio.Event()
@@ -279,9 +282,7 @@ def certificate(directory: Path) -> tuple[str, str]:
     cert_path, key_path = directory / "cert.pem", directory / "key.pem"
     cert_path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
     key_path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return str(cert_path), str(key_path)
 
@@ -291,4 +292,3 @@ def trusting(cert_path: str, *protocols: str) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=cert_path)
     context.set_alpn_protocols(list(protocols))
     return context
-

@@ -56,8 +56,9 @@ class MemoryIngest:
         return Body(len(self.content), bytes(self.content))
 
 
-def through_sink(plan: BodyPlan, wire: bytes, step: int = 100_000, ingest: MemoryIngest | None = None) ->
-Received[Body]:
+def through_sink(
+    plan: BodyPlan, wire: bytes, step: int = 100_000, ingest: MemoryIngest | None = None
+) -> Received[Body]:
     """Drives a sink as a transfer does: receive into room(), say how much came."""
     taken = MemoryIngest() if ingest is None else ingest
     sink = BodySink(plan, cast(Ingest, taken))
@@ -97,9 +98,9 @@ def plan(verified: Verified, length: int | None, **options: Any) -> BodyPlan:
     return plan_body(verified, verified.headers, length, **options)
 
 
-def refused(call: Callable[[], object]) -> S3Error:
+def refused(call: Callable[..., object], *arguments: object) -> S3Error:
     with pytest.raises(S3Error) as caught:
-        call()
+        call(*arguments)
     return caught.value
 
 
@@ -209,7 +210,7 @@ assert len(BODY) == len(OTHER)
 )
 def test_another_body_than_was_signed_is_refused(way: Way, headers: dict[str, str], code: str) -> None:
     verified = check(sign_by_header("PUT", headers=headers, body=BODY))
-    error = refused(lambda: way(plan(verified, len(OTHER)), OTHER))
+    error = refused(way, plan(verified, len(OTHER)), OTHER)
     assert (error.code, error.status) == (code, 400)
 
 
@@ -221,7 +222,7 @@ def test_a_digest_that_does_not_match_is_a_bad_digest(way: Way, etag: str, promi
     value = hashlib.md5(BODY).digest() if algorithm == "MD5" else checksums.digest(algorithm, BODY)
     verified = check(sign_by_header("PUT", headers={promise: b64(value)}, payload="UNSIGNED-PAYLOAD"))
     assert content(way(plan(verified, len(BODY), etag=etag), BODY)) == BODY
-    error = refused(lambda: way(plan(verified, len(OTHER), etag=etag), OTHER))
+    error = refused(way, plan(verified, len(OTHER), etag=etag), OTHER)
     assert (error.code, error.status) == ("BadDigest", 400)
 
 
@@ -231,26 +232,25 @@ def test_a_digest_that_does_not_match_is_a_bad_digest(way: Way, etag: str, promi
 def test_a_trailer_that_does_not_match_is_refused(way: Way, payload: Payload, value: str, code: str) -> None:
     verified = verified_streaming(payload, len(BODY))
     wire = encode(verified, [BODY], [(TRAILER, value)])
-    assert refused(lambda: way(plan(verified, len(wire)), wire)).code == code
+    assert refused(way, plan(verified, len(wire)), wire).code == code
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_body_where_none_was_signed_is_refused(way: Way) -> None:
     verified = check(sign_by_header("PUT"))
     assert verified.payload is Payload.EMPTY
-    assert refused(lambda: way(plan(verified, 4), b"body")).code == "XAmzContentSHA256Mismatch"
+    assert refused(way, plan(verified, 4), b"body").code == "XAmzContentSHA256Mismatch"
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_torn_upload_is_refused(way: Way) -> None:
-    assert refused(lambda: way(plan(signed(BODY), len(BODY)), BODY[:-1])).code == "IncompleteBody"
+    assert refused(way, plan(signed(BODY), len(BODY)), BODY[:-1]).code == "IncompleteBody"
     for payload in (p for p in Payload if p.value.startswith("STREAMING")):
         verified = verified_streaming(payload, len(BODY))
         trailers = [] if payload is Payload.STREAMING_SIGNED else [(TRAILER, b64(checksums.digest("CRC32C", BODY)))]
         wire = encode(verified, [BODY], trailers)
         for length in range(len(wire)):
-            assert refused(lambda n=length: way(plan(verified, len(wire)), wire[:n])).code == "IncompleteBody"  # type:
-            ignore[misc]  # noqa: B023
+            assert refused(way, plan(verified, len(wire)), wire[:length]).code == "IncompleteBody"
 
 
 def test_nothing_is_finished_before_the_last_check() -> None:
@@ -274,9 +274,9 @@ def test_a_small_body_that_is_too_long_is_refused() -> None:
 
 def test_lengths_that_are_missing_or_too_large() -> None:
     verified = signed(b"")
-    error = refused(lambda: plan(verified, None))
+    error = refused(plan, verified, None)
     assert (error.code, error.status) == ("MissingContentLength", 411)
-    assert refused(lambda: plan(verified, SINGLE_PUT_MAX + 1)).code == "EntityTooLarge"
+    assert refused(plan, verified, SINGLE_PUT_MAX + 1).code == "EntityTooLarge"
     assert refused(lambda: plan(verified, 11, limit=10)).code == "EntityTooLarge"
     assert plan(verified, 10, limit=10).length == 10
 
@@ -288,16 +288,16 @@ def test_lengths_that_are_missing_or_too_large() -> None:
 def test_decoded_lengths_that_are_none(length: str | None, code: str) -> None:
     headers = {} if length is None else {"x-amz-decoded-content-length": length}
     verified = check(sign_by_header("PUT", headers=headers, payload=Payload.STREAMING_SIGNED.value))
-    assert refused(lambda: plan(verified, 100)).code == code
+    assert refused(plan, verified, 100).code == code
 
 
 def test_a_content_length_that_cannot_be_is_refused_at_once() -> None:
     verified = verified_streaming(Payload.STREAMING_SIGNED, 1000)
     for length in (0, 999, wire_length_max(1000) + 1):
-        assert refused(lambda n=length: plan(verified, n)).code == "IncompleteBody"  # type: ignore[misc]
+        assert refused(plan, verified, length).code == "IncompleteBody"
     assert plan(verified, None).wire_max == wire_length_max(1000)
     too_large = verified_streaming(Payload.STREAMING_SIGNED, SINGLE_PUT_MAX + 1)
-    assert refused(lambda: plan(too_large, None)).code == "EntityTooLarge"
+    assert refused(plan, too_large, None).code == "EntityTooLarge"
 
 
 def test_a_signed_trailer_announced_on_a_plain_body_is_refused() -> None:

@@ -196,8 +196,10 @@ def test_types_of_an_upload(algorithm: str, asked: str, kind: str) -> None:
     assert checksums.upload_type(algorithm, asked) == kind
 
 
-@pytest.mark.parametrize(("algorithm", "asked"), [("CRC64NVME", "COMPOSITE"), ("SHA1", "FULL_OBJECT"), ("CRC32",
-"HALF")]) def test_types_that_do_not_exist_are_refused(algorithm: str, asked: str) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "asked"), [("CRC64NVME", "COMPOSITE"), ("SHA1", "FULL_OBJECT"), ("CRC32", "HALF")]
+)
+def test_types_that_do_not_exist_are_refused(algorithm: str, asked: str) -> None:
     with pytest.raises(S3Error) as caught:
         checksums.upload_type(algorithm, asked)
     assert caught.value.code == "InvalidRequest"

@@ -48,9 +48,7 @@ QUOTED = f'"{ETAG}"'.encode()
         ({b"if-unmodified-since": BEFORE, b"if-none-match": QUOTED}, Outcome.FAILED, b"if-unmodified-since"),
     ],
 )
-def test_reads_follow_the_order_of_rfc_9110(
-    headers: dict[bytes, bytes], outcome: Outcome, header: bytes
-) -> None:
+def test_reads_follow_the_order_of_rfc_9110(headers: dict[bytes, bytes], outcome: Outcome, header: bytes) -> None:
     assert conditions.evaluate(headers, ETAG, WRITTEN) == (outcome, header)
 
 

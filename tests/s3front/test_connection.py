@@ -125,9 +125,7 @@ def test_date_and_server_are_added_once() -> None:
         (b"PUT / HTTP/1.1\r\nHost: h\r\nExpect: tea\r\nContent-Length: 1\r\n\r\n", 417, b"ExpectationFailed"),
     ],
 )
-def test_malformed_requests_get_an_error_document_and_the_door(
-    request_bytes: bytes, status: int, code: bytes
-) -> None:
+def test_malformed_requests_get_an_error_document_and_the_door(request_bytes: bytes, status: int, code: bytes) -> None:
     async def test(server: Running) -> None:
         client = await server.connect()
         await client.write(GET + request_bytes)
@@ -418,6 +416,7 @@ def test_receive_tells_when_the_response_is_complete(pipelined: bool) -> None:
         if not pipelined:
             await client.write(second)
         assert (await client.answer()).status == 200
+        await trio.testing.wait_all_tasks_blocked()
         assert messages == ["http.disconnect"] * 2
 
     serving(test, http_only(app))

@@ -67,7 +67,12 @@ def test_nothing_said_is_nothing_stored() -> None:
 
 @pytest.mark.parametrize(
     ("sent", "kept"),
-    [("aws-chunked", ""), ("gzip,aws-chunked", "gzip"), ("aws-chunked, gzip , br", "gzip,br"), ("gzip, br", "gzip, br")],
+    [
+        ("aws-chunked", ""),
+        ("gzip,aws-chunked", "gzip"),
+        ("aws-chunked, gzip , br", "gzip,br"),
+        ("gzip, br", "gzip, br"),
+    ],
 )
 def test_the_transfers_own_coding_is_not_stored(sent: str, kept: str) -> None:
     assert metadata.from_headers({b"content-encoding": sent.encode()}).content_encoding == kept

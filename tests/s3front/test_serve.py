@@ -170,9 +170,7 @@ async def ask_http2(stream: trio.abc.Stream, body: bytes, scheme: str) -> bytes:
     """PUT /echo-large on a fresh HTTP/2 connection; the response's body."""
     connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
     connection.initiate_connection()
-    connection.send_headers(
-        1, [(":method", "PUT"), (":path", "/echo-large"), (":scheme", scheme), (":authority", "h")]
-    )
+    connection.send_headers(1, [(":method", "PUT"), (":path", "/echo-large"), (":scheme", scheme), (":authority", "h")])
     sent = 0
     ended = False
     got = bytearray()
@@ -404,5 +402,3 @@ def test_too_many_connections_are_told_so(caplog: pytest.LogCaptureFixture) -> N
             assert (await first.ask("GET", "/head")).status == 200
 
     trio.run(main)
-
-

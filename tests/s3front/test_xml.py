@@ -28,9 +28,7 @@ LAUGHS = b"""<?xml version="1.0"?><!DOCTYPE lolz [<!ENTITY lol "lol">
         ),
         pytest.param(b'<!DOCTYPE Delete SYSTEM "http://198.51.100.1/x.dtd"><Delete/>', id="external DTD"),
         pytest.param(b"<!DOCTYPE Delete><Delete/>", id="bare DOCTYPE"),
-        pytest.param(
-            b'<!DOCTYPE x [<!ENTITY % p SYSTEM "http://198.51.100.1/"> %p;]><Delete/>', id="parameter entity"
-        ),
+        pytest.param(b'<!DOCTYPE x [<!ENTITY % p SYSTEM "http://198.51.100.1/"> %p;]><Delete/>', id="parameter entity"),
         pytest.param(b"<Delete>&undefined;</Delete>", id="undefined entity"),
         pytest.param(b'<Delete><?php system("id")?></Delete>', id="processing instruction"),
         pytest.param(b"<Delete>" + b"<a>" * 15 + b"</a>" * 15 + b"</Delete>" + b"<a>", id="two roots"),

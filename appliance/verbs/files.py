@@ -1,0 +1,241 @@
+"""Files by directory and name: the mount's verbs."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from appliance.catalogue import commands, names
+from appliance.engine import listing
+from appliance.engine.commit import Ticket
+from appliance.engine.ingest import Ingest
+from appliance.engine.pool import PageRef
+from appliance.errors import Code, StoreError
+from appliance.limits import CHUNK_SIZE, GATHER_MAX, MIB
+from appliance.model import Attributes, Body, Bucket, Change, Entry, NewChunk, NewSlice, Node, pack_attributes
+from appliance.verbs.base import label
+from appliance.verbs.objects import ObjectVerbs
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+def _fill(ingest: Ingest, pieces: Sequence[Buffer]) -> Body:
+    for piece in pieces:
+        view = memoryview(piece).cast("B")
+        for start in range(0, len(view), MIB):
+            ingest.write(view[start : start + MIB])
+    return ingest.finish()
+
+
+class FileVerbs(ObjectVerbs):
+    """Files, directories, links; staging and committing what a mounted file's writer has."""
+
+    def node(self, node: int) -> Node:
+        """Raises NO_SUCH_NODE."""
+        found = names.node_by_id(self.one, node)
+        if found is None:
+            raise StoreError(Code.NO_SUCH_NODE)
+        return found
+
+    def entry(self, parent: int, name: bytes, directory: bool) -> Entry | None:
+        """One name of a directory, or None."""
+        node = names.node_at(self.one, parent, name + b"/" if directory else name)
+        return Entry(name, directory, node) if node is not None else None
+
+    def entries(self, parent: int, after: tuple[bytes, bool] | None, limit: int) -> list[Entry]:
+        """In the catalogue's order: bytes of the name, a directory's with "/" appended.  `after` is the (name,
+        directory) of the last one seen."""
+        return listing.entries(self.every, parent, after, limit)
+
+    def allocated(self, node: Node) -> int:
+        """Bytes of the node that are not holes."""
+        return listing.allocated(self.every, node)
+
+    async def make_directory(self, parent: int, name: bytes, mode: int, uid: int, gid: int, now_ns: int) -> Entry:
+        """Raises EXISTS, NO_SUCH_NODE (the parent vanished)."""
+        command = commands.MakeDirectory(parent=parent, name=name, mode=mode, uid=uid, gid=gid, now_ns=now_ns)
+        entry: Entry = await self.engine.submit(command).wait()
+        return entry
+
+    async def remove_directory(self, parent: int, name: bytes, now_ns: int) -> None:
+        """Raises NO_SUCH_NODE, NOT_EMPTY.  An object `d/` (entry with the empty name) goes with it."""
+        await self.engine.submit(commands.RemoveDirectory(parent=parent, name=name, now_ns=now_ns)).wait()
+
+    async def make_symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int, now_ns: int) -> Entry:
+        """Stored, never resolved by us.  Raises EXISTS, NO_SUCH_NODE."""
+        command = commands.MakeSymlink(parent=parent, name=name, target=target, uid=uid, gid=gid, now_ns=now_ns)
+        entry: Entry = await self.engine.submit(command).wait()
+        return entry
+
+    async def make_link(self, node: int, parent: int, name: bytes, now_ns: int) -> Entry:
+        """A second name of one file.  Raises EXISTS, CROSSES_BUCKETS, NO_SUCH_NODE."""
+        command = commands.MakeLink(node=node, parent=parent, name=name, now_ns=now_ns)
+        entry: Entry = await self.engine.submit(command).wait()
+        return entry
+
+    async def unlink(self, parent: int, name: bytes, now_ns: int) -> None:
+        """Raises NO_SUCH_NODE.  The bytes of a held node live until `release`."""
+        await self.engine.submit(commands.Unlink(parent=parent, name=name, now_ns=now_ns)).wait()
+
+    async def rename(
+        self,
+        parent: int,
+        name: bytes,
+        directory: bool,
+        new_parent: int,
+        new_name: bytes,
+        now_ns: int,
+        *,
+        replace: bool = True,
+        exchange: bool = False,
+    ) -> None:
+        """Atomic.  The target, if any, is replaced (a directory only if empty).  Raises NO_SUCH_NODE, EXISTS,
+        NOT_EMPTY, CROSSES_BUCKETS, INVALID_ARGUMENT (into itself), IS_A_DIRECTORY, NOT_A_DIRECTORY."""
+        command = commands.Rename(
+            parent=parent,
+            name=name,
+            directory=directory,
+            new_parent=new_parent,
+            new_name=new_name,
+            now_ns=now_ns,
+            replace=replace,
+            exchange=exchange,
+        )
+        await self.engine.submit(command).wait()
+
+    async def set_attributes(
+        self,
+        node: int,
+        now_ns: int,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+        attributes: Attributes | None = None,
+    ) -> Node:
+        """An implied directory becomes explicit.  rclone's and s3fs's metadata are shown equal to the node's times and
+        owner.  Raises NO_SUCH_NODE."""
+        command = commands.SetAttributes(
+            node=node,
+            now_ns=now_ns,
+            mode=mode,
+            uid=uid,
+            gid=gid,
+            atime_ns=atime_ns,
+            mtime_ns=mtime_ns,
+            packed=None if attributes is None else pack_attributes(attributes),
+        )
+        changed: Node = await self.engine.submit(command).wait()
+        return changed
+
+    async def stage(self, bucket: Bucket, pieces: Sequence[Buffer]) -> NewChunk:
+        """Joins `pieces` (at most limits.CHUNK_SIZE in all) into one new chunk.  Up to limits.GATHER_MAX the bytes are
+        copied and travel with the commit; more are written to devices now, not yet durable or committed.
+
+        Raises NO_SPACE, also when a fragmented device has no run long enough: stage less at once.
+        """
+        size = sum(memoryview(piece).nbytes for piece in pieces)
+        assert 0 < size <= CHUNK_SIZE, "a chunk's worth"
+        if size <= GATHER_MAX:
+            return NewChunk(self.engine.new_id(), size, b"".join(pieces))
+        ingest = await self.ingest(bucket, size)
+        try:
+            body = await self.engine.lanes.call(_fill, ingest, pieces)
+            if len(body.chunks) != 1:
+                raise StoreError(Code.NO_SPACE, "the device is too fragmented for one chunk")
+            ingest.keep()
+            return body.chunks[0]
+        finally:
+            ingest.close()
+
+    async def read_staged(self, chunk: NewChunk, start: int, length: int) -> bytes:
+        """Bytes of a staged chunk that no commit took yet."""
+        if not chunk.pages:
+            return chunk.data[start : start + length]
+        refs: dict[int, list[PageRef]] = {}
+        for item in chunk.pages:
+            refs.setdefault(item.index, []).append(
+                PageRef(item.device, item.offset, item.length, item.index, item.hsum)
+            )
+        return await self.engine.lanes.call(self.engine.retrieval.read_pages, refs, start, length)
+
+    def forfeit(self, chunks: Sequence[NewChunk]) -> None:
+        """Gives back staged chunks that no commit took."""
+        for chunk in chunks:
+            self.engine.staged.forfeit(chunk.id)
+
+    def submit_file(
+        self,
+        bucket: Bucket,
+        *,
+        node: int,
+        create: tuple[int, bytes] | None,
+        mode: int,
+        uid: int,
+        gid: int,
+        atime_ns: int,
+        mtime_ns: int,
+        now_ns: int,
+        size: int,
+        cut: int | None = None,
+        chunks: Sequence[NewChunk] = (),
+        slices: Sequence[NewSlice] = (),
+        attributes: Attributes | None = None,
+    ) -> Ticket:
+        """Commits what a mounted file's writer has: one atomic change.
+
+        `create` = (parent, name): a new file; `node` came from `new_node_id`; its entry is made, replacing what is
+        there.  Otherwise an existing node's map is changed: first everything at or beyond `cut` is dropped, then
+        `slices` (not overlapping each other, each within one of `chunks`) replace what they cover, then the size is
+        `size`.  What no slice covers is a hole.  A file of at most limits.INLINE_MAX whose bytes all travel with the
+        commit is stored inline.  The ETag becomes a fresh opaque one when bytes changed.  The ticket's result is
+        Written; it fails with NO_SUCH_NODE when the node was unlinked and is not held.
+        """
+        command = commands.WriteFile(
+            node=node,
+            create=create,
+            bucket=bucket.id,
+            copies=bucket.copies,
+            mode=mode,
+            uid=uid,
+            gid=gid,
+            atime_ns=atime_ns,
+            mtime_ns=mtime_ns,
+            now_ns=now_ns,
+            size=size,
+            cut=cut,
+            chunks=tuple(chunks),
+            slices=tuple(slices),
+            packed=None if attributes is None else pack_attributes(attributes),
+            etag=secrets.token_hex(16) + "-1",
+            label=label(bucket, create[1] if create is not None else b""),
+        )
+        ticket = self.engine.submit(command)
+        self.unsettled[bucket.id] = ticket
+        return ticket
+
+    def new_node_id(self) -> int:
+        """An inode number that no other file ever had."""
+        return self.engine.new_id()
+
+    def hold(self, node: int) -> None:
+        """While held an unlinked node keeps its bytes, and an implied directory stays.  Counted."""
+        self.engine.hold(node)
+
+    def release(self, node: int) -> None:
+        """Ends one hold; the last one frees an unlinked node's bytes in the background."""
+        self.engine.release(node)
+
+    async def settle(self) -> None:
+        """Everything submitted so far is durable (fsync of a directory, syncfs, shutdown)."""
+        await self.engine.settle()
+
+    def watch(self, listener: Callable[[Sequence[Change]], Awaitable[object] | None]) -> None:
+        """`listener(changes)` is called on the loop after a commit and before it is acknowledged.  If it returns an
+        awaitable, that is awaited before a change made through S3 is acknowledged (H5); the mount's own are not held
+        up by it."""
+        self.engine.watch(listener)

@@ -1,0 +1,248 @@
+"""Buckets and objects by key: the S3 door's verbs."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Mapping, Sequence
+
+from appliance import posix as posix_metadata
+from appliance.catalogue import commands, names
+from appliance.catalogue.objects import FILE_MODE
+from appliance.engine import listing
+from appliance.engine.ingest import Ingest, small_body
+from appliance.engine.retrieve import Reader
+from appliance.errors import Code, StoreError
+from appliance.limits import BUCKET_NAME_MAX, BUCKET_NAME_MIN, COPIES_MAX
+from appliance.model import (
+    TIMED,
+    Attributes,
+    Body,
+    Bucket,
+    Node,
+    Page,
+    Precondition,
+    Usage,
+    Written,
+    pack_attributes,
+)
+from appliance.verbs.base import Verbs, label, now
+
+_BUCKET_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
+_ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+")
+
+
+def check_bucket_name(name: str) -> None:
+    """S3's "General purpose bucket naming rules".  Raises INVALID_NAME saying which."""
+    if not BUCKET_NAME_MIN <= len(name) <= BUCKET_NAME_MAX:
+        raise StoreError(Code.INVALID_NAME, f"a bucket's name has {BUCKET_NAME_MIN} to {BUCKET_NAME_MAX} characters")
+    if not _BUCKET_NAME.fullmatch(name) or ".." in name:
+        raise StoreError(
+            Code.INVALID_NAME, "a bucket's name has lower-case letters, digits, dots and hyphens, no dot next to a dot"
+        )
+    if _ADDRESS.fullmatch(name):
+        raise StoreError(Code.INVALID_NAME, "a bucket's name must not look like an IP address")
+    if name.startswith(("xn--", "sthree-")) or name.endswith(("-s3alias", "--ol-s3")):
+        raise StoreError(Code.INVALID_NAME, "this beginning or ending of a bucket's name is reserved by S3")
+
+
+def posix_of(
+    attributes: Attributes, given: Mapping[str, int] | None, now_ns: int
+) -> tuple[int, int, int, int, int, int]:
+    """mode, uid, gid, mtime, atime, flags of a new object."""
+    if not attributes.user and not given:
+        return FILE_MODE, 0, 0, now_ns, now_ns, 0
+    said = posix_metadata.read(attributes.user)
+    if given:
+        said |= given
+    mode = stat.S_IFREG | (stat.S_IMODE(said["mode"]) if "mode" in said else 0o644)
+    mtime = said.get("mtime_ns", now_ns)
+    flags = TIMED if "mtime_ns" in said else 0
+    return mode, said.get("uid", 0), said.get("gid", 0), mtime, said.get("atime_ns", mtime), flags
+
+
+class ObjectVerbs(Verbs):
+    """Buckets and objects."""
+
+    # ------------------------------------------------------------------ buckets
+    def bucket(self, name: str) -> Bucket:
+        """Raises NO_SUCH_BUCKET.  A dict look-up."""
+        found = self.engine.buckets.get(name)
+        if found is None:
+            raise StoreError(Code.NO_SUCH_BUCKET)
+        return found
+
+    def buckets(self) -> list[Bucket]:
+        """All, by name."""
+        return list(self.engine.buckets.values())
+
+    async def create_bucket(self, name: str, owner: str, *, copies: int | None = None, etag: str = "md5") -> Bucket:
+        """Raises BUCKET_OWNED, BUCKET_EXISTS, INVALID_NAME, INVALID_ARGUMENT (more copies than devices)."""
+        check_bucket_name(name)
+        wanted = self.engine.pool.copies if copies is None else copies
+        count = len(self.engine.pool.devices)
+        if not 1 <= wanted <= min(COPIES_MAX, count):
+            raise StoreError(
+                Code.INVALID_ARGUMENT, f"copies go from 1 to {min(COPIES_MAX, count)}: the pool has {count} devices"
+            )
+        if etag not in ("md5", "fast"):
+            raise StoreError(Code.INVALID_ARGUMENT, "etag is 'md5' or 'fast'")
+        command = commands.CreateBucket(
+            name=name, project="default", owner=owner, copies=wanted, etag=etag, now_ns=now()
+        )
+        bucket: Bucket = await self.commit(command)
+        return bucket
+
+    async def delete_bucket(self, name: str) -> None:
+        """Raises NO_SUCH_BUCKET, BUCKET_NOT_EMPTY (an object or an upload remains; empty directories do not count)."""
+        await self.commit(commands.DeleteBucket(name=name, now_ns=now()))
+
+    def usage(self, bucket: Bucket | None = None) -> Usage:
+        """Objects and bytes of one bucket, or of all."""
+        return self.engine.usage(bucket)
+
+    # ------------------------------------------------------------------ objects, by key
+    async def look_up(self, bucket: Bucket, key: bytes) -> Node:
+        """The object.  Waits for the mount's pending commits in the bucket (H2).
+
+        Raises NO_SUCH_KEY, also for a directory: `d/` is an object only if one was put there.
+        """
+        if self.unsettled:
+            await self.settled(bucket)
+        directories, name = names.split(key)
+        parent = names.find_parent(self.one, self.engine.directories, bucket.root, directories)
+        node = names.node_at(self.one, parent, name) if parent is not None else None
+        if node is None or not stat.S_ISREG(node.mode):
+            raise StoreError(Code.NO_SUCH_KEY)
+        return node
+
+    def reader(self, node: Node, start: int = 0, length: int | None = None) -> Reader:
+        """A pinned state of the node's bytes.  Raises NO_SUCH_NODE when the node was replaced since it was looked up:
+        look it up again."""
+        end = node.size if length is None else min(node.size, start + length)
+        return Reader(self.engine.retrieval, node, min(start, node.size), max(0, end - start), self.engine.ring.seq)
+
+    async def ingest(self, bucket: Bucket, size: int | None, key: bytes = b"") -> Ingest:
+        """Waits for a buffer.  `size` as announced, None if unknown.  Raises NO_SPACE at once when it cannot fit."""
+        self.engine.require_writable()
+        if size is not None and size > self.engine.space(bucket.copies)[1]:
+            raise StoreError(Code.NO_SPACE, "the pool is full: delete something or add a device")
+        buffer = await self.engine.pool.buffers.acquire_async()
+        return Ingest(
+            self.engine.pool,
+            self.engine.staged,
+            self.engine.lanes,
+            buffer,
+            self.engine.new_id,
+            bucket.copies,
+            size,
+            label(bucket, key),
+            self.engine.ring.seq + 1,
+        )
+
+    def small_body(self, data: bytes) -> Body:
+        """A body of at most limits.GATHER_MAX bytes: inline or gathered, no I/O before the commit."""
+        return small_body(data, self.engine.new_id)
+
+    async def put_object(
+        self,
+        bucket: Bucket,
+        key: bytes,
+        body: Body,
+        etag: str,
+        attributes: Attributes,
+        *,
+        precondition: Precondition | None = None,
+        posix: Mapping[str, int] | None = None,
+    ) -> Written:
+        """A new node takes the key's place.  `posix` may give mode, uid, gid, mtime_ns, atime_ns; else the metadata of
+        rclone and s3fs; else defaults.  Raises PRECONDITION_FAILED, NO_SUCH_KEY (If-Match on nothing), NO_SUCH_BUCKET,
+        NO_SPACE, UNAVAILABLE."""
+        moment = now()
+        mode, uid, gid, mtime_ns, atime_ns, flags = posix_of(attributes, posix, moment)
+        command = commands.PutObject(
+            bucket=bucket.id,
+            root=bucket.root,
+            copies=bucket.copies,
+            key=key,
+            body=body,
+            etag=etag,
+            packed=pack_attributes(attributes),
+            mode=mode,
+            uid=uid,
+            gid=gid,
+            mtime_ns=mtime_ns,
+            atime_ns=atime_ns,
+            flags=flags,
+            now_ns=moment,
+            label=label(bucket, key),
+            precondition=precondition,
+        )
+        written: Written = await self.commit(command)
+        return written
+
+    async def copy_object(
+        self,
+        source: Node,
+        bucket: Bucket,
+        key: bytes,
+        attributes: Attributes | None,
+        *,
+        precondition: Precondition | None = None,
+    ) -> Written:
+        """O(1): shares the source's bytes, keeps its ETag.  `attributes` None keeps the source's.  Between buckets of
+        different copies the bytes keep the source's copies.  Raises NO_SUCH_NODE if the source was replaced meanwhile
+        (look it up again), PRECONDITION_FAILED, NO_SUCH_KEY, NO_SUCH_BUCKET."""
+        moment = now()
+        command = commands.CopyObject(
+            source=source.id,
+            generation=source.generation,
+            bucket=bucket.id,
+            root=bucket.root,
+            copies=bucket.copies,
+            key=key,
+            packed=None if attributes is None else pack_attributes(attributes),
+            posix=None if attributes is None else posix_of(attributes, None, moment),
+            now_ns=moment,
+            label=label(bucket, key),
+            precondition=precondition,
+        )
+        written: Written = await self.commit(command)
+        return written
+
+    async def delete_object(self, bucket: Bucket, key: bytes, *, precondition: Precondition | None = None) -> bool:
+        """True if something was there.  Without precondition a missing key is success."""
+        gone: bool = await self.commit(self._deletion(bucket, key, precondition))
+        return gone
+
+    async def delete_objects(
+        self, bucket: Bucket, keys: Sequence[tuple[bytes, Precondition | None]]
+    ) -> list[bool | Exception]:
+        """One result per key; they share batches."""
+        tickets = [
+            self.engine.submit(self._deletion(bucket, key, precondition), announce=True) for key, precondition in keys
+        ]
+        results: list[bool | Exception] = []
+        for ticket in tickets:
+            try:
+                results.append(await ticket.wait())
+            except StoreError as error:
+                results.append(error)
+        return results
+
+    def _deletion(self, bucket: Bucket, key: bytes, precondition: Precondition | None) -> commands.DeleteObject:
+        return commands.DeleteObject(
+            bucket=bucket.id, root=bucket.root, key=key, now_ns=now(), precondition=precondition
+        )
+
+    async def list_objects(
+        self, bucket: Bucket, prefix: bytes = b"", delimiter: bytes = b"", after: bytes = b"", limit: int = 1000
+    ) -> Page:
+        """Keys > `after` in byte order, at most `limit` objects and prefixes together.  A common prefix <= `after`, or
+        one that is a prefix of `after` and was thereby already given, is skipped (S3's marker rules)."""
+        if self.unsettled:
+            await self.settled(bucket)
+        page: Page = await self.engine.lanes.call(
+            self.snapshot, listing.list_objects, bucket.root, prefix, delimiter, after, limit
+        )
+        return page

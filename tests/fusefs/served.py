@@ -1,0 +1,139 @@
+"""A real mount of the store over dicts, in a process of its own, with the other door on its standard input.
+
+    python -m tests.fusefs.served MOUNTPOINT [durable]
+
+Each line is a JSON list: ["put", bucket, key, hex], ["get", bucket, key], ["delete", bucket, key], ["statistics"].  The answer is one
+line of JSON.  The end of input unmounts.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from appliance.errors import StoreError
+from fusefs.mount import Mount, mounted_type
+from tests.fusefs.memory_store import MemoryStore
+
+
+async def answer(store: MemoryStore, mount: Mount, verb: str, *arguments: str) -> object:
+    """One request of the other door."""
+    if verb == "statistics":
+        files = mount.operations.files
+        return {
+            "commits": store.commits,
+            "files": len(files.files),
+            "memory": files.memory,
+            "known": len(mount.operations.inodes),
+            "cpu": sum(os.times()[:2]),
+        }
+    bucket, key, *rest = arguments
+    name = os.fsencode(key)
+    if verb == "put":
+        return await store.put(bucket, name, bytes.fromhex(rest[0]))
+    if verb == "get":
+        return (await store.get(bucket, name)).hex()
+    assert verb == "delete"
+    return await store.delete(bucket, name)
+
+
+async def main(point: str, *flags: str) -> None:
+    """Serves until the input ends."""
+    store = MemoryStore()
+    await store.create_bucket("photos", "me")
+    mount = Mount(store, Path(point), durable_close="durable" in flags)  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(mount.run)
+        print(json.dumps("ready"), flush=True)
+        async for line in trio.wrap_file(io.TextIOWrapper(sys.stdin.buffer)):
+            try:
+                reply: object = await answer(store, mount, *json.loads(line))
+            except StoreError as error:
+                reply = {"error": error.code.name}
+            print(json.dumps(reply), flush=True)
+        await mount.close()
+
+
+class Served:
+    """The mount at `point`, from the outside."""
+
+    def __init__(self, point: Path, *flags: str) -> None:
+        self.point = point
+        self.bucket = point / "photos"
+        self.log: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.fusefs.served", str(point), *flags],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read_log)
+        self._reader.start()
+        assert self._answer() == "ready", self.log
+
+    def ask(self, *request: str) -> Any:
+        """The other door's answer."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def put(self, key: str, data: bytes) -> None:
+        self.ask("put", "photos", key, data.hex())
+
+    def get(self, key: str) -> bytes | None:
+        found = self.ask("get", "photos", key)
+        return bytes.fromhex(found) if isinstance(found, str) else None
+
+    def delete(self, key: str) -> None:
+        self.ask("delete", "photos", key)
+
+    def stop(self) -> int:
+        """Unmounts; the exit code."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            return self.process.wait(30)
+        finally:
+            self.process.kill()
+            self._reader.join()
+            if mounted_type(self.point) is not None:
+                subprocess.run(["fusermount3", "-u", "-z", str(self.point)], check=True)
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else None
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        self.log += self.process.stderr.readlines()
+
+
+@contextmanager
+def served(point: Path, *flags: str) -> Iterator[Served]:
+    """Mounted inside; afterwards unmounted, with a clean exit and nothing alarming in the log."""
+    mount = Served(point, *flags)
+    try:
+        yield mount
+    finally:
+        code = mount.stop()
+    assert code == 0, mount.log
+    assert not [line for line in mount.log if "ERROR" in line or "Traceback" in line], mount.log
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    trio.run(main, *sys.argv[1:])
