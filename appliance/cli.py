@@ -395,9 +395,11 @@ def audit(settings: _Settings, as_json: bool) -> None:
 @click.pass_obj
 def rebuild_catalogue(settings: _Settings, as_json: bool) -> None:
     """Make the catalogue again from the devices alone.  The daemon must not run; the old file is kept beside it."""
-    from appliance.engine.startup import rebuild
+    from appliance.daemon import rebuild
 
     config = settings.config()
+    logs.configure(config.log.format, "warning")
     with progress("rebuild", quiet=as_json) as shown:
-        result = rebuild(config, shown)
+        shown({"stage": "journal and snapshot"})
+        result = rebuild(config)
     show_json(result) if as_json else show_facts(result)

@@ -11,7 +11,6 @@ This module decides nothing about storage: it knows which parts there are and in
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
@@ -34,10 +33,11 @@ from appliance import config as configuration
 from appliance.administration import Report, administration_app, control_app
 from appliance.config import Config
 from appliance.credentials import Vault, new_access_key, open_vault
-from appliance.engine.startup import open_pool
+from appliance.engine.startup import Attached, put_aside
 from appliance.errors import Code, StoreError
 from appliance.metrics import Collector, Requests
 from appliance.notify import notify, watchdog_period
+from appliance.opening import attach, close_all, open_store, state_lock
 from fusefs.mount import Mount
 from s3front.app import s3_app
 from s3front.serve import TlsFiles
@@ -122,8 +122,7 @@ class Daemon:
         """A commit passes the writer, the catalogue is read, a device is online."""
         with trio.move_on_after(ANSWER_TIMEOUT) as scope:
             try:
-                await self.store.settle()
-                self.store.usage()
+                await self.store.check_ready()
             except StoreError as error:
                 log.error("the store does not answer", extra={"facts": {"code": error.code.name, "cause": error.cause}})
                 return False
@@ -231,7 +230,7 @@ def run(config: Config, box_file: Path | None = None, show_key: Callable[[str, s
 
 async def _serve(config: Config, box_file: Path | None, show_key: Callable[[str, str], None] | None) -> None:
     with _state_directory(config), _bound(config) as sockets:
-        async with open_pool(config) as store:
+        async with _open_pool(config) as store:
             vault = open_vault(config.master_key_path)
             if (box_file or show_key) and not store.access_keys():
                 key, secret = new_access_key("default", FIRST_KEY, vault, time.time_ns())
@@ -242,25 +241,59 @@ async def _serve(config: Config, box_file: Path | None, show_key: Callable[[str,
                 await Daemon(config, store, vault).run(sockets, announce)
 
 
+def rebuild(config: Config) -> dict[str, int]:
+    """Puts the catalogue aside and makes it again from the devices alone; what it then holds.  Raises StoreError: IN_USE
+    under a running daemon, DAMAGED if the devices do not suffice."""
+    return trio.run(_rebuild, config)
+
+
+async def _rebuild(config: Config) -> dict[str, int]:
+    with _state_directory(config):
+        put_aside(config.catalogue_path)
+        async with _open_pool(config) as store:
+            usage = store.usage()
+            return {"buckets": len(store.buckets()), "objects": usage.objects, "bytes": usage.bytes}
+
+
 @contextlib.contextmanager
 def _state_directory(config: Config) -> Iterator[None]:
-    """Makes the state directory and holds its lock: one daemon a directory, however its devices are named."""
+    """Makes the state directory, private, and holds its lock: one process a directory.  Raises UNAVAILABLE, IN_USE."""
     directory = Path(config.state_dir)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        config.catalogue_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(
-            Code.UNAVAILABLE, f"the state directory {directory} cannot be used: {error.strerror}"
-        ) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(Code.IN_USE, f"another daemon runs on {directory}") from None
+        raise StoreError(Code.UNAVAILABLE, f"{error.filename} cannot be used: {error.strerror}") from error
+    with state_lock(directory):
         yield
+
+
+@contextlib.asynccontextmanager
+async def _open_pool(config: Config) -> AsyncIterator[ObjectStore]:
+    """The running store on whichever of the configured devices are here.
+
+    One that is missing may be one of several copies: the engine decides whether the rest is enough.  One that somebody
+    else holds is another matter.  Raises what opening.open_store raises.
+    """
+    if not config.pool.devices:
+        raise StoreError(
+            Code.INVALID_ARGUMENT,
+            "no devices are configured: name them in pool.devices (`tierce pool create` makes them)",
+        )
+    attached: list[Attached] = []
+    try:
+        for path in config.pool.devices:
+            try:
+                attached += attach([path])
+            except StoreError as error:
+                if error.code is not Code.UNAVAILABLE or (path == config.pool.devices[-1] and not attached):
+                    raise
+                log.error("a device is missing", extra={"facts": {"path": path, "reason": error.message}})
+        devices = [(item.path, item.device) for item in attached]
+        async with open_store(devices, config.catalogue_path) as store:
+            yield store
     finally:
-        os.close(descriptor)
+        close_all(attached)
 
 
 @contextlib.contextmanager

@@ -37,12 +37,14 @@ ENGINE_COUNTERS: Final = frozenset(
         "batches",
         "batch_commands",
         "barrier_seconds",
-        "records_bytes",
+        "record_bytes",
+        "snapshots",
         "verify_failures",
+        "read_errors",
+        "write_errors",
         "read_failovers",
         "cache_hits",
         "cache_misses",
-        "snapshots",
     }
 )
 # Reported under names of their own.

@@ -15,10 +15,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from appliance.catalogue import commands
+from appliance.device.device import BlockDevice
+from appliance.engine import membership
 from appliance.engine.commit import Ticket as Ticket
 from appliance.engine.ingest import Ingest as Ingest
+from appliance.engine.pool import PoolDevice
 from appliance.engine.retrieve import Reader as Reader
 from appliance.model import AccessKey, DeviceStatus
+from appliance.ondisk.superblock import Tier
 from appliance.verbs.files import FileVerbs
 from appliance.verbs.objects import check_bucket_name as check_bucket_name
 from appliance.verbs.uploads import UploadVerbs
@@ -52,23 +56,29 @@ class ObjectStore(FileVerbs, UploadVerbs):
     def devices(self) -> list[DeviceStatus]:
         """Every member, attached or not."""
         allocator = self.engine.pool.allocator
-        return [
-            DeviceStatus(
-                device.id,
-                device.uuid.hex(),
-                device.path,
-                device.tier,
-                device.state,
-                device.geometry.size,
-                allocator.size(device.id),
-                allocator.free(device.id),
-                device.journal,
-                device.read_errors,
-                device.checksum_errors,
-                device.write_errors,
-            )
-            for device in self.engine.pool.devices.values()
-        ]
+        return [self._status(device) for device in self.engine.pool.devices.values()]
+
+    def _status(self, device: PoolDevice) -> DeviceStatus:
+        allocator = self.engine.pool.allocator
+        return DeviceStatus(
+            device.id,
+            device.uuid.hex(),
+            device.path,
+            device.tier,
+            device.state,
+            device.geometry.size,
+            allocator.size(device.id),
+            allocator.free(device.id),
+            device.journal,
+            device.read_errors,
+            device.checksum_errors,
+            device.write_errors,
+        )
+
+    async def add_device(self, path: str, device: BlockDevice, tier: Tier) -> DeviceStatus:
+        """Makes an open device a member of the running pool; the pool closes it from then on.  The caller has made sure
+        that nobody's data is there.  Raises WRONG_DEVICE (too small), IO_ERROR, READ_ONLY."""
+        return self._status(await membership.add_device(self.engine, path, device, tier))
 
     def statistics(self) -> Mapping[str, float]:
         """Counters and gauges of the engine by name."""

@@ -341,6 +341,9 @@ class Operations(pyfuse3.Operations):
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         if not name.startswith(xattrs.USER) or inode == ROOT:  # security.capability: asked at every first write
             raise FUSEError(pyfuse3.ENOATTR)
+        file = self.files.get(inode)
+        if name == xattrs.ETAG and file is not None and (file.pending or file.base is None):
+            await self.files.make_durable(file)  # the other door shows this ETag only then (H2)
         value = xattrs.get(*self._attributes(inode), name)
         if value is None:
             raise FUSEError(pyfuse3.ENOATTR)
@@ -350,7 +353,7 @@ class Operations(pyfuse3.Operations):
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         if inode == ROOT:
             return []
-        return [XAttrNameT(name) for name in xattrs.names(*self._attributes(inode))]
+        return [XAttrNameT(name) for name in xattrs.names(self._attributes(inode)[0])]
 
     @answered
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:

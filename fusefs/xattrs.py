@@ -1,7 +1,7 @@
 """Extended attributes and S3's metadata, two views of one thing.  Pure.
 
     user.meta.NAME     x-amz-meta-NAME (lower case; the value is UTF-8 text without line breaks)
-    user.tierce.etag   the ETag, read-only
+    user.tierce.etag   the ETag: read-only, and not listed, so that no copying program tries to set it
     user.OTHER         kept with the object, shown by no other door
 
 Namespaces other than `user.` are not kept: security and system attributes decide over access, and a server that does not enforce
@@ -40,11 +40,11 @@ def get(attributes: Attributes, etag: str, name: bytes) -> bytes | None:
     return attributes.xattrs.get(name.decode(errors="surrogateescape"))
 
 
-def names(attributes: Attributes, etag: str) -> list[bytes]:
-    """All names, as listxattr(2) gives them."""
+def names(attributes: Attributes) -> list[bytes]:
+    """The names that listxattr(2) gives: what a copy may carry along, hence not the ETag."""
     found = [META + name.encode() for name in attributes.user]
     found += [name.encode(errors="surrogateescape") for name in attributes.xattrs]
-    return [*found, ETAG] if etag else found
+    return found
 
 
 def put(attributes: Attributes, name: bytes, value: bytes) -> Attributes:

@@ -98,12 +98,16 @@ def plan_body(
     etag: str = "md5",
     default: str = checksums.DEFAULT,
     limit: int = SINGLE_PUT_MAX,
+    describes_body: bool = True,
 ) -> BodyPlan:
     """Reads the head of a request with a body.
 
     `headers` are the verified ones; `content_length` is HTTP's, None for a chunked transfer coding.  `etag` is the
     bucket's choice ("md5" or "fast"), or "none" for a body that becomes no object; `default` the checksum to compute
     when the client promises none ("" for none; an upload's own algorithm for its parts); `limit` the longest payload.
+
+    `describes_body` is False where the checksum headers are about an object and not about this body
+    (CompleteMultipartUpload): then only Content-MD5 is compared.
 
     Raises S3Error MissingContentLength, InvalidArgument, EntityTooLarge, IncompleteBody, and what `checksums.parse`
     does.
@@ -122,6 +126,8 @@ def plan_body(
         length = wire_max = content_length
     if length > limit:
         raise S3Error("EntityTooLarge", details=(("ProposedSize", str(length)), ("MaxSizeAllowed", str(limit))))
+    if not describes_body:
+        headers = {name: value for name, value in headers.items() if not name.startswith(b"x-amz-checksum-")}
     expected = checksums.parse(headers, payload in _TRAILING)
     return BodyPlan(
         verified=verified,

@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
@@ -85,6 +86,8 @@ BY_HEADER: Final[Mapping[bytes, Algorithm]] = {algorithm.header: algorithm for a
 
 # What AWS computes when the client promises nothing: cheap, and it combines across parts.
 DEFAULT: Final = "CRC64NVME"
+
+_ETAG: Final = re.compile(r"[0-9a-fA-F]{32}(-[0-9]{1,5})?", re.ASCII)
 
 # Headers that share the prefix of the values but are not values.
 _NOT_VALUES: Final = frozenset({b"x-amz-checksum-algorithm", b"x-amz-checksum-mode", b"x-amz-checksum-type"})
@@ -260,6 +263,11 @@ def full_object(algorithm: str, parts: Sequence[tuple[bytes, int]]) -> Checksum:
 
 
 def multipart_etag(etags: Sequence[str]) -> str:
-    """The MD5 of the parts' MD5s with `-N`.  `etags` without quotes; of an opaque one the first 32 digits count."""
+    """The MD5 of the parts' MD5s with `-N`.  `etags` without quotes; of an opaque one the first 32 digits count.
+
+    Raises S3Error InvalidPart for what no part's ETag can be: clients send these.
+    """
+    if not all(_ETAG.fullmatch(etag) for etag in etags):
+        raise S3Error("InvalidPart")
     joined = b"".join(bytes.fromhex(etag[:32]) for etag in etags)
     return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(etags)}"

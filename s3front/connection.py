@@ -1,19 +1,21 @@
 """One HTTP/1.1 connection: one task, heads by `head.py`, the ASGI application awaited inline.
 
-Theory: what makes a small request dear in an ASGI server is not HTTP but hand-overs: a nursery, a task and a channel per
-request.  Here `receive` and `send` are methods that use the socket themselves, so that a request whose bytes are there costs no
-task switch.  Plain connections use the stdlib socket's verbs (non-blocking, then wait); TLS goes through trio.SSLStream on
-the same path.  HTTP/2 and WebSocket are handed to hypercorn's own server with all bytes read so far.
+Theory: what makes a small request dear in an ASGI server is not HTTP but hand-overs: a nursery, a task and a channel
+per request.  Here `receive` and `send` are methods that use the socket themselves, so that a request whose bytes are
+there costs no task switch.  Plain connections use the stdlib socket's verbs (non-blocking, then wait); TLS goes
+through trio.SSLStream on the same path.  HTTP/2 and WebSocket are handed to hypercorn's own server with all bytes
+read so far.
 
-Time: no cancel scope per wait.  A waiting connection notes its `deadline`; the door's `sweep` looks at all of them about once a
-second and wakes those overdue by `notify_closing`.  The same call wakes idle connections at shutdown.  A task that was already
-woken by bytes is not disturbed by it, so a request that arrived is never cancelled half-way.
+Time: no cancel scope per wait.  A waiting connection notes its `deadline`; `Door.sweep` looks at all of them about
+once a second and wakes those overdue by `notify_closing`.  The same call wakes idle connections at shutdown.  A task
+that was already woken by bytes is not disturbed by it, so a request that arrived is never cancelled half-way.
 
-What an application sees when the peer leaves: `receive()` yields `http.disconnect` (after the body, as soon as the peer closes);
-`send()` and the extension's verbs raise ClientGone, an OSError.  The application is never cancelled because of the peer; it is
-cancelled when the graceful period of a shutdown ends.  An application that answers before it read the body: a rest of up to
-`drain_max` bytes is read and dropped; with more, or with an unanswered `Expect: 100-continue`, the response says
-`Connection: close`.  `100 Continue` is sent when the application first asks for the body.
+What an application sees when the peer leaves: `receive()` yields `http.disconnect` (after the body, as soon as the
+peer closes); `send()` and the extension's verbs raise ClientGone, an OSError.  The application is never cancelled
+because of the peer; it is cancelled when the graceful period of a shutdown ends.  An application that answers before
+it read the body: a rest of up to `drain_max` bytes is read and dropped; with more, or with an unanswered `Expect:
+100-continue`, the response says `Connection: close`.  `100 Continue` is sent when the application first asks for the
+body.
 
 The extension `tierce.connection` in the scope is the Connection itself; an application may use of it `body_left`,
 `receive_into`, `receive_all`, `respond`, `pump_in` and `pump_out`, and nothing else.
@@ -23,27 +25,24 @@ Deliberately unknown here: S3 (but for the shape of its error document), routes,
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from http import HTTPStatus
 from typing import Any, Final, cast
 from urllib.parse import unquote
 from wsgiref.handlers import format_date_time
 
-import msgspec
 import trio
-from hypercorn.config import Config
 from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ConnectionState
+from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 from trio.lowlevel import notify_closing, wait_readable, wait_writable
 
-from appliance.limits import HEADER_BLOCK_MAX, HEADER_TIMEOUT
+from appliance.limits import HEADER_BLOCK_MAX
+from s3front.door import Door
 from s3front.head import (
     CHUNK_LINE_MAX,
     END_OF_HEAD,
@@ -54,6 +53,7 @@ from s3front.head import (
     chunk_size,
     oversized,
     parse_head,
+    render_reply,
 )
 from s3front.transfer import (
     EXTENSION,
@@ -72,19 +72,14 @@ from s3front.transfer import (
 logger: Final = logging.getLogger(__name__)
 
 Message = dict[str, Any]
-Application = Callable[[Any, Any, Any], Awaitable[None]]
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 READ_SIZE: Final = 64 << 10  # one read: a head with a small body in one go
 BODY_READ_SIZE: Final = 256 << 10  # one read of `receive()`
 ROW_MAX: Final = 4  # requests of one connection in a row before others have a turn: 0.2 ms
 TLS_WRITE_SIZE: Final = 64 << 10  # bytes between two looks at the clock
-SEND_LOW_WATER: Final = 256 << 10  # trio's 16 KiB wakes the sender of a large body sixteen times as often
-SERVER: Final = b"server: Tierce\r\n"
+SEND_LOW_WATER: Final = 1 << 20  # trio's 16 KiB starves a large body: it halves its throughput on loopback
 
-_TOKEN: Final = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-z]+")
-_STATUS_LINES: Final = {s.value: b"HTTP/1.1 %d %s\r\n" % (s, s.phrase.encode()) for s in HTTPStatus}
-_MARKED: Final = frozenset((b"content-length", b"connection", b"transfer-encoding", b"date", b"server"))
 _CODES: Final = {
     400: "BadRequest",
     408: "RequestTimeout",
@@ -97,72 +92,6 @@ _CODES: Final = {
     503: "SlowDown",
     505: "HTTPVersionNotSupported",
 }
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of one connection; seconds and bytes."""
-
-    header_timeout: float = HEADER_TIMEOUT  # from a head's first byte to its last
-    keep_alive_timeout: float = 75.0  # without a byte between requests, and before the first
-    handshake_timeout: float = 10.0  # TLS
-    stall_timeout: float = 60.0  # no byte of a body taken or given by the peer
-    rate_min: float = 1024.0  # bytes per second that the peer must reach beyond a first stall_timeout of waiting for it
-    linger_timeout: float = 2.0  # reading on after the last response, so that a reset does not destroy it
-    linger_max: int = 16 << 20
-    drain_max: int = 64 << 10  # unread body that is read and dropped to keep the connection
-    connections_max: int = 8192
-    sweep_interval: float = 1.0
-
-
-class Door:
-    """What the connections of one server share."""
-
-    def __init__(
-        self,
-        app: Application,
-        limits: Limits,
-        *,
-        lanes: int = 16,
-        config: Config | None = None,
-        context: WorkerContext | None = None,
-        wrapped: AppWrapper | None = None,
-        state: dict[str, Any] | None = None,
-        http2: bool = True,
-        websocket: bool = True,
-    ) -> None:
-        """`config`, `context` and `wrapped` are hypercorn's, for what is handed over to it; without them nothing is."""
-        self.app = app
-        self.limits = limits
-        self.lanes = trio.CapacityLimiter(lanes)
-        self.config = config
-        self.context = context
-        self.wrapped = wrapped
-        self.http2 = http2 and wrapped is not None
-        self.websocket = websocket and wrapped is not None
-        self.state: dict[str, Any] = {} if state is None else state
-        self.connections: set[Connection] = set()
-        self.closing = False
-        self.requests = 0
-
-    async def handle(self, stream: Stream) -> None:
-        """Serves one connection to its end; never raises an Exception."""
-        await Connection(self, stream).run()
-
-    async def sweep(self) -> None:
-        """Wakes connections whose time is over.  Runs until cancelled."""
-        while True:
-            await trio.sleep(self.limits.sweep_interval)
-            now = trio.current_time()
-            for connection in self.connections:
-                if connection.deadline <= now or (self.closing and connection.idle):
-                    connection.wake()
-
-    def close(self) -> None:
-        """No further requests: idle connections close at once, busy ones after their response."""
-        self.closing = True
-        for connection in self.connections:
-            if connection.idle:
-                connection.wake()
 
 
 class _Replay:
@@ -314,7 +243,6 @@ class Connection:
                 "state": door.state.copy(),
                 "extensions": {EXTENSION: self},
             }
-            door.requests += 1
             try:
                 await app(scope, self.receive, self.send)
             except Exception as error:
@@ -431,7 +359,7 @@ class Connection:
                 await self.tls.aclose()
 
     async def _linger(self) -> None:
-        """RFC 9112 §9.6: closing over unread bytes makes the kernel reset the connection and may destroy the response."""
+        """RFC 9112 §9.6: closing over unread bytes resets the connection, which may destroy the response."""
         limits = self.door.limits
         self.sock.shutdown(socket.SHUT_WR)
         budget = limits.linger_max
@@ -668,8 +596,8 @@ class Connection:
     async def send(self, message: Message) -> None:
         """ASGI send.  The head waits for the first piece of body, to travel with it.
 
-        Raises ClientGone, BodyLengthError (more or less than the Content-Length that was announced), ValueError (a header
-        that must not be sent), RuntimeError (messages out of order).
+        Raises ClientGone, BodyLengthError (more or less than the Content-Length that was announced), ValueError (a
+        header that must not be sent), RuntimeError (messages out of order).
         """
         kind = message["type"]
         if kind == "http.response.start":
@@ -718,66 +646,18 @@ class Connection:
             self.done.set()
 
     def _render(self, status: int, headers: Sequence[tuple[bytes, bytes]], length: int | None) -> bytes:
-        """The response head, and how its body will be framed.  `length` is the body's, None if not yet known.
-
-        RFC 9112 §6, RFC 9110 §8.6, §15.3.5, §15.4.5.  Raises ValueError.
-        """
+        """The response head; how its body is framed and whether the connection lives on.  Raises ValueError."""
         head = self.head
         assert head is not None
-        if not 200 <= status <= 999:
-            raise ValueError(f"status {status} is no final response")
-        bodiless = head.method == "HEAD" or status == 204 or status == 304
-        if self.keep_alive and (self.expect or self.left > self.door.limits.drain_max or self.door.closing):
+        door = self.door
+        if self.expect or self.left > door.limits.drain_max or door.closing:
             self.keep_alive = False
-        parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        declared: int | None = None
-        dated = served = False
-        for name, value in headers:
-            if name in _MARKED:
-                if name == b"content-length":
-                    if not value.isdigit() or declared is not None:
-                        raise ValueError("Content-Length must be one number")
-                    declared = int(value)
-                    if status == 204:
-                        continue
-                elif name == b"connection":
-                    if b"close" in value.lower():
-                        self.keep_alive = False
-                    continue
-                elif name == b"transfer-encoding":
-                    continue  # framing is the connection's
-                elif name == b"date":
-                    dated = True
-                else:
-                    served = True
-            elif name not in _known_names:
-                _check_name(name)
-            parts.append(b"%b: %b\r\n" % (name, value))
-        self.out_left = declared
-        self.out_chunked = False
-        if declared is None and not bodiless:
-            if length is not None:
-                self.out_left = length
-                parts.append(b"content-length: %d\r\n" % length)
-            elif head.minor:
-                self.out_chunked = True
-                parts.append(b"transfer-encoding: chunked\r\n")
-            else:
-                self.keep_alive = False  # HTTP/1.0: the body ends with the connection
-        if not dated:
-            parts.append(_date_line())
-        if not served:
-            parts.append(SERVER)
-        if not self.keep_alive:
-            parts.append(b"connection: close\r\n")
-        elif not head.minor:
-            parts.append(b"connection: keep-alive\r\n")
-        rendered = b"".join(parts)
-        lines = len(parts)
-        if rendered.count(b"\n") != lines or rendered.count(b"\r") != lines or b"\0" in rendered:
-            raise ValueError("a header value has CR, LF or NUL")
-        self.bodiless = bodiless
-        return rendered + b"\r\n"
+        reply = render_reply(head, status, headers, length, self.keep_alive, _date_line())
+        self.keep_alive = reply.keep_alive
+        self.out_left = reply.content_length
+        self.out_chunked = reply.chunked
+        self.bodiless = reply.bodiless
+        return reply.block
 
     async def _write(self, parts: Sequence[Any]) -> None:
         """All the bytes of `parts`.  Raises ClientGone."""
@@ -952,35 +832,30 @@ class Connection:
         return await self._body(BODY_READ_SIZE)
 
     async def pump_out(self, status: int, headers: Sequence[tuple[bytes, bytes]], pieces: Iterator[memoryview]) -> None:
-        """A response whose body a worker thread takes from `pieces`; `s3front.transfer.send_pieces` says the contract."""
-        flow: Outflow | None = None
+        """A response whose body a worker thread takes from `pieces`; `transfer.send_pieces` says the contract."""
         try:
             if self.phase != _NONE:
                 raise RuntimeError("the response was already started")
             rendered = self._render(status, headers, None)
-            if not self.bodiless and self.out_left is not None and self.tls is None:
-                flow = Outflow(self.sock, rendered, self.out_left, pieces)
-        finally:
-            if flow is None and (self.phase != _NONE or self.bodiless):
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(close_pieces, pieces)
-        if flow is not None:
-            await self._flow_out(flow)
-        elif self.bodiless:
+        except (RuntimeError, ValueError):
+            await _close_in_thread(pieces)
+            raise
+        if self.bodiless:
+            await _close_in_thread(pieces)
             self.phase = _STARTED
             await self._write((rendered,))
+        elif self.tls is None and self.out_left is not None:
+            await self._flow_out(Outflow(self.sock, rendered, self.out_left, pieces))
         else:
             await self._drip_out(rendered, pieces)
         self._complete()
 
     async def _flow_out(self, flow: Outflow) -> None:
-        if self.gone:
-            raise ClientGone("The client closed the connection.")
         try:
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SEND_LOW_WATER)
-        except OSError:
-            pass  # a unix socket has no such thing
-        try:
+            if self.gone:
+                raise ClientGone("The client closed the connection.")
+            with contextlib.suppress(OSError):  # a unix socket has no such thing
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SEND_LOW_WATER)
             while True:
                 moved = flow.moved
                 try:
@@ -1034,16 +909,12 @@ _UNKNOWN: Final = Head(
     upgrade=b"",
 )
 _ESCAPES: Final = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"}
-_known_names: set[bytes] = set()  # names found to be tokens; bounded, since user metadata makes names
-_KNOWN_NAMES_MAX: Final = 4096
 _date: tuple[int, bytes] = (0, b"")
 
 
-def _check_name(name: bytes) -> None:
-    if _TOKEN.fullmatch(name) is None:
-        raise ValueError(f"header name {name!r} is not a lower-case token")
-    if len(_known_names) < _KNOWN_NAMES_MAX:
-        _known_names.add(name)
+async def _close_in_thread(pieces: Iterator[memoryview]) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(close_pieces, pieces)
 
 
 def _date_line() -> bytes:

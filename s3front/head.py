@@ -1,18 +1,21 @@
-"""HTTP/1.1 request heads: bytes in, a frozen `Head` out, or a `HeadError` that carries the status to answer.
+"""HTTP/1.1 heads.  A request's: bytes in, a frozen `Head` out, or a `HeadError` with the status to answer.  A
+response's: status and headers in, bytes and framing out.
 
-Theory: llhttp (by httptools) does the tokenising in C; this module adds what a server that faces strangers needs and llhttp
-leaves open.  The request line must read exactly `METHOD SP target SP HTTP/1.x`; framing must be unambiguous (RFC 9112 §6.3:
-one Content-Length or one `Transfer-Encoding: chunked`, never both); there is exactly one Host on HTTP/1.1 (RFC 9112 §3.2);
-line folding, NUL, bare CR and bare LF never pass (RFC 9112 §2.2, §5.2).  Two readers of the same bytes must never see two
-different requests: that is all of request smuggling.
+Theory: llhttp (by httptools) does the tokenising in C; this module adds what a server that faces strangers needs and
+llhttp leaves open.  The request line must read exactly `METHOD SP target SP HTTP/1.x`; framing must be unambiguous
+(RFC 9112 §6.3: one Content-Length or one `Transfer-Encoding: chunked`, never both); there is exactly one Host on
+HTTP/1.1 (RFC 9112 §3.2); line folding, NUL, bare CR and bare LF never pass (RFC 9112 §2.2, §5.2).  Two readers of the
+same bytes must never see two different requests: that is all of request smuggling.  The chunk-line grammar of RFC 9112
+§7.1 lives here too, because it is the other half of framing.
 
-Deliberately unknown here: sockets, time, bodies, what a target means.  The chunk-line grammar of RFC 9112 §7.1 lives here too,
-because it is the other half of framing.
+Deliberately unknown here: sockets, time, bodies, what a target means.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Final
 
 import httptools
@@ -33,6 +36,12 @@ _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length:", re.IGNORECASE)
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#@]+)([/?].*)?", re.IGNORECASE)
 _TARGET_EXTRA: Final = re.compile(rb"[^\x21-\x7e]|#")
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,%d})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?" % CHUNK_SIZE_DIGITS_MAX)
+_TOKEN: Final = re.compile(rb"[-!#$%&'*+.^_`|~0-9a-z]+")
+_STATUS_LINES: Final = {s.value: b"HTTP/1.1 %d %s\r\n" % (s, s.phrase.encode()) for s in HTTPStatus}
+_SERVER: Final = b"server: Tierce\r\n"
+_OWN: Final = frozenset((b"content-length", b"connection", b"transfer-encoding", b"date", b"server"))
+_KNOWN_NAMES_MAX: Final = 4096
+_known_names: set[bytes] = set()  # names found to be tokens; bounded, since user metadata makes names
 _FRAMING: Final = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect"))
 
 
@@ -48,10 +57,10 @@ class HeadError(Exception):
 class Head(msgspec.Struct, frozen=True, gc=False):
     """One request head.
 
-    `method` is upper case; `target` is the request target as received and `path`, `query` its two halves (origin form; of an
-    absolute target the part after the authority), not decoded; `headers` are (lower-case name, value without outer
-    whitespace) in the order received; `minor` is the x of HTTP/1.x; `content_length` None means no such header.
-    `upgrade` is the lower-case value of Upgrade where Connection names it, else empty.
+    `method` is upper case; `target` is the request target as received and `path`, `query` its two halves (origin
+    form; of an absolute target the part after the authority), not decoded; `headers` are (lower-case name, value
+    without outer whitespace) in the order received; `minor` is the x of HTTP/1.x; `content_length` None means no
+    such header.  `upgrade` is the lower-case value of Upgrade where Connection names it, else empty.
     """
 
     method: str
@@ -106,8 +115,8 @@ class _Fields:
 def parse_head(block: bytes) -> Head:
     """The head in `block`: everything from the request line to the empty line, both included, and nothing else.
 
-    Raises HeadError: 400 malformed or ambiguous, 413 Content-Length beyond any limit, 417 an unknown expectation, 431 too
-    large or too many fields, 501 unknown method or transfer coding, 505 any version but HTTP/1.0 and 1.1.
+    Raises HeadError: 400 malformed or ambiguous, 413 Content-Length beyond any limit, 417 an unknown expectation,
+    431 too large or too many fields, 501 unknown method or transfer coding, 505 any version but HTTP/1.0 and 1.1.
     """
     if len(block) > HEADER_BLOCK_MAX:
         raise oversized(block)
@@ -186,7 +195,8 @@ def oversized(received: bytes) -> HeadError:
 
 
 def chunk_size(line: bytes) -> int:
-    """Bytes of the chunk that `line` (without its CRLF) announces; 0 is the last.  Extensions are ignored (RFC 9112 §7.1.1).
+    """Bytes of the chunk that `line` (without its CRLF) announces; 0 is the last.  Extensions are ignored (RFC 9112
+    §7.1.1).
 
     Raises HeadError 400.
     """
@@ -194,6 +204,94 @@ def chunk_size(line: bytes) -> int:
     if match is None:
         raise HeadError(400, "A chunk header is malformed.")
     return int(match[1], 16)
+
+
+class Reply(msgspec.Struct, frozen=True, gc=False):
+    """One response head, ready to send, and what it promises.
+
+    `content_length` is the body's length where the head says one (for HEAD what GET would have); `chunked`: the body
+    follows in chunks; neither, and not `bodiless`: it ends with the connection.
+    """
+
+    block: bytes
+    content_length: int | None
+    chunked: bool
+    bodiless: bool
+    keep_alive: bool
+
+
+def render_reply(
+    head: Head,
+    status: int,
+    headers: Sequence[tuple[bytes, bytes]],
+    length: int | None,
+    keep_alive: bool,
+    date_line: bytes,
+) -> Reply:
+    """The response head to `head`.  `length` is the body's, None if not yet known; `date_line` a whole Date header.
+
+    Framing is decided here (RFC 9112 §6, RFC 9110 §8.6, §15.3.5, §15.4.5): an application's Transfer-Encoding is
+    dropped, its `Connection: close` obeyed.  Raises ValueError for what would break the framing or smuggle a
+    header: a status that is not final, a name that is no lower-case token, CR, LF or NUL in a value, a
+    Content-Length that is not one number.
+    """
+    if not 200 <= status <= 999:
+        raise ValueError(f"status {status} is no final response")
+    bodiless = head.method == "HEAD" or status == 204 or status == 304
+    chunked = False
+    parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+    declared: int | None = None
+    dated = served = False
+    for name, value in headers:
+        if name in _OWN:
+            if name == b"content-length":
+                if not value.isdigit() or declared is not None:
+                    raise ValueError("Content-Length must be one number")
+                declared = int(value)
+                if status == 204:
+                    continue
+            elif name == b"connection":
+                if b"close" in value.lower():
+                    keep_alive = False
+                continue
+            elif name == b"transfer-encoding":
+                continue
+            elif name == b"date":
+                dated = True
+            else:
+                served = True
+        elif name not in _known_names:
+            _check_name(name)
+        parts.append(b"%b: %b\r\n" % (name, value))
+    if declared is None and not bodiless:
+        if length is not None:
+            declared = length
+            parts.append(b"content-length: %d\r\n" % length)
+        elif head.minor:
+            chunked = True
+            parts.append(b"transfer-encoding: chunked\r\n")
+        else:
+            keep_alive = False  # HTTP/1.0 knows no chunks: the body ends with the connection
+    if not dated:
+        parts.append(date_line)
+    if not served:
+        parts.append(_SERVER)
+    if not keep_alive:
+        parts.append(b"connection: close\r\n")
+    elif not head.minor:
+        parts.append(b"connection: keep-alive\r\n")
+    block = b"".join(parts)
+    lines = len(parts)
+    if block.count(b"\n") != lines or block.count(b"\r") != lines or b"\0" in block:
+        raise ValueError("a header value has CR, LF or NUL")
+    return Reply(block + b"\r\n", declared, chunked, bodiless, keep_alive)
+
+
+def _check_name(name: bytes) -> None:
+    if _TOKEN.fullmatch(name) is None:
+        raise ValueError(f"header name {name!r} is not a lower-case token")
+    if len(_known_names) < _KNOWN_NAMES_MAX:
+        _known_names.add(name)
 
 
 def _origin(method: bytes, target: bytes, host: bytes | None) -> bytes:

@@ -1,9 +1,10 @@
-"""Serving an ASGI application: hypercorn's configuration, lifespan, TLS and HTTP/2 with our connection class for HTTP/1.1.
+"""Serving an ASGI application: hypercorn's configuration, lifespan, TLS and HTTP/2 with our connection class for
+HTTP/1.1.
 
-Theory: `hypercorn.trio.run.worker_serve` names its connection class in the middle of a function; this is that function once
-more, short, with the `Door` in the place of TCPServer and nothing patched.  Order of life: lifespan startup, sockets bound,
-`ready`, requests, `shutdown`; then listeners close, idle connections close, busy ones have `graceful_timeout`, lifespan
-shutdown.
+Theory: `hypercorn.trio.run.worker_serve` names its connection class in the middle of a function; this is that
+function once more, short, with the `Door` in the place of TCPServer and nothing patched.  Order of life: lifespan
+startup, sockets bound, `ready`, requests, `shutdown`; then listeners close, idle connections close, busy ones have
+`graceful_timeout`, lifespan shutdown.
 
 Deliberately unknown here: what the application does; signals (the caller's `shutdown`).
 """
@@ -29,7 +30,8 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import repr_socket_addr, wrap_app
 
 from appliance.limits import HEADER_BLOCK_MAX
-from s3front.connection import Application, Door, Limits
+from s3front.connection import Connection, Stream
+from s3front.door import Application, Door, Limits
 
 logger: Final = logging.getLogger(__name__)
 
@@ -59,10 +61,11 @@ async def serve(
 ) -> None:
     """Serves `app` until `shutdown()` returns.
 
-    `bind`: "host:port", "[v6]:port" or "unix:path"; port 0 takes a free one.  With `tls` every address speaks TLS 1.3.
-    `ready` is called once with the addresses as URLs.  `graceful_timeout`: seconds that requests in progress have to finish.
-    `lanes`: how many large bodies move at the same time.  Raises OSError or ValueError if an address cannot be bound, ssl.SSLError or
-    OSError for unusable TLS files, and what the application's lifespan startup raises as hypercorn's LifespanFailureError.
+    `bind`: "host:port", "[v6]:port" or "unix:path"; port 0 takes a free one.  With `tls` every address speaks TLS
+    1.3. `ready` is called once with the addresses as URLs.  `graceful_timeout`: seconds that requests in progress
+    have to finish.  `lanes`: how many large bodies move at the same time.  Raises OSError or ValueError if an
+    address cannot be bound, ssl.SSLError or OSError for unusable TLS files, and what the application's lifespan
+    startup raises as hypercorn's LifespanFailureError.
     """
     config = _configure([bind] if isinstance(bind, str) else list(bind), tls, graceful_timeout, limits, http2=http2)
     wrapped = wrap_app(cast(Any, app), config.wsgi_max_body_size, "asgi")
@@ -117,6 +120,10 @@ async def _listen(
     graceful_timeout: float,
 ) -> None:
     """From listening to the end of the last connection."""
+
+    async def handle(stream: Stream) -> None:
+        await Connection(door, stream).run()
+
     listeners: list[Any] = []
     urls: list[str] = []
     for sock in sockets:
@@ -131,7 +138,7 @@ async def _listen(
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 accepting.start_soon(
-                    functools.partial(trio.serve_listeners, door.handle, listeners, handler_nursery=connections)
+                    functools.partial(trio.serve_listeners, handle, listeners, handler_nursery=connections)
                 )
                 if ready is not None:
                     ready(urls)

@@ -26,6 +26,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from appliance.limits import HEADER_COUNT_MAX
+
 ALGORITHM: Final = b"AWS4-HMAC-SHA256"
 TERMINATOR: Final = b"aws4_request"
 EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest().encode()
@@ -113,6 +115,8 @@ def signed_names(signed_headers: bytes) -> tuple[tuple[bytes, ...], frozenset[by
     Raises Malformed unless they are lower-case, sorted and different: AWS signs them so, and a list in another order
     would be a second spelling of the same signature.
     """
+    if signed_headers.count(b";") >= HEADER_COUNT_MAX:
+        raise Malformed("SignedHeaders has too many names.")  # bounds what the cache of this function holds
     names = tuple(signed_headers.split(b";"))
     unique = frozenset(names)
     if not all(names) or len(unique) != len(names) or signed_headers != signed_headers.lower():

@@ -1,10 +1,11 @@
 """Bodies in and out: small ones as bytes, large ones whole in one worker thread (the lane).
 
-Theory: hopping between loop and thread for every MiB doubles the cost of a large body, and moving it on the loop makes every
-small request wait.  So a large body is handed to a lane thread together with the socket: the thread receives straight into the
-buffers that a `Sink` offers, or sends straight from the pieces of an iterator.  A thread is held only while bytes flow: when the
-socket stays empty (or full) for LANE_PATIENCE the thread is given back, the loop waits, and the body hops onto a lane again.
-Lanes are counted by a limiter; small transfers never use one, so they never wait behind large ones.
+Theory: hopping between loop and thread for every MiB doubles the cost of a large body, and moving it on the loop
+makes every small request wait.  So a large body is handed to a lane thread together with the socket: the thread
+receives straight into the buffers that a `Sink` offers, or sends straight from the pieces of an iterator.  A thread
+is held only while bytes flow: when the socket stays empty (or full) for LANE_PATIENCE the thread is given back, the
+loop waits, and the body hops onto a lane again.  Lanes are counted by a limiter; small transfers never use one, so
+they never wait behind large ones.
 
 The functions `read_small`, `read_body`, `respond` and `send_pieces` are for applications: they use the extension
 `tierce.connection` where the server offers it and plain ASGI messages where it does not (HTTP/2, another server).
@@ -44,11 +45,12 @@ class BodyTooLarge(Exception):
 
 
 class BodyLengthError(RuntimeError):
-    """The application's body is longer or shorter than its Content-Length: a bug of the application, or a failed source."""
+    """The body has not the length that its Content-Length says: a bug of the application, or a failed source."""
 
 
 class Sink(Protocol):
-    """Where a request body goes.  Both verbs are called in worker threads, never two at a time; both may block and raise.
+    """Where a request body goes.  Both verbs are called in worker threads, never two at a time; both may block and
+    raise.
 
     `room` gives a writable view of at least one byte; asked again without `filled` between, it gives the same room.
     `filled(n)` says that the first `n` bytes of that view hold the next bytes of the body.
@@ -242,7 +244,8 @@ async def drip(
 ) -> None:
     """The pieces, each made in a thread, to `write` on the loop.  Closes the iterator exactly once, in a thread.
 
-    `write` is called with an empty view first if there are no pieces at all.  Raises BodyLengthError if `length` is not met.
+    `write` is called with an empty view first if there are no pieces at all.  Raises BodyLengthError if `length` is
+    not met.
     """
     written = 0
     try:
@@ -299,8 +302,8 @@ async def read_small(scope: dict[str, Any], receive: Callable[[], Awaitable[Any]
 async def read_body(scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], sink: Sink) -> int:
     """The whole request body into `sink`; its length in bytes.
 
-    Raises ClientGone (the body is incomplete: the sink must not be used) or what the sink raises; then the rest of the body is
-    not read.
+    Raises ClientGone (the body is incomplete: the sink must not be used) or what the sink raises; then the rest of
+    the body is not read.
     """
     connection = connection_of(scope)
     if connection is not None:
@@ -351,10 +354,10 @@ async def send_pieces(
 ) -> None:
     """A response whose body of `length` bytes comes piece by piece from an iterator that is advanced in threads.
 
-    Each view must stay valid until the next one is asked for or the iterator is closed.  The response starts only when the
-    first piece is there: if making it raises, the application can still answer something else.  Raises ClientGone,
-    BodyLengthError, or what the iterator raises; after the start the connection is then closed, so that the client sees a
-    truncated body.  `pieces` is closed exactly once, in a thread, in every case.
+    Each view must stay valid until the next one is asked for or the iterator is closed.  The response starts only
+    when the first piece is there: if making it raises, the application can still answer something else.  Raises
+    ClientGone, BodyLengthError, or what the iterator raises; after the start the connection is then closed, so that
+    the client sees a truncated body.  `pieces` is closed exactly once, in a thread, in every case.
     """
     if not any(name == b"content-length" for name, _ in headers):
         headers = [*headers, (b"content-length", b"%d" % length)]

@@ -13,11 +13,14 @@ import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import trio
 
 from appliance.catalogue import buckets, commands
+from appliance.catalogue.database import connect
 from appliance.catalogue.names import DirectoryCache
 from appliance.device.fan import Fan
 from appliance.device.lanes import CallLanes
@@ -27,12 +30,13 @@ from appliance.engine.retrieve import Retrieval
 from appliance.engine.snapshot import FREE_SHARE
 from appliance.engine.startup import OpenParts
 from appliance.errors import Code, StoreError
-from appliance.limits import BATCH_BODY_MAX, BATCH_COMMANDS_MAX, WRITE_CEILING
+from appliance.limits import BATCH_BODY_MAX, BATCH_COMMANDS_MAX, MIB, WRITE_CEILING
 from appliance.model import AccessKey, Bucket, Change, Usage
 
 log = logging.getLogger(__name__)
 
-WAL_PAGES_MAX = 8192  # 64 MiB: beyond it the writer folds the WAL into the file between batches
+WAL_MAX = 32 * MIB  # beyond it the WAL is folded into the file, beside the writer
+WAL_LOOK = 64  # batches between two looks at its size
 
 
 class Engine:
@@ -66,7 +70,8 @@ class Engine:
         self.retrieval.unpinned = self.committer.release_freed
         self._threaded = threaded
         self._token = trio.lowlevel.current_trio_token()
-        self._queue: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Ticket | _Job | None] = queue.SimpleQueue()
+        self._wal = _WalFolder(parts.database, threaded=threaded)
         self._inline: list[Ticket] = []
         self._inline_running = False
         self._thread: threading.Thread | None = None
@@ -126,14 +131,29 @@ class Engine:
             except StoreError as error:
                 log.debug("the last command of those waited for failed: %r", error)  # its own waiter is told
 
+    async def between_batches(self, function: Callable[[], None]) -> None:
+        """Runs `function` where no batch is under way; raises what it raises.  For changes of the pool itself."""
+        if not self._threaded:
+            await self.settle()
+            function()
+            return
+        job = _Job(function)
+        self._queue.put(job)
+        await self.lanes.call(job.done.wait)
+        if job.error is not None:
+            raise job.error
+
     def _work(self) -> None:
         """The writer thread's life."""
-        carried: Ticket | None = None
+        carried: Ticket | _Job | None = None
         while True:
             first = carried or self._queue.get()
             carried = None
             if first is None:
                 return
+            if isinstance(first, _Job):
+                first.run()
+                continue
             batch = [first]
             weight = first.weight
             while len(batch) < BATCH_COMMANDS_MAX:
@@ -144,7 +164,7 @@ class Engine:
                 if ticket is None:
                     self._queue.put(None)
                     break
-                if weight + ticket.weight > BATCH_BODY_MAX:
+                if isinstance(ticket, _Job) or weight + ticket.weight > BATCH_BODY_MAX:
                     carried = ticket
                     break
                 weight += ticket.weight
@@ -166,8 +186,8 @@ class Engine:
 
     def _between_batches(self) -> None:
         """Housekeeping that needs the writer's connection and no open transaction."""
-        if self.committer.batches % 64 == 0:
-            self._writer_connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        if self.committer.batches % WAL_LOOK == 0:
+            self._wal.look()
         if self.ring.used > self.ring.length * FREE_SHARE:
             try:
                 self.checkpointer.take()
@@ -225,6 +245,7 @@ class Engine:
             if self._thread is not None:
                 self._queue.put(None)
                 await self.lanes.call(self._thread.join)
+            self._wal.close()
             await self.lanes.call(self._finish)
             self.lanes.close()
             self._fan.close()
@@ -266,6 +287,58 @@ class Engine:
         """Raises READ_ONLY once the writer has stopped."""
         if self.committer.failed is not None:
             raise StoreError(Code.READ_ONLY, self.committer.failed.message)
+
+
+class _Job:
+    """A function for the writer's thread."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self.done = threading.Event()
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self._function()
+        except Exception as error:  # handed to who waits
+            self.error = error
+        finally:
+            self.done.set()
+
+
+class _WalFolder:
+    """Folds SQLite's WAL into its file from a connection of its own: its fsyncs must not hold up the writer."""
+
+    def __init__(self, database: Path, *, threaded: bool) -> None:
+        self._database = database
+        self._wal = database.with_name(database.name + "-wal")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="wal") if threaded else None
+        self._busy: Future[None] | None = None
+
+    def look(self) -> None:
+        """Starts folding if the WAL has grown and nobody is at it."""
+        if self._busy is not None and not self._busy.done():
+            return
+        if not self._wal.exists() or self._wal.stat().st_size < WAL_MAX:
+            return
+        if self._pool is None:
+            self._fold()
+        else:
+            self._busy = self._pool.submit(self._fold)
+
+    def _fold(self) -> None:
+        connection = connect(self._database)
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.Error as error:
+            log.error("the catalogue's WAL could not be folded: %s", error)
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Waits for the fold under way."""
+        if self._pool is not None:
+            self._pool.shutdown()
 
 
 _RELOADING = (

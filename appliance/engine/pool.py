@@ -107,6 +107,7 @@ class Pool:
         self.buffers = BufferPool(buffers, LONG + PAGE_PAYLOAD)
         self.failovers = 0
         self._turn = 0
+        self._rows: Any = None
         self._headers: OrderedDict[tuple[int, int, bytes], PageHeader] = OrderedDict()
         self._headers_lock = threading.Lock()
         self._superblock_lock = threading.Lock()
@@ -125,11 +126,22 @@ class Pool:
 
     def add_space(self, used: Callable[[PoolDevice], dict[int, int]], rows: Any) -> None:
         """Derives the free space of every member from what the catalogue claims (I7)."""
+        self._rows = rows
         for device in self.devices.values():
-            zones = device.geometry
-            self.allocator.add(device.id, zones.pages_start, zones.pages_end, zones.region_size, used(device), rows)
-            if not device.online:
-                self.allocator.fence(device.id)
+            self._add_zone(device, used(device))
+
+    def _add_zone(self, device: PoolDevice, used: dict[int, int]) -> None:
+        zones = device.geometry
+        self.allocator.add(device.id, zones.pages_start, zones.pages_end, zones.region_size, used, self._rows)
+        if not device.online:
+            self.allocator.fence(device.id)
+
+    def admit(self, device: PoolDevice) -> None:
+        """A new, empty member.  Its superblock and everybody else's are written before it is used."""
+        assert device.id not in self.devices
+        self.devices[device.id] = device
+        self._add_zone(device, {})
+        self.write_superblocks()
 
     def fence(self, device: PoolDevice, error: BaseException) -> None:
         """A write or flush failed: nothing more is written there until it was reopened and checked."""

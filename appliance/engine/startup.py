@@ -116,17 +116,26 @@ def create_pool(
     total = sum(member.geometry.ring_length for member in members)
     done = 0
     for member in members:
-        assert member.device is not None
-        for at in range(0, member.geometry.ring_length, _ZERO_STEP):
-            step = min(_ZERO_STEP, member.geometry.ring_length - at)
-            _clear(member.device, member.geometry.ring_start + at, step)
-            done += step
-            progress(done, total)
-        member.device.flush()
+        clear_ring(member, _shifted(progress, done, total))
+        done += member.geometry.ring_length
     pool.write_superblocks("clean")
     if any(not member.online for member in members):
         raise StoreError(Code.IO_ERROR, "a device failed while the pool was being made: see the log")
     return pool.uuid
+
+
+def _shifted(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:
+    return lambda done: progress(before + done, total)
+
+
+def clear_ring(member: PoolDevice, progress: Callable[[int], None] = lambda done: None) -> None:
+    """An empty ring, durably: an earlier pool's records must not be taken for ours."""
+    assert member.device is not None
+    length = member.geometry.ring_length
+    for at in range(0, length, _ZERO_STEP):
+        _clear(member.device, member.geometry.ring_start + at, min(_ZERO_STEP, length - at))
+        progress(min(at + _ZERO_STEP, length))
+    member.device.flush()
 
 
 def _clear(device: BlockDevice, offset: int, length: int) -> None:

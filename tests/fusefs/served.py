@@ -2,8 +2,8 @@
 
     python -m tests.fusefs.served MOUNTPOINT [durable]
 
-Each line is a JSON list: ["put", bucket, key, hex], ["get", bucket, key], ["delete", bucket, key], ["statistics"].  The answer is one
-line of JSON.  The end of input unmounts.
+Each line is a JSON list: ["put", bucket, key, hex], ["get", bucket, key], ["delete", bucket, key], ["fill", count],
+["statistics"].  The answer is one line of JSON.  The end of input unmounts.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ async def answer(store: MemoryStore, mount: Mount, verb: str, *arguments: str) -
             "known": len(mount.operations.inodes),
             "cpu": sum(os.times()[:2]),
         }
+    if verb == "fill":
+        for number in range(int(arguments[0])):
+            await store.put("photos", b"many/%06d" % number, b"")
+        return None
     bucket, key, *rest = arguments
     name = os.fsencode(key)
     if verb == "put":
@@ -63,6 +67,8 @@ async def main(point: str, *flags: str) -> None:
                 reply = {"error": error.code.name}
             print(json.dumps(reply), flush=True)
         await mount.close()
+    for entry in store.entries(store.bucket("photos").root, None, 10):
+        logging.info("left photos/%s %d", os.fsdecode(entry.name), entry.node.size)
 
 
 class Served:
@@ -108,7 +114,11 @@ class Served:
             return self.process.wait(30)
         finally:
             self.process.kill()
+            self.process.wait()
             self._reader.join()
+            for pipe in (self.process.stdout, self.process.stderr):
+                assert pipe is not None
+                pipe.close()
             if mounted_type(self.point) is not None:
                 subprocess.run(["fusermount3", "-u", "-z", str(self.point)], check=True)
 

@@ -1,4 +1,4 @@
-"""What the tests of the server share: an application with many faces, servers to run it on, a client that h11 checks."""
+"""What the tests of the server share: an application with many faces, servers to run it on, a client by h11."""
 
 from __future__ import annotations
 

@@ -179,6 +179,15 @@ def test_a_length_that_lies_is_refused(form: Payload) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_nothing_is_handed_out_beyond_the_announced_length(form: Payload) -> None:
+    """Refused by the chunk's head, before a byte of it goes anywhere."""
+    verified, wire = upload(form, [BLOCK])
+    one = decoder(verified, CHUNK_MIN - 1)
+    with pytest.raises(S3Error):
+        one.receive(memoryview(wire)[: wire.index(b"\r\n") + 2])
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "size", [b"f" * 16, b"8000000000000000", b"f" * 17, b"-1", b"+4", b"0x4", b" 4", b"4 ", b"", b"4_0"]
 )

@@ -300,6 +300,15 @@ def test_a_content_length_that_cannot_be_is_refused_at_once() -> None:
     assert refused(plan, too_large, None).code == "EntityTooLarge"
 
 
+def test_a_checksum_of_the_object_is_not_compared_with_the_document() -> None:
+    """CompleteMultipartUpload's checksum headers are about what it makes."""
+    verified = signed(BODY, x_amz_checksum_crc32="AAAAAA==", content_md5=b64(hashlib.md5(OTHER).digest()))
+    assert refused(finish_small, plan(verified, len(BODY)), BODY).message.startswith("The Content-MD5")
+    verified = signed(BODY, x_amz_checksum_crc32="AAAAAA==-2")
+    planned = plan(verified, len(BODY), etag="none", default="", describes_body=False)
+    assert finish_small(planned, BODY) == Received(BODY, len(BODY), "", None)
+
+
 def test_a_signed_trailer_announced_on_a_plain_body_is_refused() -> None:
     assert refused(lambda: plan(signed(BODY, x_amz_trailer=TRAILER), len(BODY))).code == "InvalidRequest"
 

@@ -212,3 +212,12 @@ def test_the_multipart_etag() -> None:
     joined = b"".join(hashlib.md5(part).digest() for part in parts)
     assert checksums.multipart_etag(etags) == hashlib.md5(joined).hexdigest() + "-3"
     assert checksums.multipart_etag([etags[0] + "-1", *etags[1:]]) == checksums.multipart_etag(etags)
+
+
+@pytest.mark.parametrize(
+    "etag", ["", "x" * 32, "0" * 31, "0" * 33, "0" * 32 + "-", " " * 32, "0" * 30 + " 0", "é" * 32]
+)
+def test_what_is_no_etag_is_an_invalid_part(etag: str) -> None:
+    with pytest.raises(S3Error) as caught:
+        checksums.multipart_etag(["0" * 32, etag])
+    assert caught.value.code == "InvalidPart"

@@ -19,7 +19,7 @@ import wsproto
 import wsproto.events
 from hypercorn.utils import LifespanFailureError
 
-from s3front.connection import Limits
+from s3front.door import Limits
 from s3front.serve import TlsFiles, serve
 from tests.s3front.serving import Client, application, certificate, pattern, running, trusting
 

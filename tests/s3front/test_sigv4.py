@@ -326,6 +326,13 @@ def test_a_malformed_header_is_refused(value: bytes) -> None:
     assert caught.value.code == "AuthorizationHeaderMalformed"
 
 
+def test_signed_headers_are_bounded() -> None:
+    names = b";".join(b"h%03d" % number for number in range(101))
+    with pytest.raises(Malformed):
+        sigv4.signed_names(names)
+    assert len(sigv4.signed_names(names[5:])[0]) == 100
+
+
 @given(st.binary(max_size=120))
 def test_no_header_breaks_the_parser(value: bytes) -> None:
     with pytest.raises(AuthError):

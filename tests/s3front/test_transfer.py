@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import s3front.transfer
-from s3front.connection import Connection, Limits
+from s3front.connection import Connection
+from s3front.door import Limits
 from s3front.transfer import BodyLengthError, ClientGone, drip, pour, read_body, read_small, respond, send_pieces
 from tests.s3front.serving import Collect, Pieces, Running, application, pattern, running
 
@@ -372,3 +373,46 @@ def test_an_empty_body_is_a_head_alone() -> None:
 
     serving(app, test)
     assert [one.closed for one in pieces] == [1, 1]
+
+
+@pytest.mark.parametrize("why", ["bad header", "already started", "gone", "head", "chunked"])
+def test_pieces_are_closed_once_on_every_path(why: str) -> None:
+    pieces = Pieces([b"12345"])
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        connection: Connection = scope["extensions"]["tierce.connection"]
+        if why == "bad header":
+            with pytest.raises(ValueError, match="CR, LF or NUL"):
+                await send_pieces(scope, send, 200, [(b"a", b"\n")], 5, pieces)
+        elif why == "already started":
+            await respond(scope, send, 200, [], b"done")
+            with pytest.raises(RuntimeError, match="already started"):
+                await send_pieces(scope, send, 200, [], 5, pieces)
+            return
+        elif why == "gone":
+            with pytest.raises(ClientGone):
+                await read_small(scope, receive, 100)
+            with pytest.raises(ClientGone):
+                await send_pieces(scope, send, 200, [], 5, pieces)
+            return
+        elif why == "head":
+            await send_pieces(scope, send, 200, [], 5, pieces)
+            return
+        else:
+            await connection.pump_out(200, [], pieces)
+            return
+        await respond(scope, send, 200, [], b"done")
+
+    async def test(server: Running) -> None:
+        client = await server.connect()
+        if why == "gone":
+            await client.write(put(10) + b"abc")
+            await client.stream.aclose()
+            while not pieces.closed:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        else:
+            answer = await client.ask("HEAD" if why == "head" else "GET", "/")
+            assert answer.body == {"head": b"", "chunked": b"12345"}.get(why, b"done")
+
+    serving(app, test)
+    assert pieces.closed == 1
