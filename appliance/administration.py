@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -63,8 +64,8 @@ class Box(Protocol):
     async def umount(self) -> str:
         """Unmounts if it is mounted; where it was."""
 
-    async def audit(self, report: Report) -> Mapping[str, Any]:
-        """Cross-checks catalogue, free map and devices; {"problems": [texts], …}."""
+    async def audit(self, report: Report, verify: bool) -> Mapping[str, Any]:
+        """Cross-checks catalogue, free map and devices, with `verify` every page; {"problems": [texts], …}."""
 
     async def add_device(self, path: str, tier: str, erase: bool) -> Mapping[str, Any]:
         """Adds a device to the pool; its status."""
@@ -122,7 +123,8 @@ def control_app(box: Box) -> QuartTrio:
 
     @app.post("/audit")
     async def audit() -> Response:
-        response = Response(_follow(app, box.audit), content_type="application/x-ndjson")
+        verify = (await _values()).get("verify") is True
+        response = Response(_follow(app, partial(box.audit, verify=verify)), content_type="application/x-ndjson")
         response.timeout = None  # Quart's 60 s for a streamed answer; a large pool takes longer
         return response
 

@@ -367,25 +367,27 @@ def key_revoke(settings: _Settings, access_key: str) -> None:
 
 
 @main.command()
+@click.option("--verify", is_flag=True, help="Read and check every page of every device too.")
 @as_json
 @click.pass_obj
-def audit(settings: _Settings, as_json: bool) -> None:
+def audit(settings: _Settings, verify: bool, as_json: bool) -> None:
     """Cross-check catalogue, free map and devices.  Exit code 1 if anything is wrong."""
     result: dict[str, Any] = {}
     with progress("audit", quiet=as_json) as shown:
-        for event in settings.control().follow("/audit"):
+        for event in settings.control().follow("/audit", verify=verify):
             if "result" in event:
                 result = event["result"]
             else:
                 shown(event)
-    problems = result.get("problems", [])
+    problems = result["problems"]
     if as_json:
         show_json(result)
     else:
         for problem in problems:
             print(problem)
-        counted = ", ".join(f"{value} {name}" for name, value in result.items() if isinstance(value, int))
-        print(f"{len(problems)} problem{'' if len(problems) == 1 else 's'}" + (f" ({counted})" if counted else ""))
+        counts = {name: value for name, value in result.items() if type(value) is int and name != "seq"}
+        text = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items())
+        print(f"{len(problems)} problem{'' if len(problems) == 1 else 's'}" + (f" ({text})" if text else ""))
     if problems:
         raise SystemExit(FAILED)
 

@@ -11,6 +11,7 @@ This module decides nothing about storage: it knows which parts there are and in
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -22,7 +23,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 import hypercorn.trio
 import msgspec
@@ -35,10 +36,13 @@ from appliance.config import Config
 from appliance.credentials import Vault, new_access_key, open_vault
 from appliance.engine.startup import Attached, put_aside
 from appliance.errors import Code, StoreError
+from appliance.formatting import prepare_device
 from appliance.metrics import Collector, Requests
 from appliance.notify import notify, watchdog_period
+from appliance.ondisk.superblock import Tier
 from appliance.opening import attach, close_all, open_store, state_lock
-from fusefs.mount import Mount
+from appliance.upkeep.audit import audit
+from fusefs.mount import FILE_SYSTEM, Mount, mounted_type, unmount
 from s3front.app import s3_app
 from s3front.serve import TlsFiles
 from s3front.serve import serve as serve_s3
@@ -92,7 +96,7 @@ class Daemon:
         assert self._mounts is not None
         if self._mount is None:
             point = self.config.mount_point
-            await trio.to_thread.run_sync(partial(point.mkdir, parents=True, exist_ok=True))
+            await trio.to_thread.run_sync(_take_away_dead_mount, point)
             self._mount_stopped = trio.Event()
             await self._mounts.start(self._keep_mounted, point)
         return str(self.config.mount_point)
@@ -104,13 +108,19 @@ class Daemon:
             await self._mount_stopped.wait()
         return str(self.config.mount_point)
 
-    async def audit(self, report: Report) -> Mapping[str, Any]:
-        """Cross-checks catalogue, free map and devices."""
-        return await self.store.audit(report)
+    async def audit(self, report: Report, verify: bool) -> Mapping[str, Any]:
+        """Cross-checks catalogue, free map and devices; with `verify` reads every page."""
+        return (await audit(self.store, verify=verify, progress=report)).to_json()
 
     async def add_device(self, path: str, tier: str, erase: bool) -> Mapping[str, Any]:
-        """Adds a device to the pool."""
-        return msgspec.to_builtins(await self.store.add_device(path, tier, erase=erase))
+        """Adds a device to the pool, after the checks that `tierce pool create` makes."""
+        if tier not in get_args(Tier):
+            raise StoreError(Code.INVALID_ARGUMENT, f"a tier is one of {', '.join(get_args(Tier))}, not {tier}")
+        prepare = partial(prepare_device, path, self.config.pool.name, [path] if erase else [])
+        device = await trio.to_thread.run_sync(prepare)
+        added = await self.store.add_device(path, device, cast(Tier, tier))
+        log.info("device added", extra={"facts": {"path": path, "tier": tier}})
+        return cast(Mapping[str, Any], msgspec.to_builtins(added))
 
     # ------------------------------------------------------------------ health
 
@@ -225,7 +235,13 @@ def run(config: Config, box_file: Path | None = None, show_key: Callable[[str, s
     a secret, so it is written only if asked for.  `show_key` gets a new box's first key and its secret: without either
     none is made, and `tierce key create` makes it.  Raises StoreError, ConfigError.
     """
-    trio.run(_serve, config, box_file, show_key, restrict_keyboard_interrupt_to_checkpoints=True)
+    try:
+        trio.run(_serve, config, box_file, show_key, restrict_keyboard_interrupt_to_checkpoints=True)
+    except BaseExceptionGroup as group:  # nurseries wrap even one
+        expected, bugs = group.split(StoreError)
+        if bugs is not None or expected is None:
+            raise
+        raise _first(expected) from group
 
 
 async def _serve(config: Config, box_file: Path | None, show_key: Callable[[str, str], None] | None) -> None:
@@ -242,8 +258,9 @@ async def _serve(config: Config, box_file: Path | None, show_key: Callable[[str,
 
 
 def rebuild(config: Config) -> dict[str, int]:
-    """Puts the catalogue aside and makes it again from the devices alone; what it then holds.  Raises StoreError: IN_USE
-    under a running daemon, DAMAGED if the devices do not suffice."""
+    """Puts the catalogue aside and makes it again from the devices alone; what it then holds.
+
+    Raises StoreError: IN_USE under a running daemon, DAMAGED if the devices do not suffice."""
     return trio.run(_rebuild, config)
 
 
@@ -294,6 +311,24 @@ async def _open_pool(config: Config) -> AsyncIterator[ObjectStore]:
             yield store
     finally:
         close_all(attached)
+
+
+def _first(group: BaseExceptionGroup[StoreError]) -> StoreError:
+    """The error that ended everything: the others followed from it."""
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+
+
+def _take_away_dead_mount(point: Path) -> None:
+    """What a killed daemon left behind.  statvfs(3) always asks the file system; a stat may be answered by the kernel
+    from its cache for a while, as if somebody were there."""
+    if mounted_type(point) == FILE_SYSTEM:
+        try:
+            os.statvfs(point)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise StoreError(Code.UNAVAILABLE, f"{point} cannot be mounted on: {error.strerror}") from error
+            unmount(point)
 
 
 @contextlib.contextmanager

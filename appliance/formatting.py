@@ -73,11 +73,7 @@ def format_pool(
     Raises StoreError: what `refuse_occupied` says, UNAVAILABLE, IN_USE (a daemon has it), INVALID_ARGUMENT (too small,
     too many copies), IO_ERROR.
     """
-    found = [examine(path) for path, _ in devices]
-    for device in found:
-        refuse_occupied(device, erase)
-        if device.size < SIZE_MIN:
-            raise StoreError(Code.INVALID_ARGUMENT, f"{device.path} is too small: at least {SIZE_MIN // MIB} MiB")
+    found = [_free(path, erase) for path, _ in devices]
     if copies > len(devices):
         raise StoreError(Code.INVALID_ARGUMENT, f"{copies} copies need {copies} devices; {len(devices)} given")
     with contextlib.ExitStack() as stack:
@@ -87,15 +83,29 @@ def format_pool(
         new = [NewDevice(path, device, tier) for (path, tier), device in zip(devices, held, strict=True)]
         pool = create_pool(new, name=name, copies=copies, now_ns=time.time_ns(), progress=progress)
         for number, device in enumerate(found, 1):
-            protect(device, name, number)
+            protect(device, name, str(number))
     return str(uuid.UUID(bytes=pool))
 
 
-def protect(device: Probe, pool: str, number: int) -> None:
+def prepare_device(path: str, pool: str, erase: Collection[str] = ()) -> RawDevice:
+    """Clears and labels one device that is to become a member of `pool`, and returns it open and held.  Raises as
+    `format_pool` does."""
+    found = _free(path, erase)
+    device = RawDevice.open(path)
+    try:
+        _write(path, label.clear(found.size))
+        protect(found, pool, "new")
+    except BaseException:
+        device.close()
+        raise
+    return device
+
+
+def protect(device: Probe, pool: str, number: str) -> None:
     """Writes the protective label of a whole disk; nothing to a partition or a file."""
     if device.kind != "block" or _is_partition(device.path):
         return
-    text = label.name_of(pool, str(number))
+    text = label.name_of(pool, number)
     _write(device.path, label.protect(device.size, device.sector, text, disk=uuid.uuid4(), partition=uuid.uuid4()))
 
 
@@ -126,6 +136,15 @@ def describe_label(path: str) -> dict[str, Any]:
         "epoch": ours.epoch,
         "members": [_uuid(member.uuid) for member in ours.members],
     }
+
+
+def _free(path: str, erase: Collection[str]) -> Probe:
+    """The device's facts.  Raises StoreError if it cannot be taken."""
+    found = examine(path)
+    refuse_occupied(found, erase)
+    if found.size < SIZE_MIN:
+        raise StoreError(Code.INVALID_ARGUMENT, f"{path} is too small: at least {SIZE_MIN // MIB} MiB")
+    return found
 
 
 def _named(found: Probe, erase: Collection[str]) -> bool:

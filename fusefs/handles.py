@@ -56,6 +56,7 @@ class File:
         "gid",
         "inode",
         "lock",
+        "made_ns",
         "mode",
         "mtime_ns",
         "name",
@@ -82,6 +83,7 @@ class File:
         self.uid = uid
         self.gid = gid
         self.size = 0
+        self.made_ns = now_ns
         self.atime_ns = self.mtime_ns = self.ctime_ns = now_ns
         self.attributes: Attributes | None = None
         self.attributes_changed = False

@@ -19,7 +19,9 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar
 
@@ -43,7 +45,7 @@ from pyfuse3 import (
 
 from appliance.errors import Code, StoreError
 from appliance.limits import FILE_SIZE_MAX, NAME_MAX
-from appliance.model import Attributes, Bucket, Change, Entry, NewChunk, Node
+from appliance.model import IMPLIED, Attributes, Bucket, Change, Entry, NewChunk, Node
 from fusefs import attributes, tree, xattrs
 from fusefs.errors import to_errno
 from fusefs.handles import DirectoryHandle, File, FileHandle
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BUCKET_TIMEOUT: Final = 0.0  # buckets come and go without a Change: the kernel asks each time
+INVALIDATION_TIMEOUT: Final = 5.0  # seconds an S3 answer waits for the kernel
 LIST_STEP: Final = 256  # entries per call of the store: about one reply of 32 KiB
 FILES_MAX: Final = 1 << 40  # statfs: there is no fixed number of inodes
 SUID_SGID: Final = stat.S_ISUID | stat.S_ISGID
@@ -110,10 +113,11 @@ class Operations(pyfuse3.Operations):
         self.owner = owner
         self.inodes = Inodes()
         self.files = WriteBack(store, durable_close=durable_close)
-        self.invalidating = 0  # batches of invalidations under way
+        self.invalidating: set[object] = set()  # invalidations under way
         self.closing = False
         self._handles: dict[int, FileHandle | DirectoryHandle] = {}
         self._numbers = count(1)
+        self._own: Counter[tuple[int, bytes, bool]] = Counter()  # names that our own commands are changing
         self._epoch = 0  # rises with every change of a name or node
         self._started_ns = time.time_ns()
         store.watch(self.changed)
@@ -141,9 +145,10 @@ class Operations(pyfuse3.Operations):
             return self._found(ROOT, Entry(name, True, node))
         new = self._new_name(parent_inode, name)
         gid, mode = self._inherit(parent_inode, ctx.gid, mode)
-        entry = await self.store.make_directory(
-            parent_inode, new, stat.S_IFDIR | stat.S_IMODE(mode), ctx.uid, gid, time.time_ns()
-        )
+        with self._ours((parent_inode, new, True)):
+            entry = await self.store.make_directory(
+                parent_inode, new, stat.S_IFDIR | stat.S_IMODE(mode), ctx.uid, gid, time.time_ns()
+            )
         return self._made(parent_inode, entry)
 
     @answered
@@ -152,7 +157,8 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         new = self._new_name(parent_inode, name)
         gid, _ = self._inherit(parent_inode, ctx.gid, 0)
-        entry = await self.store.make_symlink(parent_inode, new, target, ctx.uid, gid, time.time_ns())
+        with self._ours((parent_inode, new, False)):
+            entry = await self.store.make_symlink(parent_inode, new, target, ctx.uid, gid, time.time_ns())
         return self._made(parent_inode, entry)
 
     @answered
@@ -173,7 +179,8 @@ class Operations(pyfuse3.Operations):
         file = self.files.get(inode)
         if file is not None:
             await self.files.make_durable(file)
-        entry = await self.store.make_link(inode, new_parent_inode, new, time.time_ns())
+        with self._ours((new_parent_inode, new, False)):
+            entry = await self.store.make_link(inode, new_parent_inode, new, time.time_ns())
         if file is not None:
             file.base = entry.node
         return self._made(new_parent_inode, entry)
@@ -193,7 +200,9 @@ class Operations(pyfuse3.Operations):
         else:
             assert isinstance(named := tree.from_mount(name), tree.Name)
             stored = named.name
-        await self.store.unlink(parent_inode, stored, time.time_ns())
+        await self._keep(parent_inode)
+        with self._ours((parent_inode, stored, False)):
+            await self.store.unlink(parent_inode, stored, time.time_ns())
         self._epoch += 1
         if file is not None:
             self.files.unlinked(file)
@@ -210,7 +219,9 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.ENOTDIR)
         if self.files.names.get(found.node.id):
             raise FUSEError(errno.ENOTEMPTY)
-        await self.store.remove_directory(parent_inode, found.name, time.time_ns())
+        await self._keep(parent_inode)
+        with self._ours((parent_inode, found.name, True)):
+            await self.store.remove_directory(parent_inode, found.name, time.time_ns())
         self._epoch += 1
         self._unshadow(parent_inode, found.name)
 
@@ -251,23 +262,30 @@ class Operations(pyfuse3.Operations):
         moved, replaced = self._file(source), self._file(target)
         if moved is not None and moved is replaced:
             return  # rename(2): two names of one file, nothing happens
+        commit = None
         if moved is not None:  # new bytes before the new name: a crash leaves the old file or the whole new one
-            await self.files.make_durable(moved)
+            commit = await self.files.commit(moved)
+            if moved.base is not None or len(moved.pending) != 1:
+                await self.files.make_durable(moved)  # otherwise its one commit fails together with the rename
         if replaced is not None:
             if exchange:
                 await self.files.make_durable(replaced)
             elif replaced.base is None and await self._drop_uncommitted(replaced):
                 replaced = None
-        await self.store.rename(
-            parent_inode_old,
-            stored,
-            directory,
-            parent_inode_new,
-            new,
-            time.time_ns(),
-            replace=not flags & pyfuse3.RENAME_NOREPLACE,
-            exchange=exchange,
-        )
+        await self._keep(parent_inode_old)
+        with self._ours((parent_inode_old, stored, directory), (parent_inode_new, new, directory)):
+            await self.store.rename(
+                parent_inode_old,
+                stored,
+                directory,
+                parent_inode_new,
+                new,
+                time.time_ns(),
+                replace=not flags & pyfuse3.RENAME_NOREPLACE,
+                exchange=exchange,
+            )
+        if commit is not None:
+            await self.files.wait(commit)
         self._epoch += 1
         if replaced is not None and not exchange:
             self.files.unlinked(replaced)
@@ -501,8 +519,8 @@ class Operations(pyfuse3.Operations):
         names: list[tuple[int, bytes]] = []
         inodes: list[int] = []
         for change in changes:
-            parent = change.parent or ROOT
-            if parent not in self.inodes:
+            parent = change.parent
+            if parent not in self.inodes or self._is_ours(change):
                 continue
             if self.inodes.take_cached(parent):
                 inodes.append(parent)
@@ -530,18 +548,48 @@ class Operations(pyfuse3.Operations):
             stale.append((parent, alias))
         return stale
 
-    async def _invalidate(self, names: list[tuple[int, bytes]], inodes: list[int]) -> None:
-        self.invalidating += 1
+    @contextmanager
+    def _ours(self, *names: tuple[int, bytes, bool]) -> Iterator[None]:
+        """The kernel asked for the changes of these names itself and needs no telling."""
+        self._own.update(names)
         try:
-            await trio.to_thread.run_sync(self._invalidate_now, names, inodes)
+            yield
         finally:
-            self.invalidating -= 1
+            self._own.subtract(names)
+            for name in names:
+                if self._own[name] <= 0:
+                    del self._own[name]
 
-    def _invalidate_now(self, names: list[tuple[int, bytes]], inodes: list[int]) -> None:
-        for parent, name in names:
-            self.kernel.forget_name(parent, name)
-        for inode in inodes:
-            self.kernel.forget_attributes(inode)
+    def _is_ours(self, change: Change) -> bool:
+        """Each command announces a name once: a second change of it in the same moment is the other door's."""
+        key = (change.parent, change.name, change.directory)
+        if self._own.get(key, 0) > 0:
+            self._own[key] -= 1
+            return True
+        if change.directory or change.gone:
+            return False
+        made = self.files.names.get(change.parent, {}).get(change.name)
+        return made is not None and made.create is None and change.node != made.inode
+
+    async def _invalidate(self, names: list[tuple[int, bytes]], inodes: list[int]) -> None:
+        """In a worker thread.  Waits no longer than `INVALIDATION_TIMEOUT`: the kernel may hold the directory for a
+        request that itself waits for this answer (rmdir of a bucket beside a PUT into it)."""
+        token = object()
+        self.invalidating.add(token)
+
+        def invalidate() -> None:
+            try:
+                for parent, name in names:
+                    self.kernel.forget_name(parent, name)
+                for inode in inodes:
+                    self.kernel.forget_attributes(inode)
+            finally:
+                self.invalidating.discard(token)
+
+        with trio.move_on_after(INVALIDATION_TIMEOUT) as waiting:
+            await trio.to_thread.run_sync(invalidate, abandon_on_cancel=True)
+        if waiting.cancelled_caught:
+            log.warning("the kernel took more than %g s to forget %d names", INVALIDATION_TIMEOUT, len(names))
 
     # ------------------------------------------------------------------ resolving
     def _resolve(self, parent: int, name: bytes) -> Entry | File | None:
@@ -643,7 +691,7 @@ class Operations(pyfuse3.Operations):
             return self._of_file(file)
         assert isinstance(found, Entry)
         self.inodes.looked_up(found.node.id, bucket_id)
-        return attributes.of_node(self.store, found.node)
+        return self._of_node(found.node)
 
     def _made(self, parent: int, entry: Entry) -> EntryAttributes:
         self._epoch += 1
@@ -660,7 +708,7 @@ class Operations(pyfuse3.Operations):
     def _told(self, inode: int) -> EntryAttributes:
         """The answer to getattr and setattr."""
         file = self.files.get(inode)
-        answer = self._of_file(file) if file is not None else attributes.of_node(self.store, self._node(inode))
+        answer = self._of_file(file) if file is not None else self._of_node(self._node(inode))
         self.inodes.attributes_given(inode)
         return answer
 
@@ -678,6 +726,16 @@ class Operations(pyfuse3.Operations):
             mtime_ns=file.mtime_ns,
             ctime_ns=file.ctime_ns,
         )
+
+    def _of_node(self, node: Node) -> EntryAttributes:
+        """A committed node; a directory with uncommitted files has changed since, and changes again with their commit."""
+        answer = attributes.of_node(self.store, node)
+        uncommitted = self.files.names.get(node.id)
+        if uncommitted:
+            newest = max(answer.st_mtime_ns, *(file.made_ns for file in uncommitted.values()))
+            answer.st_mtime_ns = answer.st_ctime_ns = newest
+            answer.attr_timeout = 0.0
+        return answer
 
     def _root(self) -> EntryAttributes:
         return attributes.entry_attributes(
@@ -750,11 +808,7 @@ class Operations(pyfuse3.Operations):
                     if handle.whole or entry.name + b"/" <= reach
                     else self.store.entry(handle.inode, entry.name, True) is not None
                 )
-                answer = (
-                    self._of_file(file)
-                    if (file := self._file(entry)) is not None
-                    else attributes.of_node(self.store, entry.node)
-                )
+                answer = self._of_file(file) if (file := self._file(entry)) is not None else self._of_node(entry.node)
                 if not pyfuse3.readdir_reply(
                     token, FileNameT(tree.to_mount(entry.name, shadowed)), answer, len(handle.given) + 1
                 ):
@@ -769,6 +823,12 @@ class Operations(pyfuse3.Operations):
     def _check_empty(self, directory: int) -> None:
         if self.files.names.get(directory) or self.store.entries(directory, None, 1):
             raise FUSEError(errno.ENOTEMPTY)
+
+    async def _keep(self, directory: int) -> None:
+        """A directory that exists only because keys lie below it must not vanish under a program that removes its last
+        entry: it becomes one of its own."""
+        if self._node(directory).flags & IMPLIED:
+            await self.store.set_attributes(directory, time.time_ns())
 
     def _unshadow(self, parent: int, name: bytes) -> None:
         """A directory left: a file of that name loses its alias."""

@@ -77,7 +77,10 @@ class WriteBack:
         self.store.hold(file.inode)
         if file.name is not None:
             parent, name = file.name
-            self.names.setdefault(parent, {})[name] = file
+            if parent not in self.names:
+                self.names[parent] = {}
+                self.store.hold(parent)  # it stays, though all its keys be deleted
+            self.names[parent][name] = file
         return file
 
     def of_node(self, node: Node, bucket_id: int) -> File:
@@ -139,7 +142,7 @@ class WriteBack:
                 async with victim.lock:
                     await self._stage(victim, everything=True)
             elif self._commits:
-                await self._wait(self._commits[0])
+                await self.wait(self._commits[0])
             elif self._dirty:  # many small bodies: they leave memory only with their commits
                 for other in list(self._dirty.values()):
                     await self.commit(other)
@@ -177,7 +180,7 @@ class WriteBack:
         """Commits and waits for the barrier.  Raises the error of a commit nobody was told about."""
         commit = await self.commit(file)
         if commit is not None:
-            await self._wait(commit)
+            await self.wait(commit)
         self.report(file)
 
     async def commit_all(self) -> None:
@@ -185,7 +188,7 @@ class WriteBack:
         for file in list(self._dirty.values()):
             await self._commit_quietly(file)
         while self._commits:
-            await self._wait(self._commits[0])
+            await self.wait(self._commits[0])
 
     def report(self, file: File) -> None:
         """Raises the kept error, once."""
@@ -198,7 +201,7 @@ class WriteBack:
     async def _settle_in_order(self) -> None:
         while True:
             while self._commits:
-                await self._wait(self._commits[0])
+                await self.wait(self._commits[0])
             self._submitted = trio.Event()
             await self._submitted.wait()
 
@@ -358,7 +361,7 @@ class WriteBack:
         return None if data is None else data + bytes(end - stop)
 
     # ------------------------------------------------------------------ settling
-    async def _wait(self, commit: Commit) -> None:
+    async def wait(self, commit: Commit) -> None:
         """Waits for one ticket and takes in every commit up to it that is done."""
         with suppress(Exception):  # taken in below, where it is kept for the file
             await commit.ticket.wait()
@@ -398,6 +401,7 @@ class WriteBack:
                 del names[name]
                 if not names:
                     del self.names[parent]
+                    self.store.release(parent)
             file.name = file.create = None
 
     def _discard(self, file: File) -> None:

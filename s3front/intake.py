@@ -50,12 +50,18 @@ async def take(door: Door, request: Request, plan: BodyPlan, commit: Commit[T]) 
         return await commit(large.body, large.etag, large.checksum)
 
 
-async def document(request: Request, limit: int = XML_MAX) -> bytes:
-    """A request's XML, checked like any other body; b"" for none."""
+async def document(request: Request, limit: int = XML_MAX, *, of_object: bool = False) -> bytes:
+    """A request's XML, checked like any other body; b"" for none.
+
+    `of_object`: checksum headers are about the object that the request makes, not about the document.
+    """
     length = content_length(request)
     if length == 0 or (length is None and b"transfer-encoding" not in request.headers):
         return b""
-    plan = plan_body(request.verified, request.headers, length, etag="none", default="", limit=limit)
+    headers = request.headers
+    if of_object:
+        headers = {name: value for name, value in headers.items() if name not in checksums.BY_HEADER}
+    plan = plan_body(request.verified, headers, length, etag="none", default="", limit=limit)
     request.bytes_in = plan.length
     data = await transfer.read_small(request.scope, request.receive, plan.wire_max)
     return (await receive_small(plan, data)).body

@@ -40,11 +40,12 @@ T = TypeVar("T")
 SUBRESOURCES: Final = frozenset(
     {
         "abac", "accelerate", "acl", "analytics", "annotation", "append", "attributes", "cors", "delete",
-        "encryption", "intelligent-tiering", "inventory", "legal-hold", "lifecycle", "list-type", "location", "logging",
-        "metadataAnnotationTable", "metadataConfiguration", "metadataInventoryTable", "metadataJournalTable", "metadataTable", "metrics",
-        "notification", "object-lock", "ownershipControls", "policy", "policyStatus", "publicAccessBlock",
-        "renameObject", "replication", "requestPayment", "restore", "retention", "select", "session", "tagging",
-        "torrent", "uploadId", "uploads", "versioning", "versions", "website",
+        "encryption", "intelligent-tiering", "inventory", "legal-hold", "lifecycle", "list-type", "location",
+        "logging", "metadataAnnotationTable", "metadataConfiguration", "metadataInventoryTable",
+        "metadataJournalTable", "metadataTable", "metrics", "notification", "object-lock", "ownershipControls",
+        "policy", "policyStatus", "publicAccessBlock", "renameObject", "replication", "requestPayment", "restore",
+        "retention", "select", "session", "tagging", "torrent", "uploadId", "uploads", "versioning", "versions",
+        "website",
     }
 )  # fmt: skip
 

@@ -30,8 +30,9 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import repr_socket_addr, wrap_app
 
 from appliance.limits import HEADER_BLOCK_MAX
-from s3front.connection import Connection, Stream
+from s3front.connection import Connection
 from s3front.door import Application, Door, Limits
+from s3front.wire import Stream
 
 logger: Final = logging.getLogger(__name__)
 

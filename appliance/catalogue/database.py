@@ -23,13 +23,15 @@ from appliance.model import Change
 
 type_row = tuple[Any, ...]
 
+WRITER_CACHE_KIB: Final = 32_768  # what a batch touches: the upper levels of every B-tree
+READER_CACHE_KIB: Final = 16_384  # the loop's own; listings and scans have connections with little memory
 ID_STEP: Final = 1 << 20  # ids are promised to the journal in such steps, so that a crash reuses none
 
 _UPSERT: Final = {table.number: table.upsert for table in TABLES}
 _REMOVE: Final = {table.number: table.remove for table in TABLES}
 
 
-def connect(path: Path | str, *, read_only: bool = False) -> sqlite3.Connection:
+def connect(path: Path | str, *, read_only: bool = False, cache_kib: int = 2048) -> sqlite3.Connection:
     """A connection in autocommit mode, for any one thread at a time.
 
     synchronous=NORMAL: the journal makes commits durable, not SQLite (ENGINE: "The journal is the truth").
@@ -43,7 +45,7 @@ def connect(path: Path | str, *, read_only: bool = False) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint=0")  # the writer does it between batches
-    connection.execute("PRAGMA cache_size=-32768")
+    connection.execute(f"PRAGMA cache_size=-{cache_kib}")
     connection.execute("PRAGMA temp_store=MEMORY")
     return connection
 
@@ -51,7 +53,7 @@ def connect(path: Path | str, *, read_only: bool = False) -> sqlite3.Connection:
 def open_writer(path: Path | str) -> sqlite3.Connection:
     """Opens or makes the catalogue.  Raises StoreError OLD_FORMAT for a newer schema, sqlite3.DatabaseError if
     corrupt."""
-    connection = connect(path)
+    connection = connect(path, cache_kib=WRITER_CACHE_KIB)
     version = sqlite_utils.Database(connection).conn.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
         connection.execute("BEGIN IMMEDIATE")

@@ -102,6 +102,10 @@ class Engine:
         del self._held[node]
         self.submit(commands.Reap(node=node, now_ns=time.time_ns()))
 
+    def held_nodes(self) -> frozenset[int]:
+        """Nodes held at this moment."""
+        return frozenset(self._held)
+
     # ------------------------------------------------------------------ submitting
     def submit(self, command: commands.Command, *, announce: bool = False) -> Ticket:
         """Queues a command.  Order of submission is order of commit."""

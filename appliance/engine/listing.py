@@ -24,8 +24,7 @@ _ROWS: Final = (
 )
 _LEVEL: Final = (
     "SELECT e.name, e.node, n.mode, n.size, n.etag, n.written_ns, n.packed,"
-    " EXISTS (SELECT 1 FROM entry c JOIN node m ON m.id=c.node"
-    " WHERE c.parent=e.node AND m.mode BETWEEN 32768 AND 36863)"  # S_IFREG
+    " (SELECT m.mode FROM entry c JOIN node m ON m.id=c.node WHERE c.parent=e.node ORDER BY c.name LIMIT 1)"
     " FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>=? ORDER BY e.name LIMIT ?"
 )
 _ENTRIES: Final = (
@@ -174,7 +173,7 @@ def _level(every: type_every, root: int, prefix: bytes, after: bytes, limit: int
                 return Page(objects, prefixes, False, b"")
             is_directory = name.endswith(b"/")
             if is_directory:
-                if not row[7] and next(walk(every, row[1], b"", 1), None) is None:
+                if not _is_file(row[7]) and next(walk(every, row[1], b"", 1), None) is None:
                     continue  # made by mkdir, holds no object: S3 can't see it
             elif not stat.S_ISREG(row[2]):
                 continue
@@ -188,6 +187,10 @@ def _level(every: type_every, root: int, prefix: bytes, after: bytes, limit: int
         if len(rows) < width:
             return Page(objects, prefixes, False, b"")
         lower = rows[-1][0] + b"\0"
+
+
+def _is_file(mode: int | None) -> bool:
+    return mode is not None and stat.S_ISREG(mode)
 
 
 def entries(every: type_every, parent: int, after: tuple[bytes, bool] | None, limit: int) -> list[Entry]:

@@ -194,7 +194,7 @@ def open_parts(attached: Sequence[Attached], database: Path, *, buffers: int | N
         ring.restore([], applied, last.offset + last.length if last else pool.tail_offset)
     else:
         ring.restore(kept, max(applied, pool.tail_seq - 1), pool.tail_offset)
-    reader = catalogue.connect(database)
+    reader = catalogue.connect(database, cache_kib=catalogue.READER_CACHE_KIB)
     claims = catalogue.connect(database)
     pool.add_space(
         lambda device: catalogue.used_by_region(

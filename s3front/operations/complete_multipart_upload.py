@@ -72,7 +72,7 @@ async def operate(door: Door, request: Request) -> Response:
 
 
 async def _asked(request: Request) -> list[Asked]:
-    document = await intake.document(request, DOCUMENT_MAX)
+    document = await intake.document(request, DOCUMENT_MAX, of_object=True)
     if not document:
         raise S3Error("InvalidRequest", "You must specify at least one part")
     if len(document) <= xml.PARSE_INLINE_MAX:

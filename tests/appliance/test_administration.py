@@ -86,13 +86,13 @@ class FakeBox:
         self.mounted = False
         return "/m"
 
-    async def audit(self, report: Report) -> Mapping[str, Any]:
+    async def audit(self, report: Report, verify: bool) -> Mapping[str, Any]:
         for done in range(1, 51):
             report({"stage": "pages", "done": done, "total": 50})
             await trio.lowlevel.checkpoint()
         if self.fails:
             raise self.fails
-        return {"problems": [], "pages": 50}
+        return {"problems": [], "pages": 50, "verified": verify}
 
     async def add_device(self, path: str, tier: str, erase: bool) -> Mapping[str, Any]:
         return {"path": path, "tier": tier, "erase": erase}
@@ -208,7 +208,8 @@ def test_an_audit_reports_and_ends_with_its_result(talk: Callable[[Talk], None])
         *reports, last = control.follow("/audit")
         assert reports
         assert [event["done"] for event in reports] == sorted(event["done"] for event in reports)
-        assert last == {"result": {"problems": [], "pages": 50}}
+        assert last == {"result": {"problems": [], "pages": 50, "verified": False}}
+        assert list(control.follow("/audit", verify=True))[-1]["result"]["verified"]
 
     talk(conversation)
 

@@ -15,15 +15,16 @@ from typing import Final, Literal, NamedTuple
 
 from appliance.device.device import Buffer, check_range
 
-PAGE: Final = 1 << 20  # memory is taken in such steps, where something other than zeros was written
+PAGE: Final = 1 << 16  # memory is taken in such steps, where something other than zeros was written
 
 
 class Media:
-    """Bytes, zero until written, taking memory only where they were."""
+    """Bytes, zero until written, taking memory only where they were.  A copy shares them until one of both writes."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._pages: dict[int, bytearray] = {}
+        self._own: set[int] = set()  # numbers of the pages that no copy shares
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         position = 0
@@ -46,10 +47,7 @@ class Media:
         while position < len(view):
             number, start = divmod(offset + position, PAGE)
             count = min(PAGE - start, len(view) - position)
-            page = self._pages.get(number)
-            if page is None:
-                page = self._pages[number] = bytearray(PAGE)
-            page[start : start + count] = view[position : position + count]
+            self._page(number)[start : start + count] = view[position : position + count]
             position += count
 
     def zero(self, offset: int, length: int) -> None:
@@ -59,14 +57,25 @@ class Media:
             if count == PAGE:
                 self._pages.pop(number, None)
             elif number in self._pages:
-                self._pages[number][start : start + count] = bytes(count)
+                self._page(number)[start : start + count] = bytes(count)
             offset += count
             length -= count
 
     def copy(self) -> Media:
         twin = Media(self.size)
-        twin._pages = {number: bytearray(page) for number, page in self._pages.items()}
+        twin._pages = dict(self._pages)
+        self._own.clear()
         return twin
+
+    def _page(self, number: int) -> bytearray:
+        """The page, to be written: not shared with any copy."""
+        page = self._pages.get(number)
+        if page is None:
+            page = self._pages[number] = bytearray(PAGE)
+        elif number not in self._own:
+            page = self._pages[number] = bytearray(page)
+        self._own.add(number)
+        return page
 
 
 class MemoryDevice:
@@ -202,6 +211,8 @@ class SimulatedDisk:
         self._calls: collections.Counter[str] = collections.Counter()
         self._lock = threading.Lock()
         self._closed = False
+        self._holding = False
+        self._held: list[int] = []  # how many of `_unflushed` each flush of a held barrier covers
 
     # ------------------------------------------------------------------ BlockDevice
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -240,9 +251,10 @@ class SimulatedDisk:
             if not self.power.step():
                 raise Crash
             self._begin("flush", 0, 0, self.rates.flush_error)
-            for offset, content in self._unflushed:
-                _apply(self.durable, offset, content)
-            self._unflushed.clear()
+            if self._holding:
+                self._held.append(len(self._unflushed))
+            else:
+                self._settle(len(self._unflushed))
 
     def discard(self, offset: int, length: int) -> None:
         check_range(offset, length, self.size)
@@ -255,6 +267,19 @@ class SimulatedDisk:
 
     def close(self) -> None:
         self._closed = True
+
+    # ------------------------------------------------------------------ barriers over several disks
+    def hold_flushes(self) -> None:
+        """Until `settle_flushes` a flush may still be under way: several disks' flushes run beside each other, so at a
+        crash before the last of them returns each disk may be in any state, even one whose turn had come first."""
+        self._holding = True
+
+    def settle_flushes(self) -> None:
+        """What was flushed since `hold_flushes` is durable."""
+        self._holding = False
+        if self._held:
+            self._settle(self._held[-1])
+            self._held.clear()
 
     # ------------------------------------------------------------------ faults
     def fail(self, verb: str, nth: int = 1, *, error: int = errno.EIO, for_ever: bool = False) -> None:
@@ -353,6 +378,11 @@ class SimulatedDisk:
             if due:
                 return fault
         return None
+
+    def _settle(self, count: int) -> None:
+        for offset, content in self._unflushed[:count]:
+            _apply(self.durable, offset, content)
+        del self._unflushed[:count]
 
     def _chance(self, rate: float) -> bool:
         return rate > 0 and self.random.random() < rate  # draws nothing for a rate of 0: seeds keep their meaning

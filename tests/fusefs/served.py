@@ -1,6 +1,6 @@
-"""A real mount of the store over dicts, in a process of its own, with the other door on its standard input.
+"""A real mount, of the store over dicts or of a pool on sparse files, in a process of its own, with the other door on its standard input.
 
-    python -m tests.fusefs.served MOUNTPOINT [durable]
+    python -m tests.fusefs.served MOUNTPOINT [dict | pool [durable]]
 
 Each line is a JSON list: ["put", bucket, key, hex], ["get", bucket, key], ["delete", bucket, key], ["fill", count],
 ["statistics"].  The answer is one line of JSON.  The end of input unmounts.
@@ -8,6 +8,7 @@ Each line is a JSON list: ["put", bucket, key, hex], ["get", bucket, key], ["del
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
@@ -15,60 +16,126 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import trio
 
 from appliance.errors import StoreError
+from appliance.formatting import format_pool
+from appliance.model import NO_ATTRIBUTES
+from appliance.opening import open_pool
+from appliance.store import ObjectStore
 from fusefs.mount import Mount, mounted_type
 from tests.fusefs.memory_store import MemoryStore
 
 
-async def answer(store: MemoryStore, mount: Mount, verb: str, *arguments: str) -> object:
+class DictDoor:
+    """The other door of the store over dicts."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+
+    async def put(self, bucket: str, key: bytes, data: bytes) -> None:
+        await self.store.put(bucket, key, data)
+
+    async def get(self, bucket: str, key: bytes) -> bytes:
+        return await self.store.get(bucket, key)
+
+    async def delete(self, bucket: str, key: bytes) -> None:
+        await self.store.delete(bucket, key)
+
+
+class StoreDoor:
+    """The other door of the real store: the S3 verbs."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+
+    async def put(self, bucket: str, key: bytes, data: bytes) -> None:
+        where = self.store.bucket(bucket)
+        with await self.store.ingest(where, len(data)) as ingest:
+            await ingest.write_async(data)
+            body = await ingest.finish_async()
+            await self.store.put_object(where, key, body, hashlib.md5(data).hexdigest(), NO_ATTRIBUTES)
+
+    async def get(self, bucket: str, key: bytes) -> bytes:
+        node = await self.store.look_up(self.store.bucket(bucket), key)
+        with self.store.reader(node) as reader:
+            return await reader.read()
+
+    async def delete(self, bucket: str, key: bytes) -> None:
+        await self.store.delete_object(self.store.bucket(bucket), key)
+
+
+async def answer(door: DictDoor | StoreDoor, mount: Mount, verb: str, *arguments: str) -> object:
     """One request of the other door."""
     if verb == "statistics":
         files = mount.operations.files
         return {
-            "commits": store.commits,
             "files": len(files.files),
             "memory": files.memory,
             "known": len(mount.operations.inodes),
             "cpu": sum(os.times()[:2]),
         }
     if verb == "fill":
-        for number in range(int(arguments[0])):
-            await store.put("photos", b"many/%06d" % number, b"")
+        async with trio.open_nursery() as nursery:
+            for number in range(int(arguments[0])):
+                nursery.start_soon(door.put, "photos", b"many/%06d" % number, b"")
         return None
     bucket, key, *rest = arguments
     name = os.fsencode(key)
     if verb == "put":
-        return await store.put(bucket, name, bytes.fromhex(rest[0]))
+        await door.put(bucket, name, bytes.fromhex(rest[0]))
+        return None
     if verb == "get":
-        return (await store.get(bucket, name)).hex()
+        return (await door.get(bucket, name)).hex()
     assert verb == "delete"
-    return await store.delete(bucket, name)
+    await door.delete(bucket, name)
+    return None
 
 
-async def main(point: str, *flags: str) -> None:
+@asynccontextmanager
+async def opened(kind: str, state: Path) -> AsyncIterator[tuple[ObjectStore, DictDoor | StoreDoor]]:
+    """A store with one bucket: `dict`, or `pool` on sparse files in `state`."""
+    if kind == "dict":
+        memory = MemoryStore()
+        await memory.create_bucket("photos", "me")
+        yield cast("ObjectStore", memory), DictDoor(memory)
+        return
+    paths = [str(state / name) for name in ("ssd", "hdd1", "hdd2")]
+    fresh = not state.exists()
+    if fresh:
+        state.mkdir()
+        for path in paths:
+            with open(path, "wb") as file:
+                file.truncate(6 << 30)
+        format_pool([(paths[0], "blaze"), (paths[1], "bulk"), (paths[2], "bulk")], name="test", copies=1)
+    async with open_pool(paths, state) as store:
+        if fresh:
+            await store.create_bucket("photos", "me")
+        yield store, StoreDoor(store)
+
+
+async def main(point: str, kind: str = "dict", *flags: str) -> None:
     """Serves until the input ends."""
-    store = MemoryStore()
-    await store.create_bucket("photos", "me")
-    mount = Mount(store, Path(point), durable_close="durable" in flags)  # type: ignore[arg-type]
-    async with trio.open_nursery() as nursery:
-        await nursery.start(mount.run)
-        print(json.dumps("ready"), flush=True)
-        async for line in trio.wrap_file(io.TextIOWrapper(sys.stdin.buffer)):
-            try:
-                reply: object = await answer(store, mount, *json.loads(line))
-            except StoreError as error:
-                reply = {"error": error.code.name}
-            print(json.dumps(reply), flush=True)
-        await mount.close()
-    for entry in store.entries(store.bucket("photos").root, None, 10):
-        logging.info("left photos/%s %d", os.fsdecode(entry.name), entry.node.size)
+    async with opened(kind, Path(point + ".pool")) as (store, door):
+        mount = Mount(store, Path(point), durable_close="durable" in flags)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(mount.run)
+            print(json.dumps("ready"), flush=True)
+            async for line in trio.wrap_file(io.TextIOWrapper(sys.stdin.buffer)):
+                try:
+                    reply: object = await answer(door, mount, *json.loads(line))
+                except StoreError as error:
+                    reply = {"error": error.code.name}
+                print(json.dumps(reply), flush=True)
+            await mount.close()
+        for entry in store.entries(store.bucket("photos").root, None, 10):
+            logging.info("left photos/%s %d", os.fsdecode(entry.name), entry.node.size)
 
 
 class Served:
@@ -146,4 +213,4 @@ def served(point: Path, *flags: str) -> Iterator[Served]:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    trio.run(main, *sys.argv[1:])
+    trio.run(partial(main, *sys.argv[1:]))

@@ -21,14 +21,14 @@ from tests.fusefs.served import Served, served
 pytestmark = pytest.mark.system
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("mount") / "mnt") as mount:
+@pytest.fixture(scope="module", params=["dict", "pool"])
+def shared(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("mount") / "mnt", request.param) as mount:
         yield mount
 
 
 @pytest.fixture
-def mount(shared: Served, request: pytest.FixtureRequest) -> Iterator[Served]:
+def mount(shared: Served) -> Iterator[Served]:
     """An empty bucket for each test."""
     for path in shared.bucket.iterdir():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -237,8 +237,9 @@ def test_mmap(mount: Served) -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_entries(tmp_path: Path) -> None:
-    with served(tmp_path / "mnt") as mount:
+@pytest.mark.parametrize("kind", ["dict", "pool"])
+def test_a_hundred_thousand_entries(tmp_path: Path, kind: str) -> None:
+    with served(tmp_path / "mnt", kind) as mount:
         mount.ask("fill", "100000")
         names = os.listdir(mount.bucket / "many")
         assert sorted(names) == [f"{number:06d}" for number in range(100_000)]
@@ -308,9 +309,10 @@ def test_attributes(mount: Served) -> None:
     assert os.statvfs(mount.bucket).f_namemax == 255
 
 
-def test_a_stop_loses_nothing_that_was_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["dict", "pool"])
+def test_a_stop_loses_nothing_that_was_written(tmp_path: Path, kind: str) -> None:
     """Pages still in the kernel arrive before the mount goes: the file was never closed."""
-    mount = Served(tmp_path / "mnt")
+    mount = Served(tmp_path / "mnt", kind)
     file = open(mount.bucket / "f", "wb", buffering=0)  # noqa: SIM115 - it outlives the mount
     try:
         file.write(b"unclosed")
@@ -343,14 +345,19 @@ def test_a_mount_point_that_hides_files_or_is_none_is_refused(tmp_path: Path) ->
     (tmp_path / "full/file").touch()
     for path, reason in ((tmp_path / "full", "not empty"), (tmp_path / "full/file", "not a directory")):
         done = subprocess.run(
-            [sys.executable, "-m", "tests.fusefs.served", str(path)], input="", capture_output=True, text=True, timeout=30
+            [sys.executable, "-m", "tests.fusefs.served", str(path)],
+            input="",
+            capture_output=True,
+            text=True,
+            timeout=30,
         )
         assert done.returncode != 0
         assert reason in done.stderr
 
 
-def test_unmounted_from_outside(tmp_path: Path) -> None:
-    mount = Served(tmp_path / "mnt")
+@pytest.mark.parametrize("kind", ["dict", "pool"])
+def test_unmounted_from_outside(tmp_path: Path, kind: str) -> None:
+    mount = Served(tmp_path / "mnt", kind)
     (mount.bucket / "f").write_text("x")
     run("fusermount3", "-u", tmp_path / "mnt")
     assert mount.get("f") == b"x"

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import re
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -80,7 +81,7 @@ class Box:
         sign: bool = True,
         pieces: int = 1,
     ) -> Answer:
-        """One request.  `path` and `query` are as on the wire: percent-encoded.  The body comes in `pieces` messages."""
+        """One request.  `path` and `query` are as on the wire, percent-encoded; the body comes in `pieces` messages."""
         fields = {"host": HOST, "x-amz-date": format_timestamp(int(self.now)).decode()}
         fields |= {name.lower(): value for name, value in (headers or {}).items()}
         fields["x-amz-content-sha256"] = payload or hashlib.sha256(body).hexdigest()
@@ -171,7 +172,8 @@ class Box:
 
 @contextlib.contextmanager
 def boto(box: Box, **settings: Any) -> Iterator[S3Client]:
-    """A boto3 client whose requests go to the application instead of a socket."""
+    """A boto3 client whose requests go to the application instead of a socket.  It signs by the real clock."""
+    box.now = time.time()
     client = boto3.client(
         "s3",
         endpoint_url=f"http://{HOST}",

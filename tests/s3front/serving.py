@@ -7,7 +7,7 @@ import datetime
 import functools
 import ipaddress
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,8 +20,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from hypercorn.config import Config
 
+from s3front.door import Limits
 from s3front.serve import serve
 from s3front.transfer import read_body, read_small, respond, send_pieces
+
+App = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 
 
 class Collect:
@@ -292,3 +295,25 @@ def trusting(cert_path: str, *protocols: str) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=cert_path)
     context.set_alpn_protocols(list(protocols))
     return context
+
+
+QUICK = Limits(linger_timeout=0.05)
+
+
+def serve_and(test: Callable[[Running], Awaitable[None]], app: Any = application, **options: Any) -> None:
+    """Runs `test` beside our server."""
+
+    async def main() -> None:
+        async with running(app, **{"limits": QUICK, **options}) as server:
+            await test(server)
+
+    trio.run(main)
+
+
+def http_only(app: App) -> App:
+    """`app` with the lifespan protocol of the shared application."""
+
+    async def wrapped(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await (application if scope["type"] == "lifespan" else app)(scope, receive, send)
+
+    return wrapped

@@ -286,12 +286,15 @@ def test_a_client_that_leaves_within_its_body_changes_nothing(box: Box) -> None:
     for size in (1000, 1_000_000):
         fields = {"host": HOST, "x-amz-date": "20231114T221320Z", "x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
         fields["authorization"] = box.authorization("PUT", "/b/k", "", fields, KEY)
-        scope = {
+        scope: dict[str, Any] = {
             "type": "http", "method": "PUT", "raw_path": b"/b/k", "query_string": b"", "client": None,
             "headers": [(n.encode(), v.encode()) for n, v in fields.items()]
             + [(b"content-length", b"%d" % size)], "extensions": {},
         }  # fmt: skip
-        messages = [{"type": "http.request", "body": b"x" * 500, "more_body": True}, {"type": "http.disconnect"}]
+        messages: list[dict[str, Any]] = [
+            {"type": "http.request", "body": b"x" * 500, "more_body": True},
+            {"type": "http.disconnect"},
+        ]
 
         async def receive(messages: list[dict[str, Any]] = messages) -> dict[str, Any]:
             return messages.pop(0)
@@ -321,8 +324,12 @@ def test_lifespan_and_reserved_hosts_belong_to_the_inner_application(box: Box) -
     for host, status in hosts.items():
         assert box.raw("GET", "/b/k", "", [(b"host", host)], app=app).status == status
     assert box.raw("GET", "/health", "", [(b"host", b"x")], app=S3Middleware(inner, box.app)).status == 403
-    trio.run(app, {"type": "lifespan"}, None, None)
+    trio.run(app, {"type": "lifespan"}, _nothing, _nothing)
     assert reached == ["http", "http", "lifespan"]
+
+
+async def _nothing(*_: object) -> None:
+    return None
 
 
 def test_alone_the_application_answers_lifespan(box: Box) -> None:

@@ -62,7 +62,7 @@ def test_what_is_found_lies_within_the_object(value: bytes, size: int) -> None:
     if found is not None:
         start, length = found
         assert length > 0
-        assert 0 <= start
+        assert start >= 0
         assert start + length <= size
 
 

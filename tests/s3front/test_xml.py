@@ -86,7 +86,7 @@ def test_unknown_and_repeated_elements_are_refused(document: bytes) -> None:
 
 
 # What XML 1.0 can hold; tabs and line ends are references in ours, so that they survive.
-legal = st.characters(blacklist_categories=("Cs",)).filter(lambda c: ord(c) >= 32 and c not in "\ufffe\uffff")
+legal = st.characters(exclude_categories=["Cs"]).filter(lambda c: ord(c) >= 32 and c not in "\ufffe\uffff")
 
 
 @given(st.text(legal | st.sampled_from("\t\n\r&<>\"'")))
@@ -103,7 +103,7 @@ def test_illegal_characters_become_references() -> None:
     assert xml.escape_key(b"\xff<") == "\\xff&lt;"
 
 
-@given(st.text().filter(lambda t: "\ud800" > max(t, default="") or "\udfff" < max(t, default="")))
+@given(st.text().filter(lambda t: max(t, default="") < "\ud800" or max(t, default="") > "\udfff"))
 def test_url_encoding_is_plain_and_reversible(text: str) -> None:
     key = text.encode("utf-8", "replace")
     written = xml.url_key(key)
@@ -115,9 +115,9 @@ def test_url_encoding_is_plain_and_reversible(text: str) -> None:
 
 @given(st.binary(max_size=300))
 def test_no_bytes_break_the_parser(document: bytes) -> None:
+    outcome = "Delete"
     try:
-        tree = xml.parse(document, "Delete")
+        outcome = xml.parse(document, "Delete").name
     except S3Error as error:
-        assert error.code == "MalformedXML"
-    else:
-        assert tree.name == "Delete"
+        outcome = error.code
+    assert outcome in ("Delete", "MalformedXML")

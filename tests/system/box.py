@@ -168,6 +168,7 @@ class Box:
     def s3(self) -> S3Client:
         """A new boto3 client that neither retries nor waits for ever."""
         config = Config(
+            signature_version="s3v4",  # boto3 presigns by version 2 unless told
             retries={"total_max_attempts": 1},
             connect_timeout=5,
             read_timeout=60,

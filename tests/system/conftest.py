@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,8 +69,10 @@ def bucket(box: Box, request: pytest.FixtureRequest) -> str:
 def tree(tmp_path: Path) -> Path:
     """Files of every interesting size, in directories, with names that are not ASCII."""
     root = tmp_path / "tree"
+    written = time.time_ns() - 3_600_123_456_789  # an hour ago: whoever compares times with S3's sees an older file
     for number, size in enumerate((0, 1, 2048, 2049, 4096, 131_072, 131_073, 3_000_000, 20_000_000)):
         path = root / f"dir {number % 3}" / "ärger" / f"file-{number}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(os.urandom(size))
+        os.utime(path, ns=(written, written))
     return root

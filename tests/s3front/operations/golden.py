@@ -9,7 +9,10 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "s3"
 
 
 def same(name: str, body: bytes) -> None:
-    """The answer is the kept one, but for ids that differ from run to run.  Line breaks between elements are for reading."""
+    """The answer is the kept one, but for ids that differ from run to run.
+
+    Line breaks between elements of the kept one are for reading.
+    """
     kept = (GOLDEN / f"{name}.xml").read_text()
     prologue, _, rest = kept.partition("\n")
     flat = prologue + "\n" + re.sub(r">\n *<", "><", rest).strip()

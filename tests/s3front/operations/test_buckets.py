@@ -67,7 +67,7 @@ def test_anothers_bucket_is_not_ours(box: Box) -> None:
     ("body", "code"),
     [
         (constraint("us-west-2"), "IllegalLocationConstraintException"),
-        (b"<CreateBucketConfiguration><LocationConstrain>x</LocationConstrain></CreateBucketConfiguration>", "MalformedXML"),
+        (constraint("x").replace(b"Constraint", b"Constrain"), "MalformedXML"),
         (b"<CreateBucketConfiguration><Tags/></CreateBucketConfiguration>", "NotImplemented"),
         (b"<CreateBucketConfiguration><Bucket/></CreateBucketConfiguration>", "NotImplemented"),
         (b"<Other/>", "MalformedXML"),

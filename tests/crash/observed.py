@@ -1,0 +1,233 @@
+"""What a store does hold: read from its catalogue and its devices, with an audit that shares nothing with the product.
+
+`observe` gives a `State` to compare with the model's, every byte by a verified read.  `audit` counts everything again:
+references, usage, extents, free space (I7), and reads every copy of every page.  `dump` is the whole catalogue, to
+compare one that was rebuilt with one that was recovered.
+"""
+
+from __future__ import annotations
+
+import collections
+import sqlite3
+import stat
+from collections.abc import Callable, Collection
+from typing import Any
+
+from appliance.catalogue.schema import TABLES
+from appliance.device.buffers import scratch
+from appliance.engine.pool import PageRef, page_room
+from appliance.engine.retrieve import Step
+from appliance.errors import StoreError
+from appliance.limits import MIB
+from appliance.model import BodyKind
+from appliance.ondisk.damaged import DamagedError
+from appliance.store import ObjectStore
+from tests.crash.model import Name, State
+
+WHOLE, MAPPED = int(BodyKind.CHUNK), int(BodyKind.MAP)
+type_rows = Callable[..., list[Any]]
+
+
+class Broken(AssertionError):
+    """A promise was not kept."""
+
+
+def observe(store: ObjectStore) -> State:
+    """The state that clients can see.  Raises Broken when bytes cannot be had."""
+    rows = _reader(store)
+    files: dict[Name, int] = {}
+    contents: dict[int, bytes] = {}
+    etags: dict[int, str] = {}
+    directories: set[Name] = set()
+    for bucket, root in rows("SELECT id, root FROM bucket"):
+        todo = [(root, b"")]
+        while todo:
+            directory, path = todo.pop()
+            for name, node_id in rows("SELECT name, node FROM entry WHERE parent=?", (directory,)):
+                if name.endswith(b"/"):
+                    directories.add((bucket, path + name))
+                    todo.append((node_id, path + name))
+                    continue
+                files[bucket, path + name] = node_id
+    for node_id in set(files.values()):
+        node = store.node(node_id)
+        if not stat.S_ISREG(node.mode):
+            raise Broken(f"node {node_id} is no file")
+        try:
+            with store.reader(node) as reader:
+                contents[node_id] = reader.read_now()
+        except StoreError as error:
+            raise Broken(f"node {node_id} cannot be read: {error!r}") from error
+        etags[node_id] = node.etag
+    return State(
+        files,
+        contents,
+        etags,
+        frozenset(directories),
+        {upload: (bucket, key) for upload, bucket, key in rows("SELECT id, bucket, key FROM upload")},
+        {
+            (upload, number): _content(store, kind, ref, size)
+            for upload, number, kind, ref, size in rows("SELECT upload, number, kind, ref, size FROM part")
+        },
+        frozenset(name for (name,) in rows("SELECT name FROM bucket")),
+    )
+
+
+def _reader(store: ObjectStore) -> type_rows:
+    execute = store.engine.reader.execute
+    return lambda sql, parameters=(): execute(sql, parameters).fetchall()
+
+
+def _content(store: ObjectStore, kind: int, ref: int, size: int) -> bytes:
+    """A part's bytes."""
+    if not kind:
+        return b""
+    retrieval = store.engine.retrieval
+    steps: list[Step] = retrieval.plan(kind, ref, 0, size)
+    pieces: list[bytes] = []
+    with scratch(page_room(0, MIB)) as room:
+        for step in steps:
+            if not step.copies:
+                pieces.append(bytes(step.length))
+                continue
+            try:
+                view = retrieval.pool.read_any(step.copies, step.start, step.start + step.length, room)
+            except StoreError as error:
+                raise Broken(f"a part cannot be read: {error!r}") from error
+            pieces.append(bytes(view))
+    return b"".join(pieces)
+
+
+def difference(wanted: State, found: State) -> str:
+    """What differs, for people; empty when nothing does."""
+    lines = []
+    for field, one, other in zip(State._fields, wanted, found, strict=True):
+        if one == other:
+            continue
+        if isinstance(one, dict) and isinstance(other, dict):
+            keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+            lines += [f"{field}[{key!r}]: wanted {_show(one.get(key))}, found {_show(other.get(key))}" for key in keys]
+        else:
+            lines.append(f"{field}: wanted {set(one) - set(other)}, found {set(other) - set(one)}")
+    return "\n".join(lines[:12])
+
+
+def _show(value: object) -> str:
+    if isinstance(value, bytes) and len(value) > 40:
+        return f"{len(value)} bytes {value[:12]!r}...{value[-12:]!r}"
+    return repr(value)
+
+
+# ---------------------------------------------------------------------- the audit
+
+
+def audit(store: ObjectStore, *, absent: Collection[int] = (), torn: Collection[int] = ()) -> None:
+    """Raises Broken.  Copies on devices in `absent` (missing, or failing) may be bad; those of chunks in `torn` too as
+    long as one is good: an unacknowledged batch was recovered by its good copy."""
+    rows = _reader(store)
+    _audit_references(rows)
+    _audit_usage(rows)
+    _audit_space(store, rows)
+    _audit_pages(store, rows, absent, torn)
+
+
+def _require(name: str, wanted: object, found: object) -> None:
+    if wanted != found:
+        raise Broken(f"audit: {name}: counted {wanted}, the catalogue says {found}")
+
+
+def _audit_references(rows: type_rows) -> None:
+    chunks: collections.Counter[int] = collections.Counter()
+    maps: collections.Counter[int] = collections.Counter()
+    named = rows("SELECT kind, ref FROM node WHERE mode BETWEEN 32768 AND 36863 UNION ALL SELECT kind, ref FROM part")
+    for kind, ref in [*named, *rows("SELECT kind, ref FROM slice")]:
+        if kind == WHOLE:
+            chunks[ref] += 1
+        elif kind == MAPPED:
+            maps[ref] += 1
+    _require("references of chunks", dict(chunks), dict(rows("SELECT id, refs FROM chunk")))
+    _require("references of maps", dict(maps), dict(rows("SELECT id, refs FROM map")))
+    _require("slices of no map", [], rows("SELECT map FROM slice WHERE map NOT IN (SELECT id FROM map)"))
+    _require("pages of no chunk", [], rows("SELECT dev, off FROM page WHERE chunk NOT IN (SELECT id FROM chunk)"))
+    _require("entries of no node", [], rows("SELECT * FROM entry WHERE node NOT IN (SELECT id FROM node)"))
+    _require("entries of no parent", [], rows("SELECT * FROM entry WHERE parent NOT IN (SELECT id FROM node)"))
+    roots = "SELECT root FROM bucket"
+    stray = f"SELECT id FROM node WHERE id NOT IN (SELECT node FROM entry) AND id NOT IN ({roots})"
+    _require("nodes without a name", [], rows(stray))
+    _require("parts of no upload", [], rows("SELECT * FROM part WHERE upload NOT IN (SELECT id FROM upload)"))
+    (top,) = rows("SELECT max(coalesce((SELECT max(id) FROM node), 0), coalesce((SELECT max(id) FROM chunk), 0))")[0]
+    promised = rows("SELECT value FROM meta WHERE name='next_id'")
+    if top and (not promised or promised[0][0] <= top):
+        raise Broken(f"audit: id {top} is in use and was not promised: {promised}")
+
+
+def _audit_usage(rows: type_rows) -> None:
+    counted = rows(
+        "SELECT n.bucket, count(*), sum(n.size) FROM entry e JOIN node n ON n.id=e.node"
+        " WHERE n.mode BETWEEN 32768 AND 36863 GROUP BY 1 ORDER BY 1"
+    )
+    _require("usage", counted, rows("SELECT * FROM usage WHERE objects OR bytes ORDER BY 1"))
+
+
+def _audit_space(store: ObjectStore, rows: type_rows) -> None:
+    """I7: rows and held extents do not overlap, lie in the pages, and leave what the free map says.  At rest only the
+    snapshot's pages are held."""
+    pool = store.engine.pool
+    snapshot: collections.Counter[int] = collections.Counter()
+    for device_id, _ in store.engine.checkpointer._extents:
+        snapshot[device_id] += 1
+    for device in pool.devices.values():
+        claimed = rows("SELECT off, len FROM page WHERE dev=?", (device.id,))
+        held = pool.allocator.held(device.id)
+        _require(f"extents held on device {device.id}", snapshot[device.id], len(held))
+        position = device.geometry.pages_start
+        for offset, length in sorted([*claimed, *held]):
+            if offset < position:
+                raise Broken(f"audit: extents overlap on device {device.id} at {offset}")
+            position = offset + length
+        if position > device.geometry.pages_end:
+            raise Broken(f"audit: an extent of device {device.id} ends at {position}, beyond the pages")
+        used = sum(length for _, length in (*claimed, *held))
+        _require(f"free bytes of device {device.id}", pool.allocator.size(device.id) - used, pool.allocator.free(device.id))
+
+
+def _audit_pages(store: ObjectStore, rows: type_rows, absent: Collection[int], torn: Collection[int]) -> None:
+    pool = store.engine.pool
+    parts: dict[tuple[int, int], list[PageRef]] = collections.defaultdict(list)
+    for device, offset, length, index, hsum, chunk in rows("SELECT dev, off, len, idx, hsum, chunk FROM page"):
+        parts[chunk, index].append(PageRef(device, offset, length, index, hsum))
+    wanted = {chunk: (length, copies) for chunk, length, copies in rows("SELECT id, len, copies FROM chunk")}
+    payload = _payload()
+    for chunk, (length, copies) in wanted.items():
+        for index in range(-(-length // payload)):
+            refs = parts.get((chunk, index), [])
+            devices = {ref.device for ref in refs}
+            if len(devices) != len(refs) or len(refs) != copies:
+                raise Broken(f"audit: page {index} of chunk {chunk} lies on {devices}, wanted {copies} copies")
+            part = min(payload, length - index * payload)
+            bad = [ref.device for ref in refs if ref.device not in absent and not _is_good(store, ref, part)]
+            if bad and (chunk not in torn or len(bad) == len(refs)):
+                raise Broken(f"audit: page {index} of chunk {chunk} ({refs}) is damaged on {bad}")
+    assert pool.devices
+
+
+def _is_good(store: ObjectStore, ref: PageRef, length: int) -> bool:
+    with scratch(page_room(0, length)) as room:
+        try:
+            store.engine.pool.read_page_part(ref, 0, length, room)
+        except (DamagedError, OSError):
+            return False
+    return True
+
+
+def _payload() -> int:
+    from appliance.engine import ingest  # the size in force: see scale.py
+
+    return ingest.PAGE_PAYLOAD
+
+
+def dump(connection: sqlite3.Connection) -> dict[str, list[Any]]:
+    """Every row of every table."""
+    return {
+        table.name: sorted(connection.execute(f"SELECT * FROM {table.name}").fetchall(), key=repr) for table in TABLES
+    }

@@ -1,0 +1,141 @@
+"""CopyObject and UploadPartCopy."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import trio
+
+from s3front.dates import NS, http_date
+from tests.s3front.box import Box
+from tests.s3front.memory_store import NOW_NS
+from tests.s3front.operations.golden import same
+
+SECOND = NOW_NS // NS
+META = {"x-amz-meta-a": "1", "content-type": "text/plain", "cache-control": "no-cache"}
+
+
+@pytest.fixture
+def full() -> Box:
+    box = Box()
+    box.send("PUT", "/b/dir/s%20%2B%C3%A9", headers=META, body=b"source")
+    return box
+
+
+SOURCE = "/b/dir/s%20%2B%C3%A9"
+
+
+@pytest.mark.parametrize("source", [SOURCE, SOURCE[1:], SOURCE + "?versionId=null", "/b/dir%2Fs%20+%C3%A9"])
+def test_bytes_and_metadata_are_copied(full: Box, source: str) -> None:
+    answer = full.send("PUT", "/b/t", headers={"x-amz-copy-source": source, "x-amz-meta-b": "ignored"})
+    assert answer.status == 200
+    same("copy_object", answer.body)
+    got = full.send("GET", "/b/t")
+    assert got.body == b"source"
+    assert {name: got.headers[name] for name in META} == META
+    assert "x-amz-meta-b" not in got.headers
+
+
+def test_metadata_can_be_replaced(full: Box) -> None:
+    headers = {"x-amz-copy-source": SOURCE, "x-amz-metadata-directive": "REPLACE", "x-amz-meta-b": "2"}
+    assert full.send("PUT", "/b/t", headers=headers).status == 200
+    got = full.send("GET", "/b/t", headers={"x-amz-checksum-mode": "ENABLED"})
+    assert got.headers["x-amz-meta-b"] == "2"
+    assert "x-amz-meta-a" not in got.headers
+    assert got.headers["content-type"] == "binary/octet-stream"
+    assert "x-amz-checksum-crc64nvme" in got.headers  # it is of the bytes
+
+
+def test_onto_itself_only_with_a_change(full: Box) -> None:
+    answer = full.send("PUT", SOURCE, headers={"x-amz-copy-source": SOURCE})
+    assert (answer.status, answer.code) == (400, "InvalidRequest")
+    for change in (
+        {"x-amz-metadata-directive": "REPLACE", "x-amz-meta-a": "9"},
+        {"x-amz-storage-class": "STANDARD_IA"},
+        {"x-amz-website-redirect-location": "/x"},
+    ):
+        assert full.send("PUT", SOURCE, headers={"x-amz-copy-source": SOURCE} | change).status == 200
+    got = full.send("HEAD", SOURCE)
+    assert got.headers["x-amz-storage-class"] == "STANDARD_IA"
+    assert got.headers["x-amz-website-redirect-location"] == "/x"
+    assert got.headers["x-amz-meta-a"] == "9"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"x-amz-copy-source": "/b/none"}, 404, "NoSuchKey"),
+        ({"x-amz-copy-source": "/none/k"}, 404, "NoSuchBucket"),
+        ({"x-amz-copy-source": "/b"}, 400, "InvalidArgument"),
+        ({"x-amz-copy-source": "/b/"}, 400, "InvalidArgument"),
+        ({"x-amz-copy-source": ""}, 400, "InvalidArgument"),
+        ({"x-amz-copy-source": "/b/%zz"}, 400, "InvalidArgument"),
+        ({"x-amz-copy-source": "/b/%ff"}, 400, "InvalidArgument"),
+        ({"x-amz-copy-source": "/b/" + "a" * 1025}, 400, "KeyTooLongError"),
+        ({"x-amz-copy-source": SOURCE + "?versionId=7"}, 404, "NoSuchVersion"),
+        ({"x-amz-copy-source": SOURCE, "x-amz-metadata-directive": "MERGE"}, 400, "InvalidArgument"),
+        ({"x-amz-copy-source": SOURCE, "x-amz-tagging-directive": "REPLACE"}, 501, "NotImplemented"),
+        ({"x-amz-copy-source": SOURCE, "x-amz-acl": "public-read"}, 501, "NotImplemented"),
+        ({"x-amz-copy-source": SOURCE, "x-amz-copy-source-if-match": '"x"'}, 412, "PreconditionFailed"),
+        ({"x-amz-copy-source": SOURCE, "x-amz-copy-source-if-none-match": "*"}, 412, "PreconditionFailed"),
+        (
+            {"x-amz-copy-source": SOURCE, "x-amz-copy-source-if-modified-since": http_date(SECOND).decode()},
+            412,
+            "PreconditionFailed",
+        ),
+        ({"x-amz-copy-source": SOURCE, "if-match": '"x"'}, 404, "NoSuchKey"),
+    ],
+)
+def test_what_is_not_copied(full: Box, headers: dict[str, str], status: int, code: str) -> None:
+    answer = full.send("PUT", "/b/t", headers=headers)
+    assert (answer.status, answer.code) == (status, code)
+    assert full.send("GET", "/b/t").status == 404
+
+
+def test_between_buckets(full: Box) -> None:
+    trio.run(full.store.create_bucket, "second", "owner")
+    assert full.send("PUT", "/second/t", headers={"x-amz-copy-source": SOURCE}).status == 200
+    assert full.send("GET", "/second/t").body == b"source"
+    assert full.send("PUT", "/none/t", headers={"x-amz-copy-source": SOURCE}).code == "NoSuchBucket"
+
+
+def upload(box: Box, headers: dict[str, str] | None = None) -> str:
+    body = box.send("POST", "/b/t", "uploads=", headers=headers).body.decode()
+    return body.partition("<UploadId>")[2].partition("<")[0]
+
+
+def test_a_part_is_copied(full: Box) -> None:
+    number = upload(full)
+    whole = full.send("PUT", "/b/t", f"partNumber=1&uploadId={number}", headers={"x-amz-copy-source": SOURCE})
+    same("upload_part_copy", whole.body)
+    headers = {"x-amz-copy-source": SOURCE, "x-amz-copy-source-range": "bytes=1-3"}
+    part = full.send("PUT", "/b/t", f"partNumber=1&uploadId={number}", headers=headers)
+    etag = part.body.decode().partition("&quot;")[2].partition("&quot;")[0]
+    assert len(etag) == 32
+    assert etag != hashlib.md5(b"source", usedforsecurity=False).hexdigest()
+    document = (
+        f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
+    )
+    done = full.send("POST", "/b/t", f"uploadId={number}", body=document.encode())
+    assert done.status == 200
+    assert full.send("GET", "/b/t").body == b"our"
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "code"),
+    [
+        ({"x-amz-copy-source-range": "bytes=0-6"}, "", "InvalidRange"),
+        ({"x-amz-copy-source-range": "bytes=0-"}, "", "InvalidArgument"),
+        ({"x-amz-copy-source-range": "bytes=3-1"}, "", "InvalidArgument"),
+        ({"x-amz-copy-source-if-match": '"x"'}, "", "PreconditionFailed"),
+        ({}, "partNumber=0", "InvalidArgument"),
+        ({}, "partNumber=10001", "InvalidArgument"),
+        ({}, "uploadId=other", "NoSuchUpload"),
+    ],
+)
+def test_a_part_that_is_not_copied(full: Box, headers: dict[str, str], query: str, code: str) -> None:
+    number = upload(full)
+    parameters = {"partNumber": "1", "uploadId": number} | dict([query.split("=")] if query else [])
+    wire = "&".join(f"{name}={value}" for name, value in parameters.items())
+    assert full.send("PUT", "/b/t", wire, headers={"x-amz-copy-source": SOURCE} | headers).code == code
