@@ -82,7 +82,7 @@ class Daemon:
             "pid": os.getpid(),
             "endpoint": self.endpoint,
             "mount": str(self.config.mount_point) if self._mount else "",
-            "pool": self.config.pool.name,
+            "pool": self.store.engine.pool.name,
             "draining": self.draining,
             "size": total,
             "available": available,
@@ -116,7 +116,7 @@ class Daemon:
         """Adds a device to the pool, after the checks that `tierce pool create` makes."""
         if tier not in get_args(Tier):
             raise StoreError(Code.INVALID_ARGUMENT, f"a tier is one of {', '.join(get_args(Tier))}, not {tier}")
-        prepare = partial(prepare_device, path, self.config.pool.name, [path] if erase else [])
+        prepare = partial(prepare_device, path, self.store.engine.pool.name, [path] if erase else [])
         device = await trio.to_thread.run_sync(prepare)
         added = await self.store.add_device(path, device, cast(Tier, tier))
         log.info("device added", extra={"facts": {"path": path, "tier": tier}})
@@ -143,32 +143,31 @@ class Daemon:
 
     # ------------------------------------------------------------------ life
 
-    async def run(self, sockets: Sockets, started: Callable[[Daemon], None]) -> None:
-        """Serves until SIGTERM or SIGINT, then drains.  `started` is called once everything answers."""
+    async def run(self, sockets: Sockets, signals: AsyncIterator[int], started: Callable[[Daemon], None]) -> None:
+        """Serves until a signal comes, then drains.  `started` is called once everything answers."""
         watching, doors = trio.Event(), trio.Event()
         collector = Collector(self.requests, self.store.statistics, self.store.devices)
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async with trio.open_nursery() as operators:
-                quart = partial(hypercorn.trio.serve, shutdown_trigger=watching.wait)
-                await operators.start(quart, administration_app(collector, self.ready), _hypercorn(sockets.admin))
-                await operators.start(quart, control_app(self), _hypercorn(sockets.control))
-                operators.start_soon(self._feed_watchdog, watching)
-                async with trio.open_nursery() as nursery:
-                    self._mounts = nursery
-                    await nursery.start(self._open_s3_door, doors)
-                    if self.config.mount.enabled:
-                        await self.mount()
-                    started(self)
-                    notify(f"READY=1\nSTATUS=serving {self.endpoint}")
-                    log.info("ready", extra={"facts": {"endpoint": self.endpoint, "mount": self.status()["mount"]}})
-                    await self._wait_for_stop(signals)
-                    self.draining = True
-                    notify("STOPPING=1\nSTATUS=draining")
-                    nursery.cancel_scope.deadline = trio.current_time() + DRAIN_TIMEOUT
-                    doors.set()
-                    await self.umount()
-                await self.store.settle()
-                watching.set()
+        async with trio.open_nursery() as operators:
+            quart = partial(hypercorn.trio.serve, shutdown_trigger=watching.wait)
+            await operators.start(quart, administration_app(collector, self.ready), _hypercorn(sockets.admin))
+            await operators.start(quart, control_app(self), _hypercorn(sockets.control))
+            operators.start_soon(self._feed_watchdog, watching)
+            async with trio.open_nursery() as nursery:
+                self._mounts = nursery
+                await nursery.start(self._open_s3_door, doors)
+                if self.config.mount.enabled:
+                    await self.mount()
+                started(self)
+                notify(f"READY=1\nSTATUS=serving {self.endpoint}")
+                log.info("ready", extra={"facts": {"endpoint": self.endpoint, "mount": self.status()["mount"]}})
+                await self._wait_for_stop(signals)
+                self.draining = True
+                notify("STOPPING=1\nSTATUS=draining")
+                nursery.cancel_scope.deadline = trio.current_time() + DRAIN_TIMEOUT
+                doors.set()
+                await self.umount()
+            await self.store.settle()
+            watching.set()
         log.info("stopped")
 
     async def _open_s3_door(self, closing: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
@@ -245,7 +244,10 @@ def run(config: Config, box_file: Path | None = None, show_key: Callable[[str, s
 
 
 async def _serve(config: Config, box_file: Path | None, show_key: Callable[[str, str], None] | None) -> None:
-    with _state_directory(config), _bound(config) as sockets:
+    # The first signal ends the service; later ones are received and mean nothing more: an impatient administrator must
+    # not interrupt the closing of the pool.  One that comes while the pool is being opened is obeyed after that.
+    stop = trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT)
+    with stop as signals, _state_directory(config), _bound(config) as sockets:
         async with _open_pool(config) as store:
             vault = open_vault(config.master_key_path)
             if (box_file or show_key) and not store.access_keys():
@@ -254,7 +256,7 @@ async def _serve(config: Config, box_file: Path | None, show_key: Callable[[str,
                 if show_key:
                     show_key(key.id, secret)
             with _box_file(box_file) as announce:
-                await Daemon(config, store, vault).run(sockets, announce)
+                await Daemon(config, store, vault).run(sockets, signals, announce)
 
 
 def rebuild(config: Config) -> dict[str, int]:

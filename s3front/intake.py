@@ -43,7 +43,7 @@ async def take(door: Door, request: Request, plan: BodyPlan, commit: Commit[T]) 
         data = await transfer.read_small(request.scope, request.receive, plan.wire_max)
         small = await receive_small(plan, data)
         return await commit(door.store.small_body(small.body), small.etag, small.checksum)
-    with await door.store.ingest(request.bucket, plan.length) as ingest:
+    with await door.store.ingest(request.bucket, plan.length, request.key) as ingest:
         sink = BodySink(plan, ingest)
         await transfer.read_body(request.scope, request.receive, _Bounded(sink))
         large = await trio.to_thread.run_sync(sink.finish)

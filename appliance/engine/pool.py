@@ -226,15 +226,19 @@ class Pool:
         )
 
     # ------------------------------------------------------------------ pages
-    def read_page_part(self, ref: PageRef, start: int, end: int, into: memoryview) -> memoryview:
+    def read_page_part(
+        self, ref: PageRef, start: int, end: int, into: memoryview, *, whole_blocks: bool = False
+    ) -> memoryview:
         """Payload bytes [start, end) of one copy, verified block by block; the view lies within `into`.
 
-        `into` must be aligned and hold `page_room(start, end)`.  Raises DamagedError or OSError: never a wrong byte.
+        With `whole_blocks` the view begins at the first byte of the first block and ends with the last block: what was
+        verified anyway.  `into` must be aligned and hold `page_room(start, end)`.  Raises DamagedError or OSError: never a wrong byte.
         """
         device = self.devices.get(ref.device)
         if device is None or device.device is None:
             raise OSError(f"device {ref.device} is missing")
         if ref.length <= page.extent_length(GATHER_MAX):
+            assert not whole_blocks, "a small page is remembered whole"
             return self._read_small(device, ref, start, end, into)
         header = self.header(device, ref)
         low = start // BLOCK * BLOCK
@@ -247,7 +251,7 @@ class Pool:
             at = block * BLOCK - low
             if not page.verify_block(header, block, room[at : min(at + BLOCK, high - low)]):
                 raise DamagedError(f"page: block {block} does not match its digest")
-        return room[start - low : end - low]
+        return room[: high - low] if whole_blocks else room[start - low : end - low]
 
     def _read_small(self, device: PoolDevice, ref: PageRef, start: int, end: int, into: memoryview) -> memoryview:
         room = into[: ref.length]
@@ -286,7 +290,9 @@ class Pool:
         with self._headers_lock:
             self._headers.clear()
 
-    def read_any(self, copies: Sequence[PageRef], start: int, end: int, into: memoryview) -> memoryview:
+    def read_any(
+        self, copies: Sequence[PageRef], start: int, end: int, into: memoryview, *, whole_blocks: bool = False
+    ) -> memoryview:
         """Like `read_page_part` from the first copy that is good; every other one is counted.
 
         Raises DAMAGED when all copies are bad, IO_ERROR when none could be read.
@@ -295,7 +301,7 @@ class Pool:
         damaged = False
         for ref in copies:
             try:
-                view = self.read_page_part(ref, start, end, into)
+                view = self.read_page_part(ref, start, end, into, whole_blocks=whole_blocks)
             except (DamagedError, OSError) as error:
                 device = self.devices.get(ref.device)
                 problems.append(f"device {ref.device} at {ref.offset}: {error}")

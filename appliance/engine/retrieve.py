@@ -11,18 +11,21 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from appliance.catalogue.content import INLINE, MAPPED, WHOLE, flatten
 from appliance.device.buffers import scratch
 from appliance.device.lanes import CallLanes
 from appliance.engine.pool import PageRef, Pool, page_room
 from appliance.errors import Code, StoreError
-from appliance.limits import BODY_CACHE, GATHER_MAX, MIB, PAGE_PAYLOAD
+from appliance.limits import BLOCK, BODY_CACHE, GATHER_MAX, KIB, MIB, PAGE_PAYLOAD
 from appliance.model import Node
+from appliance.ondisk.page import extent_length
 
 _PAGES = "SELECT dev, off, len, idx, hsum FROM page WHERE chunk=? ORDER BY idx, copy"
 _ZEROS = memoryview(bytes(MIB))
+SMALL_EXTENT: Final = extent_length(GATHER_MAX)  # longer extents have the long header and blocks of their own
+RANGE_KEPT_MAX: Final = 256 * KIB  # ranges up to this leave their blocks in memory; streams would only flush it out
 
 
 class Step(NamedTuple):
@@ -33,35 +36,39 @@ class Step(NamedTuple):
     copies: list[PageRef]
 
 
+type_key = int | tuple[bytes, int]
+
+
 class BodyCache:
-    """Whole small chunks by id, least recently used out first.  Chunks never change and ids never return."""
+    """Verified bytes, least recently used out first: whole small chunks by id, blocks of long pages by the page's header
+    sum and their number.  Neither ever changes, and neither key ever returns with other bytes."""
 
     def __init__(self, limit: int = BODY_CACHE) -> None:
-        self._bodies: OrderedDict[int, bytes] = OrderedDict()
+        self._bodies: OrderedDict[type_key, bytes] = OrderedDict()
         self._limit = limit
         self._lock = threading.Lock()
         self.bytes = 0
         self.hits = 0
         self.misses = 0
 
-    def get(self, chunk: int) -> bytes | None:
-        """The chunk's bytes, if remembered."""
+    def get(self, key: type_key) -> bytes | None:
+        """The bytes, if remembered."""
         with self._lock:
-            data = self._bodies.get(chunk)
+            data = self._bodies.get(key)
             if data is None:
                 self.misses += 1
                 return None
-            self._bodies.move_to_end(chunk)
+            self._bodies.move_to_end(key)
             self.hits += 1
             return data
 
-    def put(self, chunk: int, data: bytes) -> None:
+    def put(self, key: type_key, data: bytes) -> None:
         """Remembers bytes that were verified, or that the commit itself wrote."""
         if len(data) > GATHER_MAX:
             return
         with self._lock:
-            old = self._bodies.pop(chunk, None)
-            self._bodies[chunk] = data
+            old = self._bodies.pop(key, None)
+            self._bodies[key] = data
             self.bytes += len(data) - (len(old) if old is not None else 0)
             while self.bytes > self._limit:
                 _, gone = self._bodies.popitem(last=False)
@@ -208,6 +215,8 @@ class Reader:
             except BaseException:
                 self.close()
                 raise
+            if not self._whole_chunk and length <= RANGE_KEPT_MAX:
+                self._data = self._remembered()
         else:
             self._steps = [Step(length, 0, [])]
 
@@ -236,6 +245,46 @@ class Reader:
         if end > max(held, self._start):
             self._steps.append(Step(end - max(held, self._start), 0, []))
 
+    def _remembered(self) -> bytes | None:
+        """The range from remembered blocks, if they are all there."""
+        cache = self._retrieval.cache
+        parts: list[bytes | memoryview] = []
+        for step in self._steps:
+            if not step.copies:
+                parts.append(_ZEROS[: step.length])
+                continue
+            end = step.start + step.length
+            for block in range(step.start // BLOCK, -(-end // BLOCK)):
+                data = cache.get((step.copies[0].hsum, block))
+                if data is None:
+                    return None
+                base = block * BLOCK
+                parts.append(memoryview(data)[max(step.start - base, 0) : end - base])
+        return b"".join(parts)
+
+    def _read_kept(self) -> bytes:
+        """The range by whole blocks, which are remembered for the next reader near by."""
+        pool, cache = self._retrieval.pool, self._retrieval.cache
+        parts: list[bytes | memoryview] = []
+        for step in self._steps:
+            if not step.copies:
+                parts.append(_ZEROS[: step.length])
+                continue
+            end = step.start + step.length
+            is_long = step.copies[0].length > SMALL_EXTENT
+            with scratch(page_room(step.start, end)) as room:
+                view = pool.read_any(step.copies, step.start, end, room, whole_blocks=is_long)
+                if not is_long:
+                    parts.append(bytes(view))
+                    continue
+                low = step.start // BLOCK * BLOCK
+                for at in range(0, len(view), BLOCK):
+                    data = bytes(view[at : at + BLOCK])
+                    cache.put((step.copies[0].hsum, (low + at) // BLOCK), data)
+                    base = low + at
+                    parts.append(memoryview(data)[max(step.start - base, 0) : end - base])
+        return parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
+
     def ready(self) -> bytes | None:
         """The range, if memory has it."""
         return self._data
@@ -250,10 +299,8 @@ class Reader:
         """The range as bytes; blocks."""
         if self._data is not None:
             return self._data
-        if len(self._steps) == 1 and self._steps[0].copies and self.length <= MIB:
-            step = self._steps[0]
-            with scratch(page_room(step.start, step.start + step.length)) as room:
-                data = bytes(self._retrieval.pool.read_any(step.copies, step.start, step.start + step.length, room))
+        if self.length <= RANGE_KEPT_MAX:
+            data = self._read_kept()
         else:
             data = b"".join(bytes(view) for view in self.pieces())
         if self._whole_chunk and self._start == 0 and len(data) == self.length:

@@ -31,6 +31,9 @@ ROUTES: Final = (Route("POST", Level.OBJECT, "uploadId"),)
 # 10,000 parts, each with number, quoted ETag and SHA-256, are 1.7 MB: the only document that may pass limits.XML_MAX.
 DOCUMENT_MAX: Final = 2 * MIB
 
+JUDGE_INLINE_MAX: Final = 128  # parts; more are compared and summed in a thread
+PAGE: Final = 250  # parts per look: the loop is not held for longer
+
 
 class Asked(NamedTuple):
     """One Part of the document.  `checksums` maps algorithm to base64."""
@@ -48,10 +51,11 @@ async def operate(door: Door, request: Request) -> Response:
     etag = checksums.multipart_etag([part.etag for part in asked])
     try:
         upload = door.store.upload(request.bucket, request.key, request.query["uploadId"])
-        held = _held(door, upload)
-        parts = [_match(part, held) for part in asked]
-        whole = _checksum(upload, asked, parts)
-        _check_promises(request, parts, whole)
+        held = await _held(door, upload)
+        if len(asked) <= JUDGE_INLINE_MAX:
+            parts, whole = _judge(request, upload, asked, held)
+        else:
+            parts, whole = await trio.to_thread.run_sync(_judge, request, upload, asked, held)
         done_etag, checksum = etag, whole
         await _complete(door, upload, parts, etag, whole, precondition)
     except StoreError as error:
@@ -107,16 +111,27 @@ def _part(child: Element) -> Asked:
     return Asked(int(text), etag, {name: value.strip() for name, value in said.items() if value})
 
 
-def _held(door: Door, upload: Upload) -> dict[int, Part]:
-    """Every part of the upload by number."""
+async def _held(door: Door, upload: Upload) -> dict[int, Part]:
+    """Every part of the upload by number.  Lets others run between pages."""
     held: dict[int, Part] = {}
     after, more = 0, True
     while more:
-        page, more = door.store.parts(upload, after)
+        page, more = door.store.parts(upload, after, PAGE)
+        await trio.lowlevel.checkpoint()
         for part in page:
             held[part.number] = part
             after = part.number
     return held
+
+
+def _judge(
+    request: Request, upload: Upload, asked: list[Asked], held: dict[int, Part]
+) -> tuple[list[Part], Checksum | None]:
+    """The parts asked for and the checksum of the whole, or the S3Error that refuses them."""
+    parts = [_match(part, held) for part in asked]
+    whole = _checksum(upload, asked, parts)
+    _check_promises(request, parts, whole)
+    return parts, whole
 
 
 def _match(asked: Asked, held: dict[int, Part]) -> Part:

@@ -11,13 +11,14 @@ from typing import Final
 import msgspec
 
 from appliance.authority import Action
-from appliance.model import Attributes, Node
+from appliance.model import Attributes, Node, Written
 from s3front import conditions, metadata, preconditions, xml
 from s3front.dates import NS, iso_date
 from s3front.errors import S3Error, invalid_argument
 from s3front.request import Door, Request
 from s3front.response import Response, answer
 from s3front.router import COPY_SOURCE, Level, Route
+from s3front.sources import with_source
 
 NAME: Final = "CopyObject"
 ACTION: Final = Action.PUT_OBJECT
@@ -34,24 +35,33 @@ async def operate(door: Door, request: Request) -> Response:
         raise S3Error("NotImplemented", details=(("Header", "x-amz-tagging-directive"),))
     precondition = await preconditions.for_write(door, request)
     said = metadata.from_headers(headers)
-    source = await door.store.look_up(request.source.bucket, request.source.key)
-    conditions.check_copy_source(headers, source.etag, source.written_ns)
-    attributes = _attributes(source, said, replace=replace, reclass=b"x-amz-storage-class" in headers)
     same = request.source.bucket.id == request.bucket.id and request.source.key == request.key
-    if same and attributes is None:
-        raise S3Error(
-            "InvalidRequest",
-            "This copy request is illegal because it is trying to copy an object to itself without changing the "
-            "object's metadata, storage class, website redirect location or encryption attributes.",
+
+    async def copy(source: Node) -> tuple[Written, Attributes]:
+        conditions.check_copy_source(headers, source.etag, source.written_ns)
+        attributes = _attributes(source, said, replace=replace, reclass=b"x-amz-storage-class" in headers)
+        if same and attributes is None:
+            raise _without_change()
+        written = await door.store.copy_object(
+            source, request.bucket, request.key, attributes, precondition=precondition
         )
-    written = await door.store.copy_object(source, request.bucket, request.key, attributes, precondition=precondition)
-    kept = source.attributes
+        return written, source.attributes
+
+    written, kept = await with_source(door, request.source, copy)
     return answer(
         xml.document(
             "CopyObjectResult",
             f"<LastModified>{iso_date(written.written_ns // NS)}</LastModified><ETag>&quot;{written.etag}&quot;</ETag>"
             f"{metadata.checksum_xml(kept.checksum, len(kept.parts))}",
         )
+    )
+
+
+def _without_change() -> S3Error:
+    return S3Error(
+        "InvalidRequest",
+        "This copy request is illegal because it is trying to copy an object to itself without changing the object's "
+        "metadata, storage class, website redirect location or encryption attributes.",
     )
 
 

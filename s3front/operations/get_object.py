@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from appliance import limits
 from appliance.authority import Action
+from appliance.errors import Code, StoreError
 from appliance.model import Node
 from s3front import conditions, metadata, ranges
 from s3front.conditions import Outcome
@@ -16,6 +17,10 @@ from s3front.errors import S3Error, invalid_argument
 from s3front.request import Door, Request
 from s3front.response import Headers, Response
 from s3front.router import Level, Route
+from s3front.sources import ATTEMPTS
+
+if TYPE_CHECKING:
+    from appliance.store import Reader
 
 NAME: Final = "GetObject"
 ACTION: Final = Action.GET_OBJECT
@@ -45,14 +50,24 @@ class Selection(NamedTuple):
 
 
 async def operate(door: Door, request: Request) -> Response:
-    """Raises NoSuchKey, PreconditionFailed, InvalidRange, InvalidPartNumber, InvalidRequest."""
-    node = await door.store.look_up(request.bucket, request.key)
-    status, headers, start, length = select(request, node)
-    if status == 304:
-        return Response(304, headers)
-    if not length:
-        return Response(status, headers)
-    reader = door.store.reader(node, start, length)
+    """Raises NoSuchKey, PreconditionFailed, InvalidRange, InvalidPartNumber, InvalidRequest, SlowDown."""
+    for _ in range(ATTEMPTS):
+        node = await door.store.look_up(request.bucket, request.key)
+        status, headers, start, length = select(request, node)
+        if not length:
+            return Response(status, headers)
+        try:
+            reader = door.store.reader(node, start, length)
+        except StoreError as error:
+            if error.code is not Code.NO_SUCH_NODE:
+                raise
+            continue  # replaced between look and pin: what is there now is the answer (H4)
+        return await _read(reader, status, headers, length)
+    raise S3Error("SlowDown")
+
+
+async def _read(reader: Reader, status: int, headers: Headers, length: int) -> Response:
+    """The bytes, or the reader itself where they are to be streamed."""
     try:
         data = reader.ready()
         if data is None:

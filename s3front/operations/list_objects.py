@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import trio
+
 from appliance.authority import Action
 from appliance.limits import LIST_MAX
 from appliance.model import Listed, Page
@@ -24,6 +26,7 @@ NAME: Final = "ListObjects"
 ACTION: Final = Action.LIST_BUCKET
 ROUTES: Final = (Route("GET", Level.BUCKET),)
 
+SLICE: Final = 256  # rows: some 150 us of the loop's time
 _NUMBER_MAX: Final = 2**31 - 1
 Write = Callable[[bytes], str]
 
@@ -37,10 +40,11 @@ async def operate(door: Door, request: Request) -> Response:
     following = ""
     if page.truncated and delimiter:  # without one AWS leaves it to the client to take the last key
         following = f"<NextMarker>{write(page.next)}</NextMarker>"
+    rows = await contents(page.objects, write, owner(request.bucket.owner))
     content = (
         f"{heading(request, write, limit)}<Marker>{write(marker.encode())}</Marker>{following}"
         f"<IsTruncated>{'true' if page.truncated else 'false'}</IsTruncated>"
-        f"{contents(page.objects, write, owner(request.bucket.owner))}{common_prefixes(page.prefixes, write)}"
+        f"{rows}{common_prefixes(page.prefixes, write)}"
     )
     return answer(xml.document("ListBucketResult", content))
 
@@ -77,10 +81,19 @@ def heading(request: Request, write: Write, limit: int) -> str:
     )
 
 
-def contents(objects: list[Listed], write: Write, owner: str) -> str:
-    """One Contents element per object; `owner` is a whole element or empty."""
+async def contents(objects: list[Listed], write: Write, owner: str) -> str:
+    """One Contents element per object; `owner` is a whole element or empty.  Lets others run between slices."""
     if write is xml.escape_key:
         write = _plain
+    slices = []
+    for start in range(0, len(objects), SLICE):
+        if start:
+            await trio.lowlevel.checkpoint()
+        slices.append(_contents(objects[start : start + SLICE], write, owner))
+    return "".join(slices)
+
+
+def _contents(objects: list[Listed], write: Write, owner: str) -> str:
     return "".join(
         [
             f"<Contents><Key>{write(o.key)}</Key><LastModified>{iso_date(o.written_ns // NS)}</LastModified>"

@@ -37,9 +37,10 @@ async def operate(door: Door, request: Request) -> Response:
     if page.truncated:
         said += f"<NextContinuationToken>{tokens.encode(page.next)}</NextContinuationToken>"
     who = owner(request.bucket.owner) if query.get("fetch-owner") == "true" else ""
+    rows = await list_objects.contents(page.objects, write, who)
     content = (
         f"{list_objects.heading(request, write, limit)}<KeyCount>{len(page.objects) + len(page.prefixes)}</KeyCount>"
         f"{said}<IsTruncated>{'true' if page.truncated else 'false'}</IsTruncated>"
-        f"{list_objects.contents(page.objects, write, who)}{list_objects.common_prefixes(page.prefixes, write)}"
+        f"{rows}{list_objects.common_prefixes(page.prefixes, write)}"
     )
     return answer(xml.document("ListBucketResult", content))

@@ -12,7 +12,7 @@ from typing import Final
 
 from appliance.authority import Action
 from appliance.limits import PART_SIZE_MAX
-from appliance.model import Node
+from appliance.model import Node, Part
 from s3front import conditions, metadata, ranges, xml
 from s3front.dates import NS, iso_date
 from s3front.errors import S3Error
@@ -20,6 +20,7 @@ from s3front.operations.upload_part import part_number
 from s3front.request import Door, Request
 from s3front.response import Response, answer
 from s3front.router import COPY_SOURCE, Level, Route
+from s3front.sources import with_source
 
 NAME: Final = "UploadPartCopy"
 ACTION: Final = Action.PUT_OBJECT
@@ -33,16 +34,20 @@ async def operate(door: Door, request: Request) -> Response:
     number = part_number(request)
     metadata.check_refused(request.headers)
     upload = door.store.upload(request.bucket, request.key, request.query["uploadId"])
-    source = await door.store.look_up(request.source.bucket, request.source.key)
-    conditions.check_copy_source(request.headers, source.etag, source.written_ns)
     wanted = request.headers.get(b"x-amz-copy-source-range")
-    start, length = (0, source.size) if wanted is None else ranges.parse_copy(wanted, source.size)
-    if length > PART_SIZE_MAX:
-        raise S3Error(
-            "InvalidRequest",
-            f"The specified copy source is larger than the maximum allowable size for a copy source: {PART_SIZE_MAX}",
-        )
-    part = await door.store.copy_part(upload, number, source, start, length, copied_etag(source, start, length))
+
+    async def copy(source: Node) -> Part:
+        conditions.check_copy_source(request.headers, source.etag, source.written_ns)
+        start, length = (0, source.size) if wanted is None else ranges.parse_copy(wanted, source.size)
+        if length > PART_SIZE_MAX:
+            raise S3Error(
+                "InvalidRequest",
+                "The specified copy source is larger than the maximum allowable size for a copy source: "
+                f"{PART_SIZE_MAX}",
+            )
+        return await door.store.copy_part(upload, number, source, start, length, copied_etag(source, start, length))
+
+    part = await with_source(door, request.source, copy)
     return answer(
         xml.document(
             "CopyPartResult",

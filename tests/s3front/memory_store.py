@@ -1,7 +1,8 @@
 """A dictionary that behaves like appliance.store.ObjectStore as far as the S3 door uses it.
 
 Bytes are kept whole in memory; nothing is durable.  It is a model, not a mock: tests look at what it holds, never at
-how it was called.  `fail` makes the next look at an object raise, to see what the door answers.
+how it was called.  `fail` makes the next look at an object raise, to see what the door answers; `overtaken` makes a
+record stale between look-up and use.
 """
 
 from __future__ import annotations
@@ -138,6 +139,7 @@ class MemoryStore:
         self.ready_max = 64 * 1024
         self.damaged_from: int | None = None
         self.fail: Exception | None = None
+        self.overtaken = 0  # so many times the record was replaced between look-up and use
 
     # ------------------------------------------------------------------ buckets
     def bucket(self, name: str) -> Bucket:
@@ -178,15 +180,21 @@ class MemoryStore:
         except KeyError:
             raise StoreError(Code.NO_SUCH_KEY) from None
 
+    def _pass(self, node: Node) -> None:
+        if self.overtaken:
+            self.overtaken -= 1
+            raise StoreError(Code.NO_SUCH_NODE, f"{node.id} was replaced")
+
     def content(self, node: Node) -> bytes:
         """A test's view of the bytes."""
         return self._bytes[node.ref]
 
     def reader(self, node: Node, start: int = 0, length: int | None = None) -> MemoryReader:
+        self._pass(node)
         data = self.content(node)
         return MemoryReader(self, data[start:] if length is None else data[start : start + length])
 
-    async def ingest(self, bucket: Bucket, size: int | None) -> MemoryIngest:
+    async def ingest(self, bucket: Bucket, size: int | None, key: bytes = b"") -> MemoryIngest:
         return MemoryIngest(self)
 
     def body(self, data: bytes) -> Body:
@@ -289,6 +297,7 @@ class MemoryStore:
         *,
         precondition: Precondition | None = None,
     ) -> Written:
+        self._pass(source)
         self._check(bucket, key, precondition)
         return self._place(bucket, key, source.size, source.ref, source.etag, attributes or source.attributes, {})
 
@@ -370,6 +379,7 @@ class MemoryStore:
         return part
 
     async def copy_part(self, upload: Upload, number: int, source: Node, start: int, length: int, etag: str) -> Part:
+        self._pass(source)
         part = Part(number, length, etag, self.now_ns)
         self._open(upload)[number] = (part, self._keep_bytes(self.content(source)[start : start + length]))
         return part

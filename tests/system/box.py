@@ -132,14 +132,19 @@ class Box:
     def end(self, number: signal.Signals) -> int:
         """Sends a signal and waits for the end; the exit code."""
         assert self.process is not None
-        self._forget_clients()
         self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Waits for an end that was asked for; the exit code."""
+        assert self.process is not None
+        self._forget_clients()
         try:
             return self.process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            pytest.fail(f"the daemon did not end within {STOP_TIMEOUT} s of {number.name}:\n{self.log()}")
+            pytest.fail(f"the daemon did not end within {STOP_TIMEOUT} s:\n{self.log()}")
         finally:
             self.process = None
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import ssl
 import subprocess
-import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
@@ -30,6 +32,14 @@ def ask(address: str) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Polls what another process does."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_operators_see_health_and_metrics(box: Box, bucket: str) -> None:
@@ -120,22 +130,30 @@ def test_a_second_daemon_on_the_pool_is_refused(box: Box, bucket: str, tmp_path:
 
 
 def test_sigterm_drains_and_unmounts(fuse: None, tmp_path: Path) -> None:
+    """An upload that has begun may end; what the mount has closed is durable; nothing stays mounted."""
     with running(tmp_path / "box") as box:
         client, body = box.s3(), os.urandom(24 * MIB)
         client.create_bucket(Bucket="bucket")
         (box.mount / "bucket" / "closed").write_bytes(b"closed, not synced")
-        done: list[object] = []
-        upload = threading.Thread(target=lambda: done.append(client.put_object(Bucket="bucket", Key="k", Body=body)))
-        upload.start()
-        time.sleep(0.05)
-        assert box.end(signal.SIGTERM) == 0
-        upload.join()
+        url = urllib.parse.urlsplit(
+            client.generate_presigned_url("put_object", Params={"Bucket": "bucket", "Key": "k"}, ExpiresIn=60)
+        )
+        connection = http.client.HTTPConnection(url.netloc, timeout=30)
+        connection.putrequest("PUT", f"{url.path}?{url.query}")
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body[: 10 * MIB])
+        assert box.process is not None
+        box.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "stopping signal=SIGTERM" in box.log())
+        connection.send(body[10 * MIB :])
+        assert connection.getresponse().status == 200
+        connection.close()
+        assert box.wait() == 0
         assert not is_mounted(box.mount)
         assert not (box.state / "box.json").exists()
         box.start()
         assert (box.mount / "bucket" / "closed").read_bytes() == b"closed, not synced"
-        if done:
-            assert digest((box.mount / "bucket" / "k").read_bytes()) == digest(body)
+        assert digest((box.mount / "bucket" / "k").read_bytes()) == digest(body)
 
 
 def test_the_catalogue_is_made_again_from_the_devices(fuse: None, tmp_path: Path) -> None:

@@ -227,3 +227,54 @@ def test_a_missing_bucket_or_key(box: Box) -> None:
         assert box.send(method, "/none/k").code == "NoSuchBucket"
     assert box.send("GET", "/b/k").code == "NoSuchKey"
     assert box.send("HEAD", "/b/k").status == 404
+
+
+def framed(body: bytes, checksum: bytes, *, size: int = 65_536) -> bytes:
+    """aws-chunked, unsigned, with a CRC32 trailer."""
+    chunks = [body[start : start + size] for start in range(0, len(body), size)]
+    wire = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    return wire + b"0\r\nx-amz-checksum-crc32:" + base64.b64encode(checksum) + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [0, 5, limits.GATHER_MAX, limits.GATHER_MAX + 1, 2_000_000])
+@pytest.mark.parametrize("pieces", [1, 5])
+def test_a_streamed_upload_with_a_trailer(box: Box, size: int, pieces: int) -> None:
+    """Nothing is visible before the last check (SECURITY rule 3)."""
+    body = hashlib.shake_128(b"seed").digest(size)
+    crc = zlib.crc32(body).to_bytes(4, "big")
+    headers = {
+        "content-encoding": "gzip,aws-chunked",
+        "x-amz-decoded-content-length": str(size),
+        "x-amz-trailer": "x-amz-checksum-crc32",
+    }
+    payload = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+    wrong = framed(body, bytes(4) if any(crc) else b"1234")
+    for wire, code in (
+        (wrong, "BadDigest"),
+        (framed(body, crc)[:-6], "MalformedTrailerError"),
+        (framed(body + b"x", crc), "IncompleteBody"),
+    ):
+        answer = box.send("PUT", "/b/k", headers=headers, body=wire, payload=payload, pieces=pieces)
+        assert answer.status == 400, code
+        assert box.send("GET", "/b/k").status == 404
+    answer = box.send("PUT", "/b/k", headers=headers, body=framed(body, crc), payload=payload, pieces=pieces)
+    assert (answer.status, answer.headers["x-amz-checksum-crc32"]) == (200, base64.b64encode(crc).decode())
+    got = box.send("GET", "/b/k")
+    assert (got.body, got.headers["content-encoding"]) == (body, "gzip")
+
+
+def test_an_object_replaced_meanwhile_is_looked_up_again(box: Box) -> None:
+    box.send("PUT", "/b/k", body=b"x" * 100)
+    upload = box.send("POST", "/b/t", "uploads=").body.decode().partition("<UploadId>")[2].partition("<")[0]
+    source = {"x-amz-copy-source": "/b/k"}
+    for method, path, query, headers in (
+        ("GET", "/b/k", "", None),
+        ("PUT", "/b/t", "", source),
+        ("PUT", "/b/t", f"partNumber=1&uploadId={upload}", source),
+    ):
+        box.store.overtaken = 3
+        assert box.send(method, path, query, headers).status == 200
+        box.store.overtaken = 1000
+        answer = box.send(method, path, query, headers)
+        assert (answer.status, answer.code) == (503, "SlowDown")
+        box.store.overtaken = 0

@@ -1,0 +1,223 @@
+"""The engine under watch: what was acknowledged, what was under way, and what a crash may leave.
+
+`simulated(witness)` replaces three parts of a running engine by subclasses that behave the same and tell the witness:
+
+    the writer    after a batch the model has it; a crash inside one leaves it as the only batch that may or may not be
+    the fan       runs devices' jobs in a seeded order and lets all their flushes end together (they run side by side)
+    the engine    when the power goes, nothing more happens: no close, no snapshot
+
+`Host` is the machine's own disk with the SQLite file: unsynced commits may be lost in a crash, so it remembers what the
+file was at commits since its last durable checkpoint.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from appliance import opening
+from appliance.engine import engine as engine_room
+from appliance.engine.commit import Batch, Committer, Ticket
+from appliance.engine.engine import Engine
+from appliance.engine.pool import PoolDevice
+from appliance.errors import StoreError
+from tests.crash.model import Model
+from tests.doubles.disks import Crash, SimulatedDisk
+
+SUFFIXES: Final = ("", "-wal")
+KEPT: Final = 6  # older states of the SQLite file that a crash may bring back
+
+Files = dict[str, bytes]
+
+
+class Host:
+    """Where the SQLite file is.  Each boot has a directory of its own, so that a dead boot's open files do no harm."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._boot = 0
+        self.path = directory / "0" / "catalogue.db"
+        self.path.parent.mkdir()
+        self.states: list[Files] = [{}]  # what a crash may leave, oldest first
+
+    def read(self) -> Files:
+        """The files as they are."""
+        found = {}
+        for suffix in SUFFIXES:
+            path = self.path.with_name(self.path.name + suffix)
+            if path.exists():
+                found[suffix] = path.read_bytes()
+        return found
+
+    def remember(self) -> None:
+        """A commit: from now on a crash may leave this."""
+        self.states.append(self.read())
+        if len(self.states) > KEPT:
+            del self.states[1]
+
+    def settle(self) -> None:
+        """SQLite synced its file: nothing older comes back."""
+        self.states = [self.read()]
+
+    def restart(self, files: Files) -> None:
+        """The next boot finds these."""
+        for old in self.path.parent.iterdir():
+            old.unlink()
+        self.path.parent.rmdir()
+        self._boot += 1
+        self.path = self._directory / str(self._boot) / "catalogue.db"
+        self.path.parent.mkdir()
+        for suffix, content in files.items():
+            self.path.with_name(self.path.name + suffix).write_bytes(content)
+        self.states = [files]
+
+
+class Witness:
+    """One boot's observer."""
+
+    def __init__(self, model: Model, host: Host, seed: random.Random, disks: Sequence[SimulatedDisk]) -> None:
+        self.model = model
+        self.host = host
+        self.random = seed
+        self.disks = disks
+        self.remember = 0.3  # chance that a commit's SQLite state is kept
+        self.crashed = False
+        self.in_flight: Sequence[Ticket] | None = None
+        self.uncertain: list[Sequence[Ticket]] = []  # batches whose record may be durable though they failed
+        self.batches = 0
+        self.failed_batches = 0
+        self.scope = trio.CancelScope()
+        self.on_commit: Callable[[], None] = lambda: None
+
+    def crash(self) -> None:
+        """The power went."""
+        if not self.crashed:
+            self.crashed = True
+            self.host.remember()
+            self.scope.cancel()
+
+    def possible(self) -> list[Model]:
+        """What recovery may find (I12): everything acknowledged, or with one batch more."""
+        models = [self.model]
+        for tickets in [*self.uncertain, self.in_flight]:
+            if tickets is not None:
+                models.append(self.model.copy().apply_all(tickets))
+        return models
+
+    def unacknowledged_chunks(self) -> set[int]:
+        """Chunks of batches that may or may not be recovered."""
+        batches = [tickets for tickets in [*self.uncertain, self.in_flight] if tickets is not None]
+        return {chunk.id for tickets in batches for ticket in tickets for chunk in ticket.command.new_chunks}
+
+
+
+_now: list[Witness] = []
+
+
+class WatchedCommitter(Committer):
+    """Tells the witness of each batch."""
+
+    def run(self, tickets: Sequence[Ticket]) -> Batch:
+        try:
+            return super().run(tickets)
+        except Crash:
+            _now[-1].crash()
+            return Batch([], [], [])
+
+    def _run(self, tickets: Sequence[Ticket]) -> Batch:
+        witness = _now[-1]
+        before = witness.batches, self.batches
+        witness.in_flight = tickets
+        try:
+            batch = super()._run(tickets)
+        except StoreError:
+            witness.in_flight = None
+            witness.failed_batches += 1
+            if self.failed is not None and before[1] == self.batches:
+                witness.uncertain.append(list(tickets))
+            raise
+        witness.in_flight = None
+        if self.batches > before[1] and witness.batches == before[0]:  # not counted by a retry inside
+            witness.batches += 1
+            witness.model.apply_all(tickets)
+            if witness.random.random() < witness.remember:
+                witness.host.remember()
+            witness.on_commit()
+        return batch
+
+
+class WatchedEngine(Engine):
+    """Dies when the power does."""
+
+    def _between_batches(self) -> None:
+        if _now[-1].crashed:
+            return
+        try:
+            super()._between_batches()
+        except Crash:
+            _now[-1].crash()
+
+    async def close(self) -> None:
+        if not _now[-1].crashed:
+            await super().close()
+            return
+        self.reader.close()
+        self._writer_connection.close()
+        self.pool.close()
+        await trio.lowlevel.checkpoint()
+
+
+class WatchedFan:
+    """Several devices at once, in one thread: a seeded order, and one moment for all flushes."""
+
+    def __init__(self, _: int) -> None:
+        pass
+
+    def run(self, jobs: Sequence[Callable[[], None]]) -> list[OSError | None]:
+        witness = _now[-1]
+        order = list(range(len(jobs)))
+        witness.random.shuffle(order)
+        outcomes: list[OSError | None] = [None] * len(jobs)
+        for disk in witness.disks:
+            disk.hold_flushes()
+        for number in order:
+            try:
+                jobs[number]()
+            except OSError as error:
+                outcomes[number] = error
+        for disk in witness.disks:
+            disk.settle_flushes()
+        return outcomes
+
+    def close(self) -> None:
+        pass
+
+
+@contextmanager
+def simulated(witness: Witness) -> Iterator[None]:
+    """Pools opened within the block are watched."""
+    replaced: list[tuple[Any, str, Any]] = [
+        (opening, "Engine", WatchedEngine),
+        (engine_room, "Committer", WatchedCommitter),
+        (engine_room, "Fan", WatchedFan),
+    ]
+    olds = [getattr(module, name) for module, name, _ in replaced]
+    for module, name, new in replaced:
+        setattr(module, name, new)
+    _now.append(witness)
+    try:
+        yield
+    finally:
+        _now.pop()
+        for (module, name, _), old in zip(replaced, olds, strict=True):
+            setattr(module, name, old)
+
+
+def failed(devices: Sequence[PoolDevice]) -> set[int]:
+    """Numbers of fenced ones."""
+    return {device.id for device in devices if device.state == "failed"}

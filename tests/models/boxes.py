@@ -1,0 +1,136 @@
+"""A pool on memory devices, opened and reopened by synchronous tests.
+
+`Box` runs a trio loop in a thread of its own for as long as it is open, so that a synchronous test (a Hypothesis state
+machine above all) can call the store's verbs one by one; the store itself runs unthreaded, so a seed repeats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from appliance.device.device import BlockDevice
+from appliance.engine.startup import NewDevice, create_pool, put_aside
+from appliance.limits import GATHER_MAX, KIB, MIB
+from appliance.model import Body, Bucket, Node
+from appliance.ondisk.superblock import Tier
+from appliance.opening import open_store
+from appliance.store import ObjectStore
+from appliance.upkeep.audit import AuditReport, audit
+from tests.doubles.disks import MemoryDevice
+
+T = TypeVar("T")
+
+DEVICE_SIZE = 64 * MIB
+RING = 512 * KIB  # small, so that it wraps and checkpoints happen within a test
+
+
+def make_devices(count: int = 2, size: int = DEVICE_SIZE) -> list[MemoryDevice]:
+    """Empty ones."""
+    return [MemoryDevice(size, f"device-{number}") for number in range(1, count + 1)]
+
+
+def make_pool(devices: Sequence[BlockDevice], *, copies: int = 1, ring: int = RING, pool_uuid: bytes | None = None) -> bytes:
+    """A pool over them, the first one an SSD; returns its UUID."""
+    tiers: list[Tier] = ["blaze", *(["bulk"] * (len(devices) - 1))]  # type: ignore[list-item]
+    new = [NewDevice(device.name, device, tier) for device, tier in zip(devices, tiers, strict=True)]
+    return create_pool(new, name="test", copies=copies, now_ns=1, ring_length=ring, pool_uuid=pool_uuid)
+
+
+def store_over(
+    devices: Sequence[BlockDevice], database: Path, *, threaded: bool = False
+) -> contextlib.AbstractAsyncContextManager[ObjectStore]:
+    """The store, running."""
+    return open_store([(device.name, device) for device in devices], database, threaded=threaded, buffers=3)
+
+
+async def body_of(store: ObjectStore, bucket: Bucket, data: bytes) -> Body:
+    """A body of any size; it is the caller's to commit."""
+    if len(data) <= GATHER_MAX:
+        return store.small_body(data)
+    ingest = await store.ingest(bucket, len(data))
+    try:
+        await ingest.write_async(data)
+        body = await ingest.finish_async()
+        ingest.keep()
+        return body
+    finally:
+        ingest.close()
+
+
+async def read_all(store: ObjectStore, node: Node, start: int = 0, length: int | None = None) -> bytes:
+    """The node's bytes."""
+    with store.reader(node, start, length) as reader:
+        ready = reader.ready()
+        return ready if ready is not None else await reader.read()
+
+
+class Box:
+    """A pool with its loop.  A context manager."""
+
+    def __init__(self, devices: Sequence[MemoryDevice] | None = None, *, copies: int = 1) -> None:
+        self.devices: Sequence[MemoryDevice] = make_devices() if devices is None else devices
+        self.directory = Path(tempfile.mkdtemp(prefix="tierce-"))
+        self.database = self.directory / "catalogue.db"
+        make_pool(self.devices, copies=copies)
+        started = threading.Event()
+        self._end: trio.Event | None = None
+        self._thread = threading.Thread(target=trio.run, args=(self._live, started), daemon=True)
+        self._thread.start()
+        assert started.wait(10)
+        self._open()
+
+    async def _live(self, started: threading.Event) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._end = trio.Event()
+        started.set()
+        await self._end.wait()
+
+    def run(self, function: Callable[..., Awaitable[T]], *arguments: object) -> T:
+        """`await function(*arguments)` in the loop."""
+        return trio.from_thread.run(function, *arguments, trio_token=self._token)
+
+    def call(self, function: Callable[..., T], *arguments: object) -> T:
+        """`function(*arguments)` in the loop."""
+        return trio.from_thread.run_sync(function, *arguments, trio_token=self._token)
+
+    def _open(self) -> None:
+        self._context = store_over(self.devices, self.database)
+        self.store = self.run(self._context.__aenter__)
+
+    def _close(self) -> None:
+        self.run(self._context.__aexit__, None, None, None)
+
+    def reopen(self, *, rebuild: bool = False) -> None:
+        """A clean close and a new start; with `rebuild` from the devices alone."""
+        self._close()
+        if rebuild:
+            put_aside(self.database)
+        self._open()
+
+    def audit(self, *, verify: bool = False) -> AuditReport:
+        """The whole cross-check."""
+
+        async def look() -> AuditReport:
+            return await audit(self.store, verify=verify)
+
+        return self.run(look)
+
+    def __enter__(self) -> Box:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            self._close()
+        finally:
+            assert self._end is not None
+            self.call(self._end.set)
+            self._thread.join()
+            shutil.rmtree(self.directory, ignore_errors=True)
