@@ -1,23 +1,26 @@
 """Nodes as the kernel sees them.
 
-The kernel may cache what it is told for a long time, because every S3 change is invalidated before it is acknowledged (H5) and
-everything else passes through the kernel itself.  Directories report one link: the number of their subdirectories is not kept, and
-1 tells find(1) and fts(3) to make no use of it.
+The kernel may cache what it is told for a long time, because every S3 change is invalidated before it is acknowledged
+(H5) and everything else passes through the kernel itself.  Directories report one link: the number of their
+subdirectories is not kept, and 1 tells find(1) and fts(3) to make no use of it.
 """
 
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 
 from appliance.model import BodyKind, Node
+from fusefs.handles import File
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
 
 TIMEOUT: Final = 60.0  # seconds for names, attributes and absent names
+UNSETTLED_TIMEOUT: Final = 1.0  # for a directory with uncommitted files: its times change again with their commit
 BLOCK_SIZE: Final = 4096
 IO_SIZE: Final = 1 << 20  # st_blksize: cp and cat then ask for 1 MiB at a time
 
@@ -34,7 +37,6 @@ def entry_attributes(
     atime_ns: int,
     mtime_ns: int,
     ctime_ns: int,
-    timeout: float = TIMEOUT,
 ) -> pyfuse3.EntryAttributes:
     """The kernel's struct.  `blocks` counts 512 bytes."""
     entry = pyfuse3.EntryAttributes()
@@ -49,14 +51,14 @@ def entry_attributes(
     entry.st_atime_ns = atime_ns
     entry.st_mtime_ns = mtime_ns
     entry.st_ctime_ns = ctime_ns
-    entry.entry_timeout = timeout
-    entry.attr_timeout = timeout
+    entry.entry_timeout = TIMEOUT
+    entry.attr_timeout = TIMEOUT
     return entry
 
 
-def of_node(store: ObjectStore, node: Node, timeout: float = TIMEOUT) -> pyfuse3.EntryAttributes:
-    """A node as it is in the catalogue."""
-    return entry_attributes(
+def of_node(store: ObjectStore, node: Node, uncommitted: Mapping[bytes, File] | None = None) -> pyfuse3.EntryAttributes:
+    """A node as it is in the catalogue.  A directory with `uncommitted` files has changed since, and will once more."""
+    answer = entry_attributes(
         inode=node.id,
         mode=node.mode,
         uid=node.uid,
@@ -67,7 +69,28 @@ def of_node(store: ObjectStore, node: Node, timeout: float = TIMEOUT) -> pyfuse3
         atime_ns=node.atime_ns,
         mtime_ns=node.mtime_ns,
         ctime_ns=node.ctime_ns,
-        timeout=timeout,
+    )
+    if uncommitted:
+        answer.st_mtime_ns = max(node.mtime_ns, *(file.made_ns for file in uncommitted.values()))
+        answer.st_ctime_ns = max(node.ctime_ns, answer.st_mtime_ns)
+        answer.attr_timeout = UNSETTLED_TIMEOUT
+    return answer
+
+
+def of_file(store: ObjectStore, file: File) -> pyfuse3.EntryAttributes:
+    """A file as memory has it."""
+    committed = 0 if file.base is None else allocated(store, file.base)
+    return entry_attributes(
+        inode=file.inode,
+        mode=file.mode,
+        uid=file.uid,
+        gid=file.gid,
+        links=file.links,
+        size=file.size,
+        blocks=blocks(min(file.size, committed + file.overlay.bytes_held())),
+        atime_ns=file.atime_ns,
+        mtime_ns=file.mtime_ns,
+        ctime_ns=file.ctime_ns,
     )
 
 

@@ -6,12 +6,13 @@ A segment covers [start, end) and says where those bytes are now:
     staged   anything else: bytes that left memory for a device but are not committed (the map never looks inside)
     hole     None: zeros, whatever the committed map says (left by truncate)
 
-and who owns it: 0 while it is dirty, otherwise the token of the one commit or staging that took it.  What is owned is frozen: a
-later write puts a new dirty segment over it and never touches its buffer.  So a commit can be built while writes go on, and ends with
-`settle(token)`: the segments that still bear its token are dropped, because the committed map shows them now.
+and who owns it: 0 while it is dirty, otherwise the token of the one commit or staging that took it.  What is owned is
+frozen: a later write puts a new dirty segment over it and never touches its buffer.  So a commit can be built while
+writes go on, and ends with `settle(token)`: the segments that still bear its token are dropped, because the committed
+map shows them now.
 
-Nothing here is ever proportional to a file's size: truncating to 10^15 bytes is one segment.  Small adjacent writes grow one
-bytearray; a large write keeps the kernel's own bytes without a copy.
+Nothing here is ever proportional to a file's size: truncating to 10^15 bytes is one segment.  Small adjacent writes
+grow one bytearray; a large write keeps the kernel's own bytes without a copy.
 
 Pure: knows neither store nor clock.
 """
@@ -73,7 +74,7 @@ class Gathering(NamedTuple):
 
 
 class Overlay:
-    """The segments of one file, sorted, never overlapping.  `memory` is what they cost in bytes; `fresh` the dirty part."""
+    """The segments of one file, sorted, never overlapping.  `memory` is their cost in bytes; `fresh` the dirty part."""
 
     __slots__ = ("_segments", "_starts", "fresh", "memory")
 

@@ -1,7 +1,7 @@
 """From the store's codes to errno: one table.
 
-A code names what went wrong in the store's words; a mounted file system can only answer a number.  The table is total: a code
-that is added to `appliance.errors` without a row here fails a test, not a user.
+A code names what went wrong in the store's words; a mounted file system can only answer a number.  The table is total:
+a code that is added to `appliance.errors` without a row here fails a test, not a user.
 """
 
 from __future__ import annotations

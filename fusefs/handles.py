@@ -2,12 +2,15 @@
 
 A file's life in memory:
 
-    clean ── write, truncate, chmod ──> dirty ── commit submitted ──> pending ── ticket settled ──> clean ── last close ──> gone
+    clean ── write, truncate, chmod ──> dirty ── commit submitted ──> pending ── ticket settled ──> clean
                                           ^                              │
                                           └────────── write ─────────────┘
 
-A file made by `create` has no committed node (`base` is None) until its first commit settles; until then only the mount's own
-table of names shows it.  An orphan, whose last name is gone, is never committed again: its bytes live as long as its handles.
+and a clean file leaves memory with its last close.
+
+A file made by `create` has no committed node (`base` is None) until its first commit settles; until then only the
+mount's own table of names shows it.  An orphan, whose last name is gone, is never committed again: its bytes live as
+long as its handles.
 """
 
 from __future__ import annotations
@@ -148,18 +151,19 @@ class FileHandle:
 class DirectoryHandle:
     """One opendir(3).
 
-    Cookies must stay valid while names come and go: cookie n is the n-th name that this handle gave, and going on means going
-    on after that name, wherever it sorts now.  `rest` holds entries read but not yet given; a change of any name or node
-    makes them worthless (`epoch`), because the kernel caches the attributes that come with them.
+    Cookies must stay valid while names come and go: cookie n is the n-th name that this handle gave, and going on means
+    going on after that name, wherever it sorts now.  `rest` holds entries read but not yet given; a change of any name
+    or node makes them worthless (`epoch`), because the kernel caches the attributes that come with them.
     """
 
-    __slots__ = ("bucket", "epoch", "given", "inode", "pending", "rest", "whole")
+    __slots__ = ("bucket", "early", "epoch", "given", "inode", "pending", "rest", "whole")
 
     def __init__(self, inode: int, bucket: int) -> None:
         self.inode = inode
         self.bucket = bucket
         self.given: list[tuple[bytes, bool]] = []
         self.pending: Sequence[File] = ()  # uncommitted files at the time of the first read: they come first
+        self.early: set[bytes] = set()  # names of those that were given
         self.rest: list[Entry] = []
         self.whole = False  # `rest` reaches to the end of the directory
         self.epoch = -1

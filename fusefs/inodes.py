@@ -1,8 +1,8 @@
 """What the kernel knows of us: inode numbers, how often it looked each up, and what it keeps in its caches.
 
-An inode's number is its node's number; the mount's root is 1, which is no node's.  The kernel counts the lookups that we answered
-and forgets them in lumps; while a count is above zero it may use the number.  Since only what it knows can be stale, an S3
-change that touches nothing here costs a dict look-up and no system call (H5).
+An inode's number is its node's number; the mount's root is 1, which is no node's.  The kernel counts the lookups that
+we answered and forgets them in lumps; while a count is above zero it may use the number.  Since only what it knows can
+be stale, an S3 change that touches nothing here costs a dict look-up and no system call (H5).
 
 Pure: the numbers and names only.  Who tells the kernel, and when, is the shell's business.
 """

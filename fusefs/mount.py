@@ -1,11 +1,11 @@
 """One mounted file system: mount, serve on the trio loop, unmount.
 
-pyfuse3 keeps its session in module globals: a process has at most one mount.  Serving is shielded from cancellation: a cancelled `run`
-first makes the kernel give up its dirty pages (they arrive as ordinary writes), commits and waits for the barrier, and only
-then takes the mount away, so that a clean stop loses nothing (RELIABILITY: forward progress).
+pyfuse3 keeps its session in module globals: a process has at most one mount.  Serving is shielded from cancellation: a
+cancelled `run` first makes the kernel give up its dirty pages (they arrive as ordinary writes), commits and waits for
+the barrier, and only then takes the mount away, so that a clean stop loses nothing (RELIABILITY: forward progress).
 
-Whoever started the mount may be root (mount(2), `allow_other` allowed) or an ordinary user (fusermount3).  Everything that the user can
-put right is a StoreError that says how.
+Whoever started the mount may be root (mount(2), `allow_other` allowed) or an ordinary user (fusermount3).  Everything
+that the user can put right is a StoreError that says how.
 """
 
 from __future__ import annotations
@@ -125,10 +125,8 @@ class Mount:
             await trio.to_thread.run_sync(flush_kernel, self.point, abandon_on_cancel=True)
         if waiting.cancelled_caught:
             log.warning("%s: the kernel's dirty pages did not arrive in %g s", self.point, FLUSH_TIMEOUT)
-        self.operations.closing = True
         await self.operations.files.commit_all()
-        while self.operations.invalidating:
-            await trio.sleep(0.001)
+        await self.operations.invalidation.close()
         pyfuse3.terminate()
 
     def _options(self) -> set[str]:

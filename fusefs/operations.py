@@ -1,14 +1,11 @@
 """The pyfuse3 shell: unwrap a request, call the store, wrap the answer.
 
-Every handler is wrapped by `answered`: only FUSEError leaves, because pyfuse3 ends the mount on anything else.  A handler that finds
-what it needs in memory never suspends, so an answer and what it was made from are one moment: an S3 change comes before or
-after, never between (H4, H5).
+Every handler is wrapped by `answered`: only FUSEError leaves, because pyfuse3 ends the mount on anything else.  A
+handler that finds what it needs in memory never suspends, so an answer and what it was made from are one moment: an S3
+change comes before or after, never between (H4, H5).
 
-Names: `tree` maps the catalogue's to the mount's.  In one directory a directory is found before a file of the same name; files not
-yet committed are found in `WriteBack.names`.  What the kernel may have cached is in `Inodes`; `changed` invalidates it, from a worker
-thread, because the kernel may hold a lock that is released only by an answer of this loop.
-
-Permissions are the kernel's (`default_permissions`).
+What is where: `Names` finds and answers, `WriteBack` keeps what is not committed, `Invalidation` hears of the other
+door.  Permissions are the kernel's (`default_permissions`).
 """
 
 from __future__ import annotations
@@ -19,14 +16,11 @@ import logging
 import os
 import stat
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import pyfuse3
-import trio
 from pyfuse3 import (
     EntryAttributes,
     FileHandleT,
@@ -43,13 +37,17 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from appliance.errors import Code, StoreError
+from appliance.errors import StoreError
 from appliance.limits import FILE_SIZE_MAX, NAME_MAX
-from appliance.model import IMPLIED, Attributes, Bucket, Change, Entry, NewChunk, Node
+from appliance.model import IMPLIED, Attributes, Entry
 from fusefs import attributes, tree, xattrs
 from fusefs.errors import to_errno
 from fusefs.handles import DirectoryHandle, File, FileHandle
 from fusefs.inodes import ROOT, Inodes
+from fusefs.invalidation import Invalidation, Kernel
+from fusefs.listing import list_buckets, list_directory
+from fusefs.names import Names
+from fusefs.reading import read
 from fusefs.writeback import WriteBack
 
 if TYPE_CHECKING:
@@ -57,23 +55,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BUCKET_TIMEOUT: Final = 0.0  # buckets come and go without a Change: the kernel asks each time
-INVALIDATION_TIMEOUT: Final = 5.0  # seconds an S3 answer waits for the kernel
-LIST_STEP: Final = 256  # entries per call of the store: about one reply of 32 KiB
 FILES_MAX: Final = 1 << 40  # statfs: there is no fixed number of inodes
 SUID_SGID: Final = stat.S_ISUID | stat.S_ISGID
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class Kernel(Protocol):
-    """Calls into the kernel that may block: only from worker threads."""
-
-    def forget_name(self, parent: int, name: bytes) -> None: ...
-    def forget_attributes(self, inode: int) -> None: ...
-    def forget_name_later(self, parent: int, name: bytes) -> None:
-        """Returns at once; may be called from the loop."""
 
 
 def answered(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
@@ -109,26 +95,22 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         super().__init__()
         self.store = store
-        self.kernel = kernel
         self.owner = owner
         self.inodes = Inodes()
         self.files = WriteBack(store, durable_close=durable_close)
-        self.invalidating: set[object] = set()  # invalidations under way
-        self.closing = False
+        self.names = Names(store, self.inodes, self.files)
+        self.invalidation = Invalidation(store, self.inodes, self.files, kernel)
         self._handles: dict[int, FileHandle | DirectoryHandle] = {}
         self._numbers = count(1)
-        self._own: Counter[tuple[int, bytes, bool]] = Counter()  # names that our own commands are changing
-        self._epoch = 0  # rises with every change of a name or node
         self._started_ns = time.time_ns()
-        store.watch(self.changed)
 
     # ------------------------------------------------------------------ names
     @answered
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        found = self._resolve(parent_inode, name)
+        found = self.names.find(parent_inode, name)
         if found is None:
             return self._absent(parent_inode, name)
-        return self._found(parent_inode, found)
+        return self.names.looked_up(parent_inode, found)
 
     @answered
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
@@ -142,24 +124,24 @@ class Operations(pyfuse3.Operations):
             node = await self.store.set_attributes(
                 bucket.root, time.time_ns(), mode=stat.S_IFDIR | stat.S_IMODE(mode), uid=ctx.uid, gid=ctx.gid
             )
-            return self._found(ROOT, Entry(name, True, node))
-        new = self._new_name(parent_inode, name)
+            return self.names.looked_up(ROOT, Entry(name, True, node))
+        new = self.names.new(parent_inode, name)
         gid, mode = self._inherit(parent_inode, ctx.gid, mode)
-        with self._ours((parent_inode, new, True)):
+        with self.invalidation.ours((parent_inode, new, True)):
             entry = await self.store.make_directory(
                 parent_inode, new, stat.S_IFDIR | stat.S_IMODE(mode), ctx.uid, gid, time.time_ns()
             )
-        return self._made(parent_inode, entry)
+        return self.names.looked_up(parent_inode, entry)
 
     @answered
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        new = self._new_name(parent_inode, name)
+        new = self.names.new(parent_inode, name)
         gid, _ = self._inherit(parent_inode, ctx.gid, 0)
-        with self._ours((parent_inode, new, False)):
+        with self.invalidation.ours((parent_inode, new, False)):
             entry = await self.store.make_symlink(parent_inode, new, target, ctx.uid, gid, time.time_ns())
-        return self._made(parent_inode, entry)
+        return self.names.looked_up(parent_inode, entry)
 
     @answered
     async def mknod(
@@ -169,27 +151,27 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.EPERM)  # mknod(2): the file system does not support nodes of this type
         file = self._new_file(parent_inode, name, mode, ctx)
         await self.files.make_durable(file)
-        return self._found(parent_inode, file)
+        return self.names.looked_up(parent_inode, file)
 
     @answered
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        new = self._new_name(new_parent_inode, new_name)
+        new = self.names.new(new_parent_inode, new_name)
         file = self.files.get(inode)
         if file is not None:
             await self.files.make_durable(file)
-        with self._ours((new_parent_inode, new, False)):
+        with self.invalidation.ours((new_parent_inode, new, False)):
             entry = await self.store.make_link(inode, new_parent_inode, new, time.time_ns())
         if file is not None:
             file.base = entry.node
-        return self._made(new_parent_inode, entry)
+        return self.names.looked_up(new_parent_inode, entry)
 
     @answered
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         if parent_inode == ROOT:
             raise FUSEError(errno.EISDIR)
-        found = self._existing(parent_inode, name)
+        found = self.names.existing(parent_inode, name)
         file = found if isinstance(found, File) else self.files.get(found.node.id)
         if file is not None and file.base is None and await self._drop_uncommitted(file):
             return
@@ -198,12 +180,11 @@ class Operations(pyfuse3.Operations):
                 raise FUSEError(errno.EISDIR)
             stored = found.name
         else:
-            assert isinstance(named := tree.from_mount(name), tree.Name)
-            stored = named.name
+            stored = _file_name(found, name)
         await self._keep(parent_inode)
-        with self._ours((parent_inode, stored, False)):
+        with self.invalidation.ours((parent_inode, stored, False)):
             await self.store.unlink(parent_inode, stored, time.time_ns())
-        self._epoch += 1
+        self.invalidation.epoch += 1
         if file is not None:
             self.files.unlinked(file)
 
@@ -211,19 +192,19 @@ class Operations(pyfuse3.Operations):
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         if parent_inode == ROOT:
             bucket = self.store.bucket(_bucket_name(name))
-            self._check_empty(bucket.root)
+            self.names.check_empty(bucket.root)
             await self.store.delete_bucket(bucket.name)
             return
-        found = self._existing(parent_inode, name)
+        found = self.names.existing(parent_inode, name)
         if not isinstance(found, Entry) or not found.directory:
             raise FUSEError(errno.ENOTDIR)
         if self.files.names.get(found.node.id):
             raise FUSEError(errno.ENOTEMPTY)
         await self._keep(parent_inode)
-        with self._ours((parent_inode, found.name, True)):
+        with self.invalidation.ours((parent_inode, found.name, True)):
             await self.store.remove_directory(parent_inode, found.name, time.time_ns())
-        self._epoch += 1
-        self._unshadow(parent_inode, found.name)
+        self.invalidation.epoch += 1
+        self.invalidation.unshadowed(parent_inode, found.name)
 
     @answered
     async def rename(
@@ -239,16 +220,16 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.EPERM)
         if flags & ~(pyfuse3.RENAME_EXCHANGE | pyfuse3.RENAME_NOREPLACE):
             raise FUSEError(errno.EINVAL)
-        if self._bucket_id(parent_inode_old) != self._bucket_id(parent_inode_new):
+        if self.names.bucket_id(parent_inode_old) != self.names.bucket_id(parent_inode_new):
             raise FUSEError(errno.EXDEV)
-        source = self._existing(parent_inode_old, name_old)
-        target = self._resolve(parent_inode_new, name_new)
+        source = self.names.existing(parent_inode_old, name_old)
+        target = self.names.find(parent_inode_new, name_new)
         exchange = bool(flags & pyfuse3.RENAME_EXCHANGE)
         directory = isinstance(source, Entry) and source.directory
         if target is None:
             if exchange:
                 raise FUSEError(errno.ENOENT)
-            new = self._new_name(parent_inode_new, name_new)
+            new = self.names.new(parent_inode_new, name_new)
         else:
             if flags & pyfuse3.RENAME_NOREPLACE:
                 raise FUSEError(errno.EEXIST)
@@ -259,7 +240,7 @@ class Operations(pyfuse3.Operations):
                 raise FUSEError(errno.ENOTEMPTY)
             new = target.name if isinstance(target, Entry) else _file_name(target, name_new)
         stored = source.name if isinstance(source, Entry) else _file_name(source, name_old)
-        moved, replaced = self._file(source), self._file(target)
+        moved, replaced = self.names.file(source), self.names.file(target)
         if moved is not None and moved is replaced:
             return  # rename(2): two names of one file, nothing happens
         commit = None
@@ -273,7 +254,7 @@ class Operations(pyfuse3.Operations):
             elif replaced.base is None and await self._drop_uncommitted(replaced):
                 replaced = None
         await self._keep(parent_inode_old)
-        with self._ours((parent_inode_old, stored, directory), (parent_inode_new, new, directory)):
+        with self.invalidation.ours((parent_inode_old, stored, directory), (parent_inode_new, new, directory)):
             await self.store.rename(
                 parent_inode_old,
                 stored,
@@ -286,22 +267,22 @@ class Operations(pyfuse3.Operations):
             )
         if commit is not None:
             await self.files.wait(commit)
-        self._epoch += 1
+        self.invalidation.epoch += 1
         if replaced is not None and not exchange:
             self.files.unlinked(replaced)
         if directory:
-            self._unshadow(parent_inode_old, stored)
+            self.invalidation.unshadowed(parent_inode_old, stored)
 
     @answered
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        return FileNameT(self._node(inode).data)
+        return FileNameT(self.names.node(inode).data)
 
     # ------------------------------------------------------------------ attributes
     @answered
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         if inode == ROOT:
             return self._root()
-        return self._told(inode)
+        return self.names.told(inode)
 
     @answered
     async def setattr(
@@ -312,7 +293,7 @@ class Operations(pyfuse3.Operations):
         now_ns = time.time_ns()
         file = self.files.get(inode)
         if file is None:
-            node = self._node(inode)
+            node = self.names.node(inode)
             if not stat.S_ISREG(node.mode):
                 await self.store.set_attributes(
                     inode,
@@ -323,9 +304,9 @@ class Operations(pyfuse3.Operations):
                     atime_ns=attr.st_atime_ns if fields.update_atime else None,
                     mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
                 )
-                self._epoch += 1
-                return self._told(inode)
-            file = self.files.of_node(node, self._bucket_id(inode))
+                self.invalidation.epoch += 1
+                return self.names.told(inode)
+            file = self.files.of_node(node, self.names.bucket_of(inode))
         try:
             if fields.update_size:
                 if attr.st_size > FILE_SIZE_MAX:
@@ -335,7 +316,7 @@ class Operations(pyfuse3.Operations):
             self._set_attributes(file, attr, fields, now_ns)
             if not file.writers:  # nobody's close will commit it
                 await self.files.commit(file)
-            return self._told(inode)
+            return self.names.told(inode)
         finally:
             self.files.let_go(file)
 
@@ -395,7 +376,7 @@ class Operations(pyfuse3.Operations):
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        found = None if parent_inode == ROOT else self._resolve(parent_inode, name)
+        found = None if parent_inode == ROOT else self.names.find(parent_inode, name)
         if found is None:
             file = self._new_file(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx)
         elif flags & os.O_EXCL:
@@ -403,20 +384,20 @@ class Operations(pyfuse3.Operations):
         elif isinstance(found, Entry):
             if not stat.S_ISREG(found.node.mode):
                 raise FUSEError(errno.EISDIR if found.directory else errno.EEXIST)
-            file = self.files.of_node(found.node, self._bucket_id(parent_inode))
+            file = self.files.of_node(found.node, self.names.bucket_of(parent_inode))
         else:
             file = found
         info = self._open(file, flags)
-        return info, self._found(parent_inode, file)
+        return info, self.names.looked_up(parent_inode, file)
 
     @answered
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         file = self.files.get(inode)
         if file is None:
-            node = self._node(inode)
+            node = self.names.node(inode)
             if not stat.S_ISREG(node.mode):
                 raise FUSEError(errno.EISDIR if stat.S_ISDIR(node.mode) else errno.EINVAL)
-            file = self.files.of_node(node, self._bucket_id(inode))
+            file = self.files.of_node(node, self.names.bucket_of(inode))
         return self._open(file, flags)
 
     @answered
@@ -425,22 +406,7 @@ class Operations(pyfuse3.Operations):
         end = min(off + size, file.size)
         if off >= end:
             return b""
-        if not file.overlay:
-            return await self._committed(file, off, end)
-        parts = []
-        while off < end:  # the overlay may have changed during each wait
-            start, stop, segment = next(file.overlay.pieces(off, end))
-            if segment is None:
-                parts.append(await self._committed(file, start, stop))
-            elif segment.source is None:
-                parts.append(bytes(stop - start))
-            elif isinstance(segment.source, NewChunk):
-                at = segment.skip + start - segment.start
-                parts.append(await self._staged(segment.source, at, stop - start))
-            else:
-                parts.append(bytes(segment.view()[start - segment.start : stop - segment.start]))
-            off = stop
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return await read(self.store, file, off, end)
 
     @answered
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
@@ -487,7 +453,7 @@ class Operations(pyfuse3.Operations):
     @answered
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         number = next(self._numbers)
-        self._handles[number] = DirectoryHandle(inode, self._bucket_id(inode))
+        self._handles[number] = DirectoryHandle(inode, self.names.bucket_id(inode))
         return FileHandleT(number)
 
     @answered
@@ -495,9 +461,9 @@ class Operations(pyfuse3.Operations):
         handle = self._handles[fh]
         assert isinstance(handle, DirectoryHandle)
         if handle.inode == ROOT:
-            self._list_buckets(start_id, token)
+            list_buckets(self.names, start_id, token)
         else:
-            self._list(handle, start_id, token)
+            list_directory(self.names, handle, start_id, self.invalidation.epoch, token)
 
     @answered
     async def releasedir(self, fh: FileHandleT) -> None:
@@ -507,234 +473,13 @@ class Operations(pyfuse3.Operations):
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         await self.store.settle()
 
-    # ------------------------------------------------------------------ the other door
-    def changed(self, changes: Sequence[Change]) -> Awaitable[None] | None:
-        """Called after an S3 commit and before its answer: what the kernel may have cached of it is made invalid (H5).
-
-        Returns None when the kernel knows nothing of it: the common case costs a few dict look-ups.
-        """
-        self._epoch += 1
-        if self.closing:
-            return None
-        names: list[tuple[int, bytes]] = []
-        inodes: list[int] = []
-        for change in changes:
-            parent = change.parent
-            if parent not in self.inodes or self._is_ours(change):
-                continue
-            if self.inodes.take_cached(parent):
-                inodes.append(parent)
-            names += self._stale_names(parent, change)
-            if change.node in self.inodes and self.inodes.take_cached(change.node):
-                inodes.append(change.node)
-            file = self.files.get(change.node) if change.node else None
-            if file is not None:
-                self.files.unlinked(file)
-        return self._invalidate(names, inodes) if names or inodes else None
-
-    def _stale_names(self, parent: int, change: Change) -> list[tuple[int, bytes]]:
-        """The names of `change`, plain and alias, that the kernel may hold, present or absent."""
-        plain, alias = tree.to_mount(change.name), tree.to_mount(change.name, True)
-        stale = []
-        if self.inodes.take_absent(parent, plain) or change.node in self.inodes:
-            stale.append((parent, plain))
-        if change.directory:  # a file of the same name changes places with its alias
-            beside = self.store.entry(parent, change.name, False)
-            if beside is not None and beside.node.id in self.inodes:
-                stale += [(parent, plain), (parent, alias)]
-            elif self.inodes.take_absent(parent, alias):
-                stale.append((parent, alias))
-        elif self.inodes.take_absent(parent, alias) or change.node in self.inodes:
-            stale.append((parent, alias))
-        return stale
-
-    @contextmanager
-    def _ours(self, *names: tuple[int, bytes, bool]) -> Iterator[None]:
-        """The kernel asked for the changes of these names itself and needs no telling."""
-        self._own.update(names)
-        try:
-            yield
-        finally:
-            self._own.subtract(names)
-            for name in names:
-                if self._own[name] <= 0:
-                    del self._own[name]
-
-    def _is_ours(self, change: Change) -> bool:
-        """Each command announces a name once: a second change of it in the same moment is the other door's."""
-        key = (change.parent, change.name, change.directory)
-        if self._own.get(key, 0) > 0:
-            self._own[key] -= 1
-            return True
-        if change.directory or change.gone:
-            return False
-        made = self.files.names.get(change.parent, {}).get(change.name)
-        return made is not None and made.create is None and change.node != made.inode
-
-    async def _invalidate(self, names: list[tuple[int, bytes]], inodes: list[int]) -> None:
-        """In a worker thread.  Waits no longer than `INVALIDATION_TIMEOUT`: the kernel may hold the directory for a
-        request that itself waits for this answer (rmdir of a bucket beside a PUT into it)."""
-        token = object()
-        self.invalidating.add(token)
-
-        def invalidate() -> None:
-            try:
-                for parent, name in names:
-                    self.kernel.forget_name(parent, name)
-                for inode in inodes:
-                    self.kernel.forget_attributes(inode)
-            finally:
-                self.invalidating.discard(token)
-
-        with trio.move_on_after(INVALIDATION_TIMEOUT) as waiting:
-            await trio.to_thread.run_sync(invalidate, abandon_on_cancel=True)
-        if waiting.cancelled_caught:
-            log.warning("the kernel took more than %g s to forget %d names", INVALIDATION_TIMEOUT, len(names))
-
-    # ------------------------------------------------------------------ resolving
-    def _resolve(self, parent: int, name: bytes) -> Entry | File | None:
-        """What the mount's `name` is in `parent`.  Plain: no suspension."""
-        if parent == ROOT:
-            bucket = self._bucket_by_name(name)
-            return None if bucket is None else Entry(name, True, self.store.node(bucket.root))
-        target = tree.from_mount(name)
-        if target is None:
-            return None
-        if isinstance(target, tree.Digest):
-            stored = self._find_digest(parent, name, target)
-            if stored is None:
-                return None
-        else:
-            stored = target.name
-        directory = self.store.entry(parent, stored, True)
-        if directory is not None and not target.shadowed:
-            return directory
-        if directory is None and target.shadowed:
-            return None
-        uncommitted = self.files.names.get(parent)
-        if uncommitted is not None and stored in uncommitted:
-            return uncommitted[stored]
-        return self.store.entry(parent, stored, False)
-
-    def _existing(self, parent: int, name: bytes) -> Entry | File:
-        found = self._resolve(parent, name)
-        if found is None:
-            raise FUSEError(errno.ENOENT)
-        return found
-
-    def _find_digest(self, parent: int, alias: bytes, target: tree.Digest) -> bytes | None:
-        after = (target.start, False)
-        while True:
-            entries = self.store.entries(parent, after, LIST_STEP)
-            for entry in entries:
-                if not entry.name.startswith(target.start):
-                    return None
-                if tree.digest(entry.name) == target.digest and tree.to_mount(entry.name, target.shadowed) == alias:
-                    return entry.name
-            if len(entries) < LIST_STEP:
-                return None
-            after = (entries[-1].name, entries[-1].directory)
-
-    def _new_name(self, parent: int, name: bytes) -> bytes:
-        """The catalogue name for something that is about to be made as `name`."""
-        if parent == ROOT:
-            raise FUSEError(errno.EPERM)
-        target = tree.from_mount(name)
-        if not isinstance(target, tree.Name):
-            raise FUSEError(errno.EINVAL)  # reserved names are made by nobody
-        if self._resolve(parent, name) is not None:
-            raise FUSEError(errno.EEXIST)
-        if target.shadowed and self.store.entry(parent, target.name, True) is None:
-            raise FUSEError(errno.EINVAL)
-        return target.name
-
-    def _file(self, found: Entry | File | None) -> File | None:
-        if isinstance(found, Entry):
-            return None if found.directory else self.files.get(found.node.id)
-        return found
-
-    def _node(self, inode: int) -> Node:
-        try:
-            return self.store.node(inode)
-        except StoreError as error:
-            if error.code is Code.NO_SUCH_NODE:
-                raise FUSEError(errno.ESTALE) from None  # the kernel looks the name up again
-            raise
-
-    def _bucket_id(self, inode: int) -> int:
-        bucket = self.inodes.bucket(inode)
-        if bucket is None:
-            raise FUSEError(errno.ESTALE)
-        return bucket
-
-    def _bucket_by_name(self, name: bytes) -> Bucket | None:
-        try:
-            return self.store.bucket(name.decode("ascii"))
-        except (UnicodeDecodeError, StoreError):
-            return None
-
     # ------------------------------------------------------------------ answering
-    def _found(self, parent: int, found: Entry | File) -> EntryAttributes:
-        """The answer to a lookup: the kernel counts it."""
-        if parent == ROOT:
-            assert isinstance(found, Entry)
-            bucket = self._bucket_by_name(found.name)
-            assert bucket is not None
-            self.inodes.looked_up(found.node.id, bucket.id)
-            answer = attributes.of_node(self.store, found.node)
-            answer.entry_timeout = BUCKET_TIMEOUT
-            return answer
-        file = self._file(found)
-        bucket_id = self._bucket_id(parent)
-        if file is not None:
-            self.inodes.looked_up(file.inode, bucket_id)
-            return self._of_file(file)
-        assert isinstance(found, Entry)
-        self.inodes.looked_up(found.node.id, bucket_id)
-        return self._of_node(found.node)
-
-    def _made(self, parent: int, entry: Entry) -> EntryAttributes:
-        self._epoch += 1
-        return self._found(parent, entry)
-
     def _absent(self, parent: int, name: bytes) -> EntryAttributes:
         if parent == ROOT or not self.inodes.absent_given(parent, name, time.monotonic(), attributes.TIMEOUT):
             raise FUSEError(errno.ENOENT)
         answer = EntryAttributes()
         answer.st_ino = InodeT(0)
         answer.entry_timeout = attributes.TIMEOUT
-        return answer
-
-    def _told(self, inode: int) -> EntryAttributes:
-        """The answer to getattr and setattr."""
-        file = self.files.get(inode)
-        answer = self._of_file(file) if file is not None else self._of_node(self._node(inode))
-        self.inodes.attributes_given(inode)
-        return answer
-
-    def _of_file(self, file: File) -> EntryAttributes:
-        held = attributes.allocated(self.store, file.base) if file.base is not None else 0
-        return attributes.entry_attributes(
-            inode=file.inode,
-            mode=file.mode,
-            uid=file.uid,
-            gid=file.gid,
-            links=file.links,
-            size=file.size,
-            blocks=attributes.blocks(min(file.size, held + file.overlay.bytes_held())),
-            atime_ns=file.atime_ns,
-            mtime_ns=file.mtime_ns,
-            ctime_ns=file.ctime_ns,
-        )
-
-    def _of_node(self, node: Node) -> EntryAttributes:
-        """A committed node; a directory with uncommitted files has changed since, and changes again with their commit."""
-        answer = attributes.of_node(self.store, node)
-        uncommitted = self.files.names.get(node.id)
-        if uncommitted:
-            newest = max(answer.st_mtime_ns, *(file.made_ns for file in uncommitted.values()))
-            answer.st_mtime_ns = answer.st_ctime_ns = newest
-            answer.attr_timeout = 0.0
         return answer
 
     def _root(self) -> EntryAttributes:
@@ -751,112 +496,31 @@ class Operations(pyfuse3.Operations):
             ctime_ns=self._started_ns,
         )
 
-    # ------------------------------------------------------------------ listing
-    def _list_buckets(self, start: int, token: ReaddirToken) -> None:
-        # cookies are root nodes' numbers: stable whatever is made or removed meanwhile
-        for bucket in sorted(self.store.buckets(), key=lambda bucket: bucket.root):
-            if bucket.root <= start:
-                continue
-            answer = attributes.of_node(self.store, self.store.node(bucket.root))
-            answer.entry_timeout = BUCKET_TIMEOUT
-            if not pyfuse3.readdir_reply(token, FileNameT(bucket.label), answer, bucket.root):
-                return
-            self.inodes.looked_up(bucket.root, bucket.id)
-
-    def _list(self, handle: DirectoryHandle, start: int, token: ReaddirToken) -> None:
-        """Uncommitted files first, as of the first call; then the catalogue's entries after the last one given."""
-        if start == 0:
-            handle.given.clear()
-            handle.rest = []
-            handle.pending = tuple(self.files.names.get(handle.inode, {}).values())
-        elif start > len(handle.given):
-            raise FUSEError(errno.EINVAL)
-        if start < len(handle.given):  # seekdir(3)
-            del handle.given[start:]
-            handle.rest = []
-        early = len(handle.pending)
-        for number in range(start, early):
-            file = handle.pending[number]
-            name = file.name[1] if file.name is not None else None
-            if name is not None and not file.orphan:
-                shadowed = self.store.entry(handle.inode, name, True) is not None
-                if not pyfuse3.readdir_reply(
-                    token, FileNameT(tree.to_mount(name, shadowed)), self._of_file(file), number + 1
-                ):
-                    return
-                self.inodes.looked_up(file.inode, handle.bucket)
-            handle.given.append((name or b"", False))
-        shown = {file.inode for file in handle.pending}
-        names = {name for name, _ in handle.given[:early]}
-        while True:
-            if handle.epoch != self._epoch or not handle.rest:
-                after = handle.given[-1] if len(handle.given) > early else None
-                handle.epoch = self._epoch
-                handle.rest = self.store.entries(handle.inode, after, LIST_STEP)
-                handle.whole = len(handle.rest) < LIST_STEP
-                if not handle.rest:
-                    return
-            directories = {entry.name for entry in handle.rest if entry.directory}
-            last = handle.rest[-1]
-            reach = last.name + b"/" if last.directory else last.name
-            for index, entry in enumerate(handle.rest):
-                if not entry.directory and entry.node.id in shown and entry.name in names:
-                    handle.given.append((entry.name, False))
-                    continue
-                shadowed = not entry.directory and (
-                    entry.name in directories
-                    if handle.whole or entry.name + b"/" <= reach
-                    else self.store.entry(handle.inode, entry.name, True) is not None
-                )
-                answer = self._of_file(file) if (file := self._file(entry)) is not None else self._of_node(entry.node)
-                if not pyfuse3.readdir_reply(
-                    token, FileNameT(tree.to_mount(entry.name, shadowed)), answer, len(handle.given) + 1
-                ):
-                    handle.rest = handle.rest[index:]
-                    return
-                handle.given.append((entry.name, entry.directory))
-                self.inodes.looked_up(entry.node.id, handle.bucket)
-            handle.rest = []
-            if handle.whole:
-                return
-
-    def _check_empty(self, directory: int) -> None:
-        if self.files.names.get(directory) or self.store.entries(directory, None, 1):
-            raise FUSEError(errno.ENOTEMPTY)
-
     async def _keep(self, directory: int) -> None:
         """A directory that exists only because keys lie below it must not vanish under a program that removes its last
         entry: it becomes one of its own."""
-        if self._node(directory).flags & IMPLIED:
+        if self.names.node(directory).flags & IMPLIED:
             await self.store.set_attributes(directory, time.time_ns())
-
-    def _unshadow(self, parent: int, name: bytes) -> None:
-        """A directory left: a file of that name loses its alias."""
-        if self.store.entry(parent, name, False) is not None:
-            self.kernel.forget_name_later(parent, tree.to_mount(name, True))
 
     # ------------------------------------------------------------------ files
     def _inherit(self, parent: int, gid: int, mode: int) -> tuple[int, int]:
         """Group and mode of what is made in a set-group-ID directory (inode(7))."""
-        node = self._node(parent)
+        node = self.names.node(parent)
         if not node.mode & stat.S_ISGID:
             return gid, mode
         return node.gid, mode | stat.S_ISGID if stat.S_ISDIR(mode) else mode
 
     def _new_file(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> File:
         """An uncommitted file under `name`."""
-        new = self._new_name(parent, name)
-        bucket_id = self._bucket_id(parent)
-        bucket = next((bucket for bucket in self.store.buckets() if bucket.id == bucket_id), None)
-        if bucket is None:
-            raise FUSEError(errno.ENOENT)
+        new = self.names.new(parent, name)
+        bucket = self.names.bucket_of(parent)
         gid, mode = self._inherit(parent, ctx.gid, mode)
         inode = self.store.new_node_id()
         assert inode != ROOT
         file = File(inode, bucket, mode=mode, uid=ctx.uid, gid=gid, now_ns=time.time_ns(), name=(parent, new))
         self.files.add(file)
         self.files.touch(file)
-        self._epoch += 1
+        self.invalidation.epoch += 1
         return file
 
     def _open(self, file: File, flags: int) -> FileInfo:
@@ -876,40 +540,11 @@ class Operations(pyfuse3.Operations):
         assert isinstance(handle, FileHandle)
         return handle
 
-    async def _committed(self, file: File, start: int, end: int) -> bytes:
-        """[start, end) of the committed map; zeros beyond its end.  A base that upkeep has moved is read afresh, once."""
-        for fresh in (False, True):
-            if file.base is None:
-                return bytes(end - start)
-            if fresh:
-                base = self.store.node(file.inode)
-                if base == file.base:
-                    break
-                file.base = base
-            stop = min(end, file.base.size)
-            if stop <= start:
-                return bytes(end - start)
-            try:
-                with self.store.reader(file.base, start, stop - start) as reader:
-                    data = reader.ready()
-                    if data is None:
-                        data = await reader.read()
-            except StoreError as caught:
-                error = caught
-                continue
-            return data + bytes(end - stop) if stop < end else data
-        raise error
-
-    async def _staged(self, chunk: NewChunk, start: int, length: int) -> bytes:
-        if chunk.data:
-            return chunk.data[start : start + length]
-        return await self.store.read_staged(chunk, start, length)
-
     async def _drop_uncommitted(self, file: File) -> bool:
         """Drops a file that no commit has taken yet; otherwise waits until the commit is durable.  True if dropped."""
         if not file.pending and not file.lock.locked():
             self.files.unlinked(file)
-            self._epoch += 1
+            self.invalidation.epoch += 1
             return True
         await self.files.make_durable(file)
         return False
@@ -930,13 +565,13 @@ class Operations(pyfuse3.Operations):
         file.ctime_ns = attr.st_ctime_ns if fields.update_ctime else now_ns
         if not file.orphan:
             self.files.touch(file)
-        self._epoch += 1
+        self.invalidation.epoch += 1
 
     def _attributes(self, inode: int) -> tuple[Attributes, str]:
         file = self.files.get(inode)
         if file is not None:
             return file.current_attributes(), "" if file.base is None else file.base.etag
-        node = self._node(inode)
+        node = self.names.node(inode)
         return node.attributes, node.etag
 
     async def _put_attributes(self, inode: int, changed: Attributes) -> None:

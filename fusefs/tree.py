@@ -1,21 +1,24 @@
 """Names of the catalogue and names of the mount: a bijection on what the mount shows (H7).
 
-A catalogue name is one segment of a key: any bytes without "/", of any length, even none.  A mount name is what Linux allows: 1 to
-255 bytes without "/" and NUL, neither `.` nor `..`.  Most names are both and stand for themselves.  The rest is mapped so:
+A catalogue name is one segment of a key: any bytes without "/", of any length, even none.  A mount name is what Linux
+allows: 1 to 255 bytes without "/" and NUL, neither `.` nor `..`.  Most names are both and stand for themselves.  The
+rest is mapped so:
 
     catalogue name                                   mount name
     valid UTF-8, 1..255 bytes, nothing special       itself
     `.tierce~q~` + quoted bytes that are not UTF-8   the bytes (what a program gave us, given back identical)
-    a file beside a directory of the same name       `.tierce~f~` + escaped name      (the directory keeps the plain one)
+    a file beside a directory of the same name       `.tierce~f~` + escaped name (the directory keeps the plain one)
     empty, `.`, `..`, with NUL, `.tierce~` in front  `.tierce~n~` + escaped name
     anything whose mount name would pass 255 bytes   `.tierce~h~` f|n `~` digest `~` escaped beginning of the name
 
-An escaped name has `%25` for `%` and `%00` for NUL, and, when it is not UTF-8, `%XX` for each byte above 127.  Quoted bytes have
-`%25` for `%` and `%XX` for each byte above 127.  Hexadecimal digits are upper case in escapes and lower case in digests.
+An escaped name has `%25` for `%` and `%00` for NUL, and, when it is not UTF-8, `%XX` for each byte above 127.  Quoted
+bytes have `%25` for `%` and `%XX` for each byte above 127.  Hexadecimal digits are upper case in escapes and lower case
+in digests.
 
-The mapping goes both ways without looking at the catalogue, except for `h`: its digest can be compared but not reversed, and
-the beginning of the name says where to look.  A mount name with the reserved prefix that is not the one alias of some name stands
-for nothing: looking it up finds nothing and creating it is refused, so that no file has two names.
+The mapping goes both ways without looking at the catalogue, except for `h`: its digest can be compared but not
+reversed, and the beginning of the name says where to look.  A mount name with the reserved prefix that is not the one
+alias of some name stands for nothing: looking it up finds nothing and creating it is refused, so that no file has two
+names.
 
 This module knows names only: not which exist.
 """

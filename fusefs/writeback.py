@@ -2,14 +2,16 @@
 
 Three movements, each under the file's own lock, so that one file's bytes leave in order:
 
-    stage    whole 8 MiB runs go to devices as soon as they are complete, uncommitted: a long sequential write needs little memory
-    commit   what is left is gathered into as few chunks as possible and everything since the last commit is submitted as one change
-    settle   when its ticket is done, memory lets go of what the catalogue shows now; on failure the error is kept for whoever
-             closes, syncs or writes next
+    stage    whole 8 MiB runs go to devices as soon as they are complete, uncommitted: a long sequential write needs
+             little memory
+    commit   what is left is gathered into as few chunks as possible, and everything since the last commit is submitted
+             as one change
+    settle   when its ticket is done, memory lets go of what the catalogue shows now; on failure the error is kept for
+             whoever closes, syncs or writes next
 
-Commits are submitted in the order in which files were closed and never waited for by close(2) (unless `durable_close`); one task
-waits for the oldest and takes in all that are done.  Memory is bounded per file and in all: a writer above a bound waits
-while its bytes are staged.  A dirty file is committed at the latest `AGE` seconds after its first change.
+Commits are submitted in the order in which files were closed and never waited for by close(2) (unless `durable_close`);
+one task waits for the oldest and takes in all that are done.  Memory is bounded per file and in all: a writer above a
+bound waits while its bytes are staged.  A dirty file is committed at the latest `AGE` seconds after its first change.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import trio
 
 from appliance.errors import Code, StoreError
 from appliance.limits import CHUNK_SIZE, GATHER_MAX, MIB
-from appliance.model import NewChunk, NewSlice, Node
+from appliance.model import Bucket, NewChunk, NewSlice, Node
 from fusefs.dirty import Segment, gather
 from fusefs.handles import NOT_DIRTY, Commit, File
 
@@ -83,15 +85,9 @@ class WriteBack:
             self.names[parent][name] = file
         return file
 
-    def of_node(self, node: Node, bucket_id: int) -> File:
-        """The file of a committed node.  Raises NO_SUCH_BUCKET when its bucket is gone."""
-        file = self.files.get(node.id)
-        if file is None:
-            bucket = next((bucket for bucket in self.store.buckets() if bucket.id == bucket_id), None)
-            if bucket is None:
-                raise StoreError(Code.NO_SUCH_BUCKET)
-            file = self.add(File.of_node(node, bucket))
-        return file
+    def of_node(self, node: Node, bucket: Bucket) -> File:
+        """The file of a committed node."""
+        return self.files.get(node.id) or self.add(File.of_node(node, bucket))
 
     def let_go(self, file: File) -> None:
         """Drops the file from memory if nothing needs it any more."""
@@ -152,7 +148,7 @@ class WriteBack:
     def unlinked(self, file: File) -> None:
         """One of its names is gone."""
         self._forget_name(file)
-        if file.base is None:
+        if file.base is None and not file.pending:
             file.orphan = True
         else:
             try:
@@ -172,7 +168,7 @@ class WriteBack:
             return None
         if file.dirty or file.lock.locked():
             async with file.lock:
-                if file.dirty and not file.orphan:
+                if file.dirty and not self._is_orphan(file):
                     await self._submit(file)
         return file.pending[-1] if file.pending else None
 
@@ -287,7 +283,7 @@ class WriteBack:
                 file, token, [segment for segment in taken if segment.in_memory], owner=token
             )
             assert all(segment.end <= size for segment in segments)
-            if file.orphan:
+            if self._is_orphan(file):  # its last name went while its bytes were staged
                 return
             chunks = _chunks(segments)
             ids = {chunk.id for chunk in chunks}
@@ -324,6 +320,9 @@ class WriteBack:
         file.pending.append(commit)
         self._commits.append(commit)
         self._submitted.set()
+
+    def _is_orphan(self, file: File) -> bool:
+        return file.orphan
 
     def _whole_small(self, file: File) -> bytes | None:
         """All bytes of a small file, if a part of it changed and the rest needs no device; otherwise None."""

@@ -1,11 +1,12 @@
 """Extended attributes and S3's metadata, two views of one thing.  Pure.
 
     user.meta.NAME     x-amz-meta-NAME (lower case; the value is UTF-8 text without line breaks)
+                       (rclone's mtime, mode … are shown but follow the file: not listed, not set here)
     user.tierce.etag   the ETag: read-only, and not listed, so that no copying program tries to set it
     user.OTHER         kept with the object, shown by no other door
 
-Namespaces other than `user.` are not kept: security and system attributes decide over access, and a server that does not enforce
-them must not pretend to.
+Namespaces other than `user.` are not kept: security and system attributes decide over access, and a server that does
+not enforce them must not pretend to.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ ETAG: Final = b"user.tierce.etag"
 USER: Final = b"user."
 XATTRS_MAX: Final = 64 * 1024  # bytes of names and values of one file, as ext4 with large xattrs
 
+POSIX: Final = frozenset({"mtime", "atime", "mode", "uid", "gid"})  # rclone's and s3fs's: stat(2) has them
+
 _META_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")  # an HTTP field name (RFC 9110 5.6.2) in lower case
 
 
@@ -42,14 +45,14 @@ def get(attributes: Attributes, etag: str, name: bytes) -> bytes | None:
 
 def names(attributes: Attributes) -> list[bytes]:
     """The names that listxattr(2) gives: what a copy may carry along, hence not the ETag."""
-    found = [META + name.encode() for name in attributes.user]
+    found = [META + name.encode() for name in attributes.user if name not in POSIX]
     found += [name.encode(errors="surrogateescape") for name in attributes.xattrs]
     return found
 
 
 def put(attributes: Attributes, name: bytes, value: bytes) -> Attributes:
-    """With `value` under `name`.  Raises ACCESS_DENIED for what is read-only, INVALID_ARGUMENT for what S3 could not carry,
-    NO_SPACE above the bounds."""
+    """With `value` under `name`.  Raises ACCESS_DENIED for what is read-only, INVALID_ARGUMENT for what S3 could not
+    carry, NO_SPACE above the bounds."""
     assert name.startswith(USER)
     if name.startswith(OURS):
         raise StoreError(Code.ACCESS_DENIED, f"{name.decode(errors='replace')} is read-only")
@@ -89,6 +92,8 @@ def _put_meta(attributes: Attributes, name: bytes, value: bytes) -> Attributes:
         raise StoreError(Code.INVALID_ARGUMENT, "S3 metadata is text") from None
     if not _META_NAME.fullmatch(key) or any(ord(character) < 32 or ord(character) == 127 for character in text):
         raise StoreError(Code.INVALID_ARGUMENT, "S3 metadata has header names in lower case and printable values")
+    if key in POSIX:
+        raise StoreError(Code.ACCESS_DENIED, f"{key} follows the file's own attributes")
     user = {**attributes.user, key: text}
     if sum(len(each) + len(held.encode()) for each, held in user.items()) > USER_METADATA_MAX:
         raise StoreError(Code.NO_SPACE, f"S3 metadata above {USER_METADATA_MAX} bytes")

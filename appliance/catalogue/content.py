@@ -181,8 +181,16 @@ def clone_range(tx: Rows, content: Content, start: int, length: int, maker: Make
     if length == 0:
         return NOTHING
     if content.kind == INLINE:
-        return add_body(tx, Body(length, content.data[start : start + length]), maker, inline=False)
-    pieces = flatten(tx.all, content.kind, content.ref, start, start + length)
+        # beyond the inline bytes lies a hole, if the mount made the file longer
+        kept = content.data[start : start + length]
+        if not kept:
+            return NOTHING
+        made = add_body(tx, Body(len(kept), kept), maker, inline=False)
+        return made if len(kept) == length else add_map(tx, [(0, len(kept), WHOLE, made.ref, 0)])
+    end = start + length
+    if content.kind == WHOLE:
+        end = min(end, int(tx.one("SELECT len FROM chunk WHERE id=?", (content.ref,))[0]))
+    pieces = flatten(tx.all, content.kind, content.ref, start, end)
     for piece in pieces:
         _count(tx, piece.chunk, 1)
     if len(pieces) == 1 and pieces[0].length == length and pieces[0].start == 0:

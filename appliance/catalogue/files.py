@@ -219,15 +219,21 @@ def _move(tx: Rows, cache: DirectoryCache, node: Node, parent: int, row_name: by
 
 
 def _exchange(tx: Rows, cache: DirectoryCache, command: Rename, node: Node) -> None:
-    """RENAME_EXCHANGE (rename(2)): both must exist; a file and a directory may change places."""
-    old = command.name + (b"/" if command.directory else b"")
-    for ending in (b"", b"/"):
-        new = command.new_name + ending
+    """RENAME_EXCHANGE (rename(2)): both must exist; a file and a directory may change places.
+
+    Where a file and a directory share the target's name, the one of the source's kind is meant; where they share the
+    source's name, a target of the other kind would land on the second of them: EXISTS.
+    """
+    own, foreign = (b"/", b"") if command.directory else (b"", b"/")
+    old, new = command.name + own, command.new_name + own
+    other = names.node_at(tx.one, command.new_parent, new)
+    if other is None:
+        new = command.new_name + foreign
         other = names.node_at(tx.one, command.new_parent, new)
-        if other is not None:
-            break
-    else:
-        raise StoreError(Code.NO_SUCH_NODE)
+        if other is None:
+            raise StoreError(Code.NO_SUCH_NODE)
+        if _exists(tx, command.parent, command.name + foreign):
+            raise StoreError(Code.EXISTS)
     if other.id == node.id:
         return
     if stat.S_ISDIR(other.mode):
@@ -239,7 +245,7 @@ def _exchange(tx: Rows, cache: DirectoryCache, command: Rename, node: Node) -> N
             at = command.parent if name is old else command.new_parent
             tx.drop_directory(at, name)
             cache.drop(at, name)
-    moved = command.new_name + (b"/" if command.directory else b"")
+    moved = command.new_name + own
     back = command.name + (b"/" if stat.S_ISDIR(other.mode) else b"")
     _move(tx, cache, node, command.new_parent, moved, command.now_ns)
     _move(tx, cache, other, command.parent, back, command.now_ns)

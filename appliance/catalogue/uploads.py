@@ -157,8 +157,8 @@ def complete_upload(tx: Rows, cache: DirectoryCache, command: CompleteUpload) ->
         size += length
     if not slices:
         made = NOTHING
-    elif len(slices) == 1:
-        made = Content(slices[0][2], slices[0][3])
+    elif len(slices) == 1 and slices[0][0] == 0:
+        made = Content(slices[0][2], slices[0][3])  # what follows, if anything, is a hole
     else:
         made = content.add_map(tx, slices)
     taken = {row[0] for row in chosen}

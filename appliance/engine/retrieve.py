@@ -205,10 +205,12 @@ class Reader:
             if node.kind == WHOLE and node.size <= GATHER_MAX:
                 cached = retrieval.cache.get(node.ref)
                 if cached is not None:
-                    part = cached if length == len(cached) else cached[start : start + length]
+                    whole = start == 0 and length == len(cached)
+                    part = cached if whole else cached[start : start + length]
                     self._data = part if len(part) == length else part + bytes(length - len(part))
                     return
-                self._whole_chunk = node.ref
+                if length == node.size:  # the start alone must never be remembered as the whole
+                    self._whole_chunk = node.ref
             self._pin = retrieval.pins.pin(seq)
             try:
                 self._plan(node)
@@ -303,7 +305,7 @@ class Reader:
             data = self._read_kept()
         else:
             data = b"".join(bytes(view) for view in self.pieces())
-        if self._whole_chunk and self._start == 0 and len(data) == self.length:
+        if self._whole_chunk:
             self._retrieval.cache.put(self._whole_chunk, data)
         return data
 

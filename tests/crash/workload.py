@@ -18,6 +18,7 @@ from appliance.model import NO_ATTRIBUTES, Body, Bucket, NewSlice, Node
 from appliance.store import ObjectStore
 from tests.crash.observed import Broken
 from tests.crash.witness import Witness
+from tests.doubles.disks import Crash
 
 KEYS: Final = (b"a", b"b", b"c", b"d/a", b"d/b", b"d/e/a", b"f/a")
 NAMES: Final = (b"a", b"b", b"m", b"n", b"o")
@@ -83,6 +84,9 @@ class Clients:
                 if error.code not in EXPECTED and not (self.faulty and error.code in FAULTS):
                     raise
                 await trio.lowlevel.checkpoint()
+            except Crash:
+                self.witness.crash()
+                return
             self.operations += 1
 
     # ------------------------------------------------------------------ objects
@@ -144,6 +148,8 @@ class Clients:
         except StoreError as error:
             if error.code not in EXPECTED and not (self.faulty and error.code in FAULTS):
                 raise
+        except Crash:
+            self.witness.crash()
 
     async def delete(self, bucket: Bucket) -> None:
         await self.store.delete_object(bucket, self._key())

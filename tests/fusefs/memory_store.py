@@ -1,7 +1,7 @@
 """The store's file and object verbs over dicts, for tests of the mount.
 
-Commits are queued in order and applied when somebody waits, as a group commit would; `gate` holds them back, `fail_next` makes
-the next one fail.  Bodies are sparse: 64 KiB blocks by number.
+Commits are queued in order and applied when somebody waits, as a group commit would; `gate` holds them back,
+`fail_next` makes the next one fail.  Bodies are sparse: 64 KiB blocks by number.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A real mount, of the store over dicts or of a pool on sparse files, in a process of its own, with the other door on its standard input.
+"""A real mount, of the store over dicts or of a pool on sparse files, in a process of its own, with the other door on
+its standard input.
 
     python -m tests.fusefs.served MOUNTPOINT [dict | pool [durable]]
 
@@ -8,7 +9,6 @@ Each line is a JSON list: ["put", bucket, key, hex], ["get", bucket, key], ["del
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import logging
@@ -26,52 +26,16 @@ import trio
 
 from appliance.errors import StoreError
 from appliance.formatting import format_pool
-from appliance.model import NO_ATTRIBUTES
 from appliance.opening import open_pool
 from appliance.store import ObjectStore
 from fusefs.mount import Mount, mounted_type
+from tests.fusefs.doors import DictDoor, Door, StoreDoor
 from tests.fusefs.memory_store import MemoryStore
 
-
-class DictDoor:
-    """The other door of the store over dicts."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        self.store = store
-
-    async def put(self, bucket: str, key: bytes, data: bytes) -> None:
-        await self.store.put(bucket, key, data)
-
-    async def get(self, bucket: str, key: bytes) -> bytes:
-        return await self.store.get(bucket, key)
-
-    async def delete(self, bucket: str, key: bytes) -> None:
-        await self.store.delete(bucket, key)
+log = logging.getLogger(__name__)
 
 
-class StoreDoor:
-    """The other door of the real store: the S3 verbs."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self.store = store
-
-    async def put(self, bucket: str, key: bytes, data: bytes) -> None:
-        where = self.store.bucket(bucket)
-        with await self.store.ingest(where, len(data)) as ingest:
-            await ingest.write_async(data)
-            body = await ingest.finish_async()
-            await self.store.put_object(where, key, body, hashlib.md5(data).hexdigest(), NO_ATTRIBUTES)
-
-    async def get(self, bucket: str, key: bytes) -> bytes:
-        node = await self.store.look_up(self.store.bucket(bucket), key)
-        with self.store.reader(node) as reader:
-            return await reader.read()
-
-    async def delete(self, bucket: str, key: bytes) -> None:
-        await self.store.delete_object(self.store.bucket(bucket), key)
-
-
-async def answer(door: DictDoor | StoreDoor, mount: Mount, verb: str, *arguments: str) -> object:
+async def answer(door: Door, mount: Mount, verb: str, *arguments: str) -> object:
     """One request of the other door."""
     if verb == "statistics":
         files = mount.operations.files
@@ -98,22 +62,28 @@ async def answer(door: DictDoor | StoreDoor, mount: Mount, verb: str, *arguments
     return None
 
 
+def _make_pool(state: Path) -> tuple[bool, list[str]]:
+    """Three sparse files, made into a pool at first; whether this was the first time."""
+    paths = [str(state / name) for name in ("ssd", "hdd1", "hdd2")]
+    if state.exists():
+        return False, paths
+    state.mkdir()
+    for path in paths:
+        with open(path, "wb") as file:
+            file.truncate(6 << 30)
+    format_pool([(paths[0], "blaze"), (paths[1], "bulk"), (paths[2], "bulk")], name="test", copies=1)
+    return True, paths
+
+
 @asynccontextmanager
-async def opened(kind: str, state: Path) -> AsyncIterator[tuple[ObjectStore, DictDoor | StoreDoor]]:
+async def opened(kind: str, state: Path) -> AsyncIterator[tuple[ObjectStore, Door]]:
     """A store with one bucket: `dict`, or `pool` on sparse files in `state`."""
     if kind == "dict":
         memory = MemoryStore()
         await memory.create_bucket("photos", "me")
         yield cast("ObjectStore", memory), DictDoor(memory)
         return
-    paths = [str(state / name) for name in ("ssd", "hdd1", "hdd2")]
-    fresh = not state.exists()
-    if fresh:
-        state.mkdir()
-        for path in paths:
-            with open(path, "wb") as file:
-                file.truncate(6 << 30)
-        format_pool([(paths[0], "blaze"), (paths[1], "bulk"), (paths[2], "bulk")], name="test", copies=1)
+    fresh, paths = _make_pool(state)
     async with open_pool(paths, state) as store:
         if fresh:
             await store.create_bucket("photos", "me")
@@ -135,7 +105,7 @@ async def main(point: str, kind: str = "dict", *flags: str) -> None:
                 print(json.dumps(reply), flush=True)
             await mount.close()
         for entry in store.entries(store.bucket("photos").root, None, 10):
-            logging.info("left photos/%s %d", os.fsdecode(entry.name), entry.node.size)
+            log.info("left photos/%s %d", os.fsdecode(entry.name), entry.node.size)
 
 
 class Served:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,7 +66,9 @@ class Model:
             elif segment.source is None:
                 parts.append(bytes(end - start))
             else:
-                source = segment.view() if segment.in_memory else segment.source[0][segment.skip :]  # type: ignore[index]
+                source: Any = segment.view() if segment.in_memory else segment.source
+                if isinstance(source, tuple):
+                    source = source[0][segment.skip :]
                 parts.append(bytes(source[start - segment.start : end - segment.start]))
         return b"".join(parts)
 
@@ -108,11 +112,12 @@ def test_readers_see_every_write_whatever_was_staged_committed_or_failed(script:
 
 @given(st.lists(st.tuples(st.integers(0, 300), st.binary(min_size=1, max_size=50)), max_size=20), st.integers(1, 70))
 def test_gather_loses_nothing_and_fills_each_chunk(writes: list[tuple[int, bytes]], limit: int) -> None:
-    overlay, model = Overlay(), {}
+    overlay = Overlay()
+    model: dict[int, int] = {}
     for offset, data in writes:
         overlay.write(offset, data)
         model.update(enumerate(data, offset))
-    found = {}
+    found: dict[int, int] = {}
     gatherings = gather(overlay.claim(1), limit)
     for gathering in gatherings:
         chunk = b"".join(gathering.pieces)

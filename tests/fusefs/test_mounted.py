@@ -28,12 +28,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 
 @pytest.fixture
-def mount(shared: Served) -> Iterator[Served]:
+def mount(shared: Served) -> Served:
     """An empty bucket for each test."""
     for path in shared.bucket.iterdir():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     assert os.listdir(shared.bucket) == []
-    yield shared
+    return shared
 
 
 def run(*command: object, cwd: Path | None = None) -> str:

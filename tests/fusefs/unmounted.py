@@ -7,14 +7,19 @@ import os
 import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pyfuse3
 import trio
 
+from appliance.engine.startup import NewDevice, create_pool
+from appliance.opening import open_store
 from fusefs.inodes import ROOT
 from fusefs.operations import Operations
+from tests.doubles.disks import MemoryDevice
+from tests.fusefs.doors import DictDoor, Door, StoreDoor
 from tests.fusefs.memory_store import MemoryStore
 
 
@@ -38,8 +43,9 @@ class RecordingKernel:
 class Unmounted:
     """Paths instead of inodes.  Errors are FUSEErrors."""
 
-    def __init__(self, store: Any, *, durable_close: bool = False) -> None:
+    def __init__(self, store: Any, door: Door, *, durable_close: bool = False) -> None:
         self.store = store
+        self.door = door
         self.kernel = RecordingKernel()
         self.ops = Operations(store, self.kernel, durable_close=durable_close)
         self.ctx: Any = SimpleNamespace(uid=1000, gid=100, pid=1, umask=0o22)
@@ -157,20 +163,39 @@ class Unmounted:
             got.append((bytes(name), attr, next_id))
             return True
 
-        real, pyfuse3.readdir_reply = pyfuse3.readdir_reply, reply  # type: ignore[assignment]
+        real, pyfuse3.readdir_reply = pyfuse3.readdir_reply, reply
         try:
-            await self.ops.readdir(fh, cookie, None)
+            await self.ops.readdir(fh, cookie, cast("pyfuse3.ReaddirToken", None))
         finally:
             pyfuse3.readdir_reply = real
         return got
 
 
 @asynccontextmanager
-async def unmounted(store: MemoryStore | None = None, *, durable_close: bool = False) -> AsyncIterator[Unmounted]:
-    """One bucket, `photos`; the write-back's background runs."""
-    store = store or MemoryStore()
+async def unmounted(*, durable_close: bool = False) -> AsyncIterator[Unmounted]:
+    """On the store over dicts, with one bucket, `photos`; the write-back's background runs."""
+    store = MemoryStore()
     await store.create_bucket("photos", "me")
-    mount = Unmounted(store, durable_close=durable_close)
+    async with _running(Unmounted(store, DictDoor(store), durable_close=durable_close)) as mount:
+        yield mount
+
+
+@asynccontextmanager
+async def unmounted_pool(directory: Path) -> AsyncIterator[Unmounted]:
+    """The same on the real store, over devices in memory, in one thread."""
+    devices = [MemoryDevice(256 << 20, "ssd"), MemoryDevice(256 << 20, "hdd")]
+    new = [NewDevice("ssd", devices[0], "blaze"), NewDevice("hdd", devices[1], "bulk")]
+    create_pool(new, name="test", copies=1, now_ns=1, ring_length=1 << 20)
+    attached = [(device.name, device) for device in devices]
+    async with open_store(attached, directory / "catalogue.db", threaded=False) as store:
+        await store.create_bucket("photos", "me")
+        async with _running(Unmounted(store, StoreDoor(store))) as mount:
+            yield mount
+            await mount.ops.files.commit_all()
+
+
+@asynccontextmanager
+async def _running(mount: Unmounted) -> AsyncIterator[Unmounted]:
     async with trio.open_nursery() as nursery:
         await nursery.start(mount.ops.files.run)
         yield mount

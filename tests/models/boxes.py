@@ -134,3 +134,29 @@ class Box:
             self.call(self._end.set)
             self._thread.join()
             shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def run_store(
+    directory: Path,
+    function: Callable[[ObjectStore, Bucket], Awaitable[T]],
+    *,
+    devices: Sequence[BlockDevice] | None = None,
+    copies: int = 1,
+    threaded: bool = False,
+) -> T:
+    """`function(store, bucket)` over a pool on `devices`, which is made if it is not there; the audit ends clean."""
+    made = devices is None
+    members = make_devices(max(2, copies)) if devices is None else devices
+
+    async def main() -> T:
+        async with store_over(members, directory / "catalogue.db", threaded=threaded) as store:
+            found = store.buckets()
+            bucket = found[0] if found else await store.create_bucket("bucket", "me", copies=copies)
+            result = await function(store, bucket)
+            report = await audit(store, verify=True)
+            assert report.clean, report.problems
+            return result
+
+    if made or not any((directory / name).exists() for name in ("catalogue.db", "catalogue.db.aside")):
+        make_pool(members, copies=copies)
+    return trio.run(main)

@@ -241,8 +241,6 @@ class Bucket:
         if target_directory:
             require(not parent.startswith(new + b"/"), Code.INVALID_ARGUMENT)
         if not same_kind:
-            if old == new:
-                return
             crossing = old in self.files if directory else self.exists(old + b"/")
             require(not crossing, Code.EXISTS)
         moves: dict[bytes, bytes] = {}

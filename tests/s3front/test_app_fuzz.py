@@ -33,13 +33,19 @@ headers = st.dictionaries(
             "x-amz-if-match-size", "x-amz-checksum-mode", "x-amz-trailer", "x-amz-decoded-content-length",
         ]
     ),
-    st.sampled_from(["", "*", "bytes=0-1", '"x"', "/b/k", "b/k?versionId=null", "COPY", "REPLACE", "private", "1", "ETag", "CRC32", "AAAAAA==", "é", "private, x"]),
+    st.sampled_from(
+        [
+            "", "*", "bytes=0-1", '"x"', "/b/k", "b/k?versionId=null", "COPY", "REPLACE", "private", "1", "ETag",
+            "CRC32", "AAAAAA==", "é", "private, x",
+        ]
+    ),
     max_size=3,
 )  # fmt: skip
 bodies = st.sampled_from(
     [
         b"", b"x", b"<a/>", b"<Delete><Object><Key>k</Key></Object></Delete>",
-        b"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>" + b"a" * 32 + b"</ETag></Part></CompleteMultipartUpload>",
+        b"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber>"
+        b"<ETag>0123456789abcdef0123456789abcdef</ETag></Part></CompleteMultipartUpload>",
         b"<CreateBucketConfiguration/>",
     ]
 )  # fmt: skip

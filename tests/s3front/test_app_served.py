@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.system
 
-Run = Callable[[Any, Callable[[str], object], Callable[[], Awaitable[object]]], Awaitable[None]]
+Run = Callable[[Any, Callable[[str], object], Callable[[], Awaitable[None]]], Awaitable[None]]
 
 
-async def ours(app: Any, ready: Callable[[str], object], shutdown: Callable[[], Awaitable[object]]) -> None:
+async def ours(app: Any, ready: Callable[[str], object], shutdown: Callable[[], Awaitable[None]]) -> None:
     await serve(app, bind="127.0.0.1:0", shutdown=shutdown, ready=lambda urls: ready(urls[0]))
 
 
-async def stock(app: Any, ready: Callable[[str], object], shutdown: Callable[[], Awaitable[object]]) -> None:
+async def stock(app: Any, ready: Callable[[str], object], shutdown: Callable[[], Awaitable[None]]) -> None:
     config = hypercorn.config.Config()
     config.bind = ["127.0.0.1:0"]
     async with trio.open_nursery() as nursery:
@@ -57,7 +57,12 @@ def served(box: Box, run: Run) -> Iterator[S3Client]:
             over = trio.Event()
             token = trio.lowlevel.current_trio_token()
             stop.append(lambda: trio.from_thread.run_sync(over.set, trio_token=token))
-            await run(box.app, lambda found: (url.append(found), started.set()), over.wait)
+
+            def ready(found: str) -> None:
+                url.append(found)
+                started.set()
+
+            await run(box.app, ready, over.wait)
 
         trio.run(live)
 

@@ -1,0 +1,141 @@
+"""H5: what the kernel may have cached of an S3 change is made invalid before the change is answered.
+
+The store calls `changed` after every commit.  Changes that the mount itself asked for are left out: the kernel made
+them.  Of the rest, names and attributes that the kernel may hold (`Inodes` knows) are invalidated, and the store
+delays the S3 answer until that is done; when the kernel holds none, nothing waits.
+
+The kernel may have to wait for a lock that is held until this loop answers some request: so it is only ever asked from
+a worker thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from appliance.model import Change
+from fusefs import tree
+from fusefs.inodes import Inodes
+from fusefs.writeback import WriteBack
+
+if TYPE_CHECKING:
+    from appliance.store import ObjectStore
+
+log = logging.getLogger(__name__)
+
+INVALIDATION_TIMEOUT: Final = 5.0  # seconds that an S3 answer waits for the kernel
+IDLE_STEP: Final = 0.005  # seconds between two looks when stopping
+
+
+class Kernel(Protocol):
+    """Calls into the kernel that may block: only from worker threads."""
+
+    def forget_name(self, parent: int, name: bytes) -> None: ...
+    def forget_attributes(self, inode: int) -> None: ...
+    def forget_name_later(self, parent: int, name: bytes) -> None:
+        """Returns at once; may be called from the loop."""
+
+
+class Invalidation:
+    """What the other door changed.  `epoch` rises with every change of a name or node, also the mount's own."""
+
+    def __init__(self, store: ObjectStore, inodes: Inodes, files: WriteBack, kernel: Kernel) -> None:
+        self.store = store
+        self.inodes = inodes
+        self.files = files
+        self.kernel = kernel
+        self.epoch = 0
+        self._closing = False
+        self._under_way: set[object] = set()
+        self._own: Counter[tuple[int, bytes, bool]] = Counter()
+        store.watch(self.changed)
+
+    @contextmanager
+    def ours(self, *names: tuple[int, bytes, bool]) -> Iterator[None]:
+        """Inside, a command of the mount changes these (directory, name, is a directory), each once."""
+        self._own.update(names)
+        try:
+            yield
+        finally:
+            self.epoch += 1
+            self._own.subtract(names)
+            for name in names:
+                if self._own[name] <= 0:
+                    del self._own[name]
+
+    def unshadowed(self, parent: int, name: bytes) -> None:
+        """A directory left: a file of the same name loses its alias.  Called while the kernel holds `parent`."""
+        self.epoch += 1
+        if self.store.entry(parent, name, False) is not None:
+            self.kernel.forget_name_later(parent, tree.to_mount(name, True))
+
+    def changed(self, changes: Sequence[Change]) -> Awaitable[None] | None:
+        """The store's listener.  None when there is nothing to wait for: the common case costs a few look-ups."""
+        self.epoch += 1
+        if self._closing:
+            return None
+        names: list[tuple[int, bytes]] = []
+        inodes: list[int] = []
+        for change in changes:
+            if change.parent not in self.inodes or self._is_ours(change):
+                continue
+            if self.inodes.take_cached(change.parent):
+                inodes.append(change.parent)
+            names += self._stale_names(change)
+            if self.inodes.take_cached(change.node):
+                inodes.append(change.node)
+            file = self.files.get(change.node)
+            if file is not None:
+                self.files.unlinked(file)
+        return self._invalidate(names, inodes) if names or inodes else None
+
+    async def close(self) -> None:
+        """No more; returns when those under way are done."""
+        self._closing = True
+        while self._under_way:  # threads end them: there is no event to wait for
+            await trio.sleep(IDLE_STEP)
+
+    def _is_ours(self, change: Change) -> bool:
+        """A second change of the same name in the same moment is the other door's."""
+        made = self.files.names.get(change.parent, {}).get(change.name)
+        if made is not None and made.create is None and change.node != made.inode and not change.directory:
+            return True  # the commit that makes the file
+        key = (change.parent, change.name, change.directory)
+        if self._own.get(key, 0) > 0:
+            self._own[key] -= 1
+            return True
+        return False
+
+    def _stale_names(self, change: Change) -> list[tuple[int, bytes]]:
+        """The names of `change`, plain and alias, that the kernel may hold, present or absent."""
+        parent, known = change.parent, change.node in self.inodes
+        plain, alias = tree.to_mount(change.name), tree.to_mount(change.name, True)
+        if change.directory:  # a file of the same name changes places with its alias
+            beside = self.store.entry(parent, change.name, False)
+            known = known or (beside is not None and beside.node.id in self.inodes)
+        return [(parent, name) for name in (plain, alias) if self.inodes.take_absent(parent, name) or known]
+
+    async def _invalidate(self, names: list[tuple[int, bytes]], inodes: list[int]) -> None:
+        """Waits no longer than `INVALIDATION_TIMEOUT`: the kernel may hold the directory for a request that itself
+        waits for this answer (rmdir of a bucket beside a PUT into it)."""
+        token = object()
+        self._under_way.add(token)
+
+        def invalidate() -> None:
+            try:
+                for parent, name in names:
+                    self.kernel.forget_name(parent, name)
+                for inode in inodes:
+                    self.kernel.forget_attributes(inode)
+            finally:
+                self._under_way.discard(token)
+
+        with trio.move_on_after(INVALIDATION_TIMEOUT) as waiting:
+            await trio.to_thread.run_sync(invalidate, abandon_on_cancel=True)
+        if waiting.cancelled_caught:
+            log.warning("the kernel took more than %g s to forget %d names", INVALIDATION_TIMEOUT, len(names))

@@ -1,0 +1,167 @@
+"""From inode and name to what is there: the catalogue's entries with the uncommitted files over them.
+
+In one directory a directory is found before a file of the same name; `tree` says which mount name means which.  All of
+it is plain functions: what a handler finds and what it answers are one moment (H4, H5).
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from pyfuse3 import EntryAttributes, FUSEError
+
+from appliance.errors import Code, StoreError
+from appliance.model import Bucket, Entry, Node
+from fusefs import attributes, tree
+from fusefs.handles import File
+from fusefs.inodes import ROOT, Inodes
+from fusefs.writeback import WriteBack
+
+if TYPE_CHECKING:
+    from appliance.store import ObjectStore
+
+BUCKET_TIMEOUT: Final = 0.0  # seconds: buckets come and go without a Change, so the kernel asks each time
+SCAN_STEP: Final = 256  # entries per call of the store
+
+
+class Names:
+    """The mount's name space."""
+
+    def __init__(self, store: ObjectStore, inodes: Inodes, files: WriteBack) -> None:
+        self.store = store
+        self.inodes = inodes
+        self.files = files
+
+    # ------------------------------------------------------------------ finding
+    def find(self, parent: int, name: bytes) -> Entry | File | None:
+        """What the mount's `name` is in `parent`."""
+        if parent == ROOT:
+            bucket = self.bucket_named(name)
+            return None if bucket is None else Entry(name, True, self.store.node(bucket.root))
+        target = tree.from_mount(name)
+        if target is None:
+            return None
+        if isinstance(target, tree.Digest):
+            stored = self._find_digest(parent, name, target)
+            if stored is None:
+                return None
+        else:
+            stored = target.name
+        directory = self.store.entry(parent, stored, True)
+        if directory is not None and not target.shadowed:
+            return directory
+        if directory is None and target.shadowed:
+            return None
+        uncommitted = self.files.names.get(parent)
+        if uncommitted is not None and stored in uncommitted:
+            return uncommitted[stored]
+        return self.store.entry(parent, stored, False)
+
+    def existing(self, parent: int, name: bytes) -> Entry | File:
+        """The same.  ENOENT."""
+        found = self.find(parent, name)
+        if found is None:
+            raise FUSEError(errno.ENOENT)
+        return found
+
+    def new(self, parent: int, name: bytes) -> bytes:
+        """The catalogue's name for what is about to be made as `name`.  EPERM in the root, EINVAL for a reserved name,
+        EEXIST."""
+        if parent == ROOT:
+            raise FUSEError(errno.EPERM)
+        target = tree.from_mount(name)
+        if not isinstance(target, tree.Name):
+            raise FUSEError(errno.EINVAL)
+        if self.find(parent, name) is not None:
+            raise FUSEError(errno.EEXIST)
+        if target.shadowed and self.store.entry(parent, target.name, True) is None:
+            raise FUSEError(errno.EINVAL)
+        return target.name
+
+    def check_empty(self, directory: int) -> None:
+        """ENOTEMPTY."""
+        if self.files.names.get(directory) or self.store.entries(directory, None, 1):
+            raise FUSEError(errno.ENOTEMPTY)
+
+    def _find_digest(self, parent: int, alias: bytes, target: tree.Digest) -> bytes | None:
+        after = (target.start, False)
+        while True:
+            entries = self.store.entries(parent, after, SCAN_STEP)
+            for entry in entries:
+                if not entry.name.startswith(target.start):
+                    return None
+                if tree.digest(entry.name) == target.digest and tree.to_mount(entry.name, target.shadowed) == alias:
+                    return entry.name
+            if len(entries) < SCAN_STEP:
+                return None
+            after = (entries[-1].name, entries[-1].directory)
+
+    # ------------------------------------------------------------------ by number
+    def node(self, inode: int) -> Node:
+        """ESTALE when it is gone: the kernel then looks the name up again."""
+        try:
+            return self.store.node(inode)
+        except StoreError as error:
+            if error.code is Code.NO_SUCH_NODE:
+                raise FUSEError(errno.ESTALE) from None
+            raise
+
+    def file(self, found: Entry | File | None) -> File | None:
+        """The file in memory that was found, if it is one and is there."""
+        if isinstance(found, Entry):
+            return None if found.directory else self.files.get(found.node.id)
+        return found
+
+    def bucket_id(self, inode: int) -> int:
+        """The bucket that an inode is in.  ESTALE."""
+        bucket = self.inodes.bucket(inode)
+        if bucket is None:
+            raise FUSEError(errno.ESTALE)
+        return bucket
+
+    def bucket_of(self, inode: int) -> Bucket:
+        """The same, whole.  ESTALE when it was deleted."""
+        number = self.bucket_id(inode)
+        for bucket in self.store.buckets():
+            if bucket.id == number:
+                return bucket
+        raise FUSEError(errno.ESTALE)
+
+    def bucket_named(self, name: bytes) -> Bucket | None:
+        """The bucket shown as `name`."""
+        try:
+            return self.store.bucket(name.decode("ascii"))
+        except (UnicodeDecodeError, StoreError):
+            return None
+
+    # ------------------------------------------------------------------ answering
+    def attributes(self, found: File | Node) -> EntryAttributes:
+        """What the kernel is told of a file or node."""
+        if isinstance(found, File):
+            return attributes.of_file(self.store, found)
+        return attributes.of_node(self.store, found, self.files.names.get(found.id))
+
+    def told(self, inode: int) -> EntryAttributes:
+        """The answer to getattr and setattr."""
+        answer = self.attributes(self.files.get(inode) or self.node(inode))
+        self.inodes.attributes_given(inode)
+        return answer
+
+    def looked_up(self, parent: int, found: Entry | File) -> EntryAttributes:
+        """The answer to a lookup, which the kernel counts."""
+        if parent == ROOT:
+            assert isinstance(found, Entry)
+            bucket = self.bucket_named(found.name)
+            assert bucket is not None
+            self.inodes.looked_up(found.node.id, bucket.id)
+            answer = self.attributes(found.node)
+            answer.entry_timeout = BUCKET_TIMEOUT
+            return answer
+        file = self.file(found)
+        if file is not None:
+            self.inodes.looked_up(file.inode, self.bucket_id(parent))
+            return self.attributes(file)
+        assert isinstance(found, Entry)
+        self.inodes.looked_up(found.node.id, self.bucket_id(parent))
+        return self.attributes(found.node)

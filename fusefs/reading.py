@@ -1,0 +1,58 @@
+"""The bytes of a file as its readers see them: what memory holds over what is staged over what is committed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from appliance.errors import StoreError
+from appliance.model import NewChunk
+from fusefs.handles import File
+
+if TYPE_CHECKING:
+    from appliance.store import ObjectStore
+
+
+async def read(store: ObjectStore, file: File, start: int, end: int) -> bytes:
+    """[start, end) of the file, which must lie below its size.  Raises DAMAGED, IO_ERROR: never a wrong byte (H3)."""
+    assert start < end <= file.size
+    if not file.overlay:
+        return await _committed(store, file, start, end)
+    parts = []
+    while start < end:  # the overlay may have changed during each wait
+        _, stop, segment = next(file.overlay.pieces(start, end))
+        if segment is None:
+            parts.append(await _committed(store, file, start, stop))
+        elif segment.source is None:
+            parts.append(bytes(stop - start))
+        elif isinstance(segment.source, NewChunk):
+            parts.append(await _staged(store, segment.source, segment.skip + start - segment.start, stop - start))
+        else:
+            parts.append(bytes(segment.view()[start - segment.start : stop - segment.start]))
+        start = stop
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _committed(store: ObjectStore, file: File, start: int, end: int) -> bytes:
+    """The committed map; zeros beyond its end.  A base that was moved since it was looked up is looked up again."""
+    while True:
+        base = file.base
+        stop = 0 if base is None else min(end, base.size)
+        if base is None or stop <= start:
+            return bytes(end - start)
+        try:
+            with store.reader(base, start, stop - start) as reader:
+                data = reader.ready()
+                if data is None:
+                    data = await reader.read()
+        except StoreError:
+            file.base = store.node(file.inode)
+            if file.base == base:
+                raise
+        else:
+            return data + bytes(end - stop) if stop < end else data
+
+
+async def _staged(store: ObjectStore, chunk: NewChunk, start: int, length: int) -> bytes:
+    if chunk.data:
+        return chunk.data[start : start + length]
+    return await store.read_staged(chunk, start, length)

@@ -1,0 +1,299 @@
+"""R2: the whole engine on simulated disks, crashed again and again, from a seed.
+
+A *trial* makes a pool (1 to 4 disks, blaze and bulk, copies 1 to 3, a small ring) and lives several *lives* on it.  A life
+opens the pool as a boot would, compares what it finds with the model, audits it, and lets concurrent clients work until
+the power goes at a random write or flush.  Then each disk keeps, loses or tears what it had not flushed, and the host's
+SQLite file goes back to any commit since its last durable checkpoint, or is gone.
+
+What must hold after each crash: every acknowledged change is there; of the batch under way all or nothing; every byte
+reads right; counts, references and free space agree; every copy of every page is good.
+
+The same seed repeats the same trial exactly: trio's scheduler is seeded, nothing runs in another thread, and time is
+counted.  `python -m tests.crash.simulation --seed N` replays one, `--seconds N` runs new ones for so long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import logging
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from appliance.engine.startup import NewDevice, create_pool
+from appliance.errors import Code, StoreError
+from appliance.limits import KIB, MIB
+from appliance.ondisk.superblock import Tier
+from appliance.opening import open_store
+from tests.crash import observed
+from tests.crash.model import Model
+from tests.crash.observed import Broken
+from tests.crash.scale import scaled
+from tests.crash.witness import Host, Witness, failed, simulated
+from tests.crash.workload import Clients
+from tests.doubles.disks import Crash, Power, SimulatedDisk
+
+LIVES: Final = 6
+LAYOUTS: Final[tuple[tuple[Tier, ...], ...]] = (
+    ("blaze",),
+    ("bulk",),
+    ("blaze", "bulk"),
+    ("blaze", "blaze"),
+    ("blaze", "bulk", "bulk"),
+    ("blaze", "blaze", "bulk"),
+    ("bulk", "bulk", "bulk"),
+    ("blaze", "blaze", "bulk", "bulk"),
+)
+Counts = collections.Counter[str]
+Setup = Callable[[], None]
+
+
+class Trial:
+    """One seed's pool and its lives."""
+
+    def __init__(self, seed: int, directory: Path, counts: Counts) -> None:
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.counts = counts
+        self.model = Model()
+        self.torn: set[int] = set()
+        self.host = Host(directory)
+        self.tiers = self.random.choice(LAYOUTS)
+        self.copies = self.random.randint(1, min(3, len(self.tiers)))
+        self.power = Power()
+        size = self.random.choice((8, 9, 12)) * MIB
+        self.disks = [
+            SimulatedDisk(size, self.random, name=f"disk{number}", power=self.power)
+            for number in range(1, len(self.tiers) + 1)
+        ]
+        self.degraded = False  # a device was missing or failed since the last snapshot
+        new = [NewDevice(disk.name, disk, tier) for disk, tier in zip(self.disks, self.tiers, strict=True)]
+        ring = self.random.choice((64, 96, 160, 256)) * KIB
+        create_pool(
+            new, name="pool", copies=self.copies, now_ns=1, pool_uuid=self.random.randbytes(16), ring_length=ring
+        )
+
+    def run(self, lives: int = LIVES) -> None:
+        """Raises Broken, or whatever the engine should not have raised."""
+        for life in range(lives):
+            last = life == lives - 1
+            fault = self._plan_boot_fault() if not last and self.random.random() < 0.08 else False
+            missing = self._choose_missing() if not last else None
+            self._live(faulty_boot=fault, missing=missing, last=last)
+
+    # ------------------------------------------------------------------ one life
+    def _live(self, *, faulty_boot: bool, missing: int | None, last: bool) -> None:
+        witness = Witness(self.model, self.host, self.random, self.disks)
+        self.power = Power()
+        for disk in self.disks:
+            disk.power = self.power
+        if self.random.random() < 0.15 and not last:
+            self.power.kill_after(self.random.randrange(1, 30))  # perhaps in the middle of recovery
+        _seed_scheduler(self.random.getrandbits(64))
+        here = [disk for number, disk in enumerate(self.disks, 1) if number != missing]
+        try:
+            with simulated(witness):
+                trio.run(self._boot, witness, here, missing, last)
+        except Crash:
+            self.counts["crashes while opening or closing"] += 1
+            witness.crashed = True
+        except StoreError as error:
+            if not faulty_boot or error.code not in (Code.IO_ERROR, Code.UNAVAILABLE):
+                raise
+            self.counts["refused to open"] += 1
+        self.counts["batches"] += witness.batches
+        self.counts["failed batches"] += witness.failed_batches
+        self.counts["lives"] += 1
+        self._after(witness)
+
+    async def _boot(self, witness: Witness, here: list[SimulatedDisk], missing: int | None, last: bool) -> None:
+        devices = [(disk.name, disk) for disk in here]
+        async with open_store(devices, self.host.path, threaded=False, buffers=6) as store:
+            await store.settle()
+            if witness.crashed:
+                return
+            self._compare(store, witness, missing)
+            if last:
+                return
+            faulty = missing is not None or self._plan_faults()
+            clients = Clients(store, witness, self.random, faulty=faulty)
+            witness.remember = 0.3
+            taken = store.engine.checkpointer.taken
+            if not self.model.buckets:
+                await self._make_buckets(clients)
+            self.power.kill_after(self.random.choice((3, 10, 30, 80, 200)) + self.random.randrange(12))
+            await clients.run(self.random.randint(1, 5), self.random.choice((2, 8, 30)))
+            self.counts["operations"] += clients.operations
+            self.counts["snapshots"] += store.engine.checkpointer.taken - taken
+            broken = failed(list(store.engine.pool.devices.values()))
+            if broken or missing is not None:
+                self.degraded = True
+            elif store.engine.checkpointer.taken > taken:
+                self.degraded = False
+            self.counts["fenced"] += len(broken)
+            if not witness.crashed and self.random.random() < 0.7:
+                witness.crash()  # nothing was under way: all of it must survive
+            for disk in self.disks:
+                disk.heal()
+
+    async def _make_buckets(self, clients: Clients) -> None:
+        with contextlib.suppress(StoreError):
+            await clients.store.create_bucket("one", "me", copies=self.copies)
+            await clients.store.create_bucket("two", "me", copies=self.copies)
+        if not clients.store.buckets():
+            clients.witness.crash()
+
+    def _compare(self, store: Any, witness: Witness, missing: int | None) -> None:
+        found = observed.observe(store)
+        texts = []
+        for model in self.candidates:
+            text = observed.difference(model.state(), found)
+            if not text:
+                break
+            texts.append(text)
+        else:
+            raise Broken("what recovery found is neither:\n" + "\nnor:\n".join(texts))
+        if len(self.candidates) > 1:
+            self.counts["unacknowledged batch " + ("lost" if model is self.candidates[0] else "kept")] += 1
+        self.model = witness.model = model
+        self.candidates = [model]
+        observed.audit(store, absent=() if missing is None else (missing,), torn=self.torn)
+        self.counts["compared"] += 1
+
+    @property
+    def candidates(self) -> list[Model]:
+        """Models of which one is true."""
+        return self._candidates if hasattr(self, "_candidates") else [self.model]
+
+    @candidates.setter
+    def candidates(self, models: list[Model]) -> None:
+        self._candidates = models
+
+    # ------------------------------------------------------------------ after it
+    def _after(self, witness: Witness) -> None:
+        """What the power cut leaves."""
+        if witness.batches or witness.in_flight is not None or witness.uncertain:
+            self.candidates = witness.possible()
+        self.torn |= witness.unacknowledged_chunks()
+        chance = self.random.random()
+        mode = "all" if chance < 0.25 else "none" if chance < 0.4 else None
+        for disk in self.disks:
+            disk.heal()
+            disk.settle_flushes() if not witness.crashed else None
+            disk.crash(mode)
+        self.disks = [disk.reopen() for disk in self.disks]
+        self.counts["crashes"] += 1
+        if not witness.crashed:
+            self.host.settle()
+        chance = self.random.random()
+        if chance < 0.15:
+            files = {}
+        elif chance < 0.5:
+            files = self.host.states[-1]
+        else:
+            files = self.random.choice(self.host.states)
+        self.host.restart(files)
+
+    # ------------------------------------------------------------------ faults
+    def _choose_missing(self) -> int | None:
+        """A device that is not attached this time: never the last up-to-date journal, and one at a time."""
+        if self.degraded or self.torn or self.copies < 2 or self.random.random() > 0.25:
+            return None
+        journals = [number for number, tier in enumerate(self.tiers, 1) if tier == "blaze" or "blaze" not in self.tiers]
+        number = self.random.randint(1, len(self.disks))
+        if number in journals and len(journals) < 2:
+            return None
+        self.counts["missing"] += 1
+        return number
+
+    def _plan_faults(self) -> bool:
+        if self.random.random() > 0.25:
+            return False
+        disk = self.random.choice(self.disks)
+        verb = self.random.choice(("write", "write", "flush", "flush", "read"))
+        disk.fail(verb, self.random.randrange(1, 40), for_ever=self.random.random() < 0.5)
+        self.counts["faults"] += 1
+        return True
+
+    def _plan_boot_fault(self) -> bool:
+        verb = self.random.choice(("read", "write", "flush"))
+        self.random.choice(self.disks).fail(verb, self.random.randrange(1, 12), for_ever=self.random.random() < 0.5)
+        self.counts["faults while opening"] += 1
+        return True
+
+
+def _seed_scheduler(seed: int) -> None:
+    """As Hypothesis does: trio then runs tasks in an order that the seed decides."""
+    run: Any = trio._core._run
+    run._ALLOW_DETERMINISTIC_SCHEDULING = True
+    run._r.seed(seed)
+
+
+@contextmanager
+def small_world() -> Iterator[Path]:
+    """The small scale, quiet logs, counted time, and a directory in memory where there is one."""
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    clock = iter(range(10**18, 2 * 10**18, 1000))
+    old_time, old_level = time.time_ns, logging.root.manager.disable
+    with scaled(), tempfile.TemporaryDirectory(prefix="tierce-crash-", dir=parent) as directory:
+        logging.disable(logging.CRITICAL)
+        time.time_ns = clock.__next__
+        try:
+            yield Path(directory)
+        finally:
+            time.time_ns = old_time
+            logging.disable(old_level)
+
+
+def run_seed(seed: int, directory: Path, counts: Counts, lives: int = LIVES) -> None:
+    """One trial.  Its failure says how to replay it."""
+    place = directory / str(seed)
+    place.mkdir()
+    try:
+        Trial(seed, place, counts).run(lives)
+    except BaseException as error:
+        error.add_note(f"replay: python -m tests.crash.simulation --seed {seed}")
+        raise
+
+
+def main() -> int:
+    """The long run's entrance."""
+    parser = argparse.ArgumentParser(description="Crashes the engine on simulated disks.")
+    parser.add_argument("--seed", type=int, help="replay this one")
+    parser.add_argument("--first", type=int, help="count seeds from here (default: from the clock)")
+    parser.add_argument("--count", type=int, default=0, help="so many seeds")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for so long, when no count is given")
+    arguments = parser.parse_args()
+    counts: Counts = collections.Counter()
+    if arguments.seed is not None:
+        with small_world() as directory:
+            run_seed(arguments.seed, directory, counts)
+        print(dict(counts))
+        return 0
+    first = arguments.first if arguments.first is not None else time.time_ns() // 1_000_000_000 * 1000
+    begin, seed, bad = time.monotonic(), first, []
+    with small_world() as directory:
+        while seed - first < arguments.count if arguments.count else time.monotonic() - begin < arguments.seconds:
+            try:
+                run_seed(seed, directory, counts)
+            except Exception as error:
+                bad.append(seed)
+                print(f"seed {seed}: {type(error).__name__}: {error}", flush=True)
+            seed += 1
+    print(f"seeds {first} to {seed - 1} in {time.monotonic() - begin:.0f} s; failed: {bad}")
+    print(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
