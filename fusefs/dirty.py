@@ -100,7 +100,8 @@ class Overlay:
         if not data:
             return
         end = offset + len(data)
-        assert offset >= 0 and end <= END
+        assert offset >= 0
+        assert end <= END
         index = bisect_right(self._starts, offset) - 1
         if index >= 0:
             before = self._segments[index]
@@ -293,6 +294,21 @@ def gather(segments: list[Segment], limit: int) -> list[Gathering]:
             at += len(piece)
             room -= len(piece)
     return gatherings
+
+
+def halve(gathering: Gathering) -> tuple[Gathering, Gathering]:
+    """Two chunks instead of one, for a device without a run long enough."""
+    left, right = Gathering([], []), Gathering([], [])
+    half = sum(len(piece) for piece in gathering.pieces) // 2
+    for piece, (start, end, skip) in zip(gathering.pieces, gathering.placements, strict=True):
+        cut = min(max(half - skip, 0), len(piece))
+        if cut:
+            left.pieces.append(piece[:cut])
+            left.placements.append(Placement(start, start + cut, skip))
+        if cut < len(piece):
+            right.pieces.append(piece[cut:])
+            right.placements.append(Placement(start + cut, end, skip + cut - half))
+    return left, right
 
 
 def _cost(segment: Segment) -> int:

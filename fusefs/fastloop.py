@@ -47,13 +47,18 @@ class Lock:
 class _Poller:
     """The state of the one session that a process can have."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: Callable[[], bool] | None) -> None:
+        self.first = first
         self.descriptor = -1
         self.poll: Callable[[int], list[tuple[int, int]]] = lambda timeout: []
         self.burst = 0
 
     async def wait_readable(self, descriptor: int) -> None:
         """Returns when `descriptor` is readable."""
+        if self.first is not None:
+            if self.first():
+                return
+            self.first = None
         if descriptor != self.descriptor:
             poller = select.poll()
             poller.register(descriptor, select.POLLIN)
@@ -65,10 +70,10 @@ class _Poller:
         await trio.lowlevel.wait_readable(descriptor)
 
 
-def install() -> None:
-    """Gives pyfuse3 the namespace."""
+def install(first: Callable[[], bool] | None = None) -> None:
+    """Gives pyfuse3 the namespace.  `first`, if any, is called instead of waiting until it returns False."""
     lowlevel = types.SimpleNamespace(**{name: getattr(trio.lowlevel, name) for name in trio.lowlevel.__dict__})
-    lowlevel.wait_readable = _Poller().wait_readable
+    lowlevel.wait_readable = _Poller(first).wait_readable
     namespace = types.SimpleNamespace(**{name: getattr(trio, name) for name in trio.__dict__})
     namespace.lowlevel = lowlevel
     namespace.Lock = Lock

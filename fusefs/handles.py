@@ -33,12 +33,13 @@ NOT_DIRTY: Final = -1.0
 class Commit:
     """One submitted commit of one file."""
 
-    __slots__ = ("carried", "file", "ticket", "token")
+    __slots__ = ("carried", "file", "makes", "ticket", "token")
 
-    def __init__(self, file: File, token: int, ticket: Ticket, carried: int) -> None:
+    def __init__(self, file: File, token: int, ticket: Ticket, carried: int, *, makes: bool) -> None:
         self.file = file
         self.token = token
         self.ticket = ticket
+        self.makes = makes  # the file's entry
         self.carried = carried  # bytes of small chunks that travel with the commit: in memory until it is settled
 
 
@@ -51,6 +52,7 @@ class File:
         "attributes_changed",
         "base",
         "bucket",
+        "counted",
         "create",
         "ctime_ns",
         "cut",
@@ -91,6 +93,7 @@ class File:
         self.attributes: Attributes | None = None
         self.attributes_changed = False
         self.overlay = Overlay()
+        self.counted = 0  # of the overlay's memory, in the write-back's total
         self.cut: int | None = None  # the committed map ends here, not yet committed
         self.staged: list[NewChunk] = []  # on devices or ready for them, in no commit yet
         self.pending: deque[Commit] = deque()

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
 from appliance.model import Change
 from fusefs import tree
-from fusefs.inodes import Inodes
+from fusefs.inodes import ROOT, Inodes
 from fusefs.writeback import WriteBack
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ class Kernel(Protocol):
 
     def forget_name(self, parent: int, name: bytes) -> None: ...
     def forget_attributes(self, inode: int) -> None: ...
-    def forget_name_later(self, parent: int, name: bytes) -> None:
-        """Returns at once; may be called from the loop."""
 
 
 class Invalidation:
@@ -69,10 +67,11 @@ class Invalidation:
                     del self._own[name]
 
     def unshadowed(self, parent: int, name: bytes) -> None:
-        """A directory left: a file of the same name loses its alias.  Called while the kernel holds `parent`."""
+        """A directory left: a file of the same name loses its alias.  The kernel holds `parent` until it has its answer,
+        so nobody waits here (pyfuse3's own thread for this ends with the first mount)."""
         self.epoch += 1
         if self.store.entry(parent, name, False) is not None:
-            self.kernel.forget_name_later(parent, tree.to_mount(name, True))
+            trio.lowlevel.spawn_system_task(self._begin, [(parent, tree.to_mount(name, True))], [])
 
     def changed(self, changes: Sequence[Change]) -> Awaitable[None] | None:
         """The store's listener.  None when there is nothing to wait for: the common case costs a few look-ups."""
@@ -82,22 +81,23 @@ class Invalidation:
         names: list[tuple[int, bytes]] = []
         inodes: list[int] = []
         for change in changes:
-            if change.parent not in self.inodes or self._is_ours(change):
+            parent = change.parent or ROOT  # buckets have no parent
+            if parent not in self.inodes or self._is_ours(change):
                 continue
-            if self.inodes.take_cached(change.parent):
-                inodes.append(change.parent)
-            names += self._stale_names(change)
+            if self.inodes.take_cached(parent):
+                inodes.append(parent)
+            names += self._stale_names(parent, change)
             if self.inodes.take_cached(change.node):
                 inodes.append(change.node)
             file = self.files.get(change.node)
             if file is not None:
                 self.files.unlinked(file)
-        return self._invalidate(names, inodes) if names or inodes else None
+        return self._begin(names, inodes) if names or inodes else None
 
     async def close(self) -> None:
         """No more; returns when those under way are done."""
         self._closing = True
-        while self._under_way:  # threads end them: there is no event to wait for
+        while self._under_way:  # noqa: ASYNC110 - worker threads end them, which have no event to set
             await trio.sleep(IDLE_STEP)
 
     def _is_ours(self, change: Change) -> bool:
@@ -111,20 +111,24 @@ class Invalidation:
             return True
         return False
 
-    def _stale_names(self, change: Change) -> list[tuple[int, bytes]]:
+    def _stale_names(self, parent: int, change: Change) -> list[tuple[int, bytes]]:
         """The names of `change`, plain and alias, that the kernel may hold, present or absent."""
-        parent, known = change.parent, change.node in self.inodes
+        known = change.node in self.inodes
         plain, alias = tree.to_mount(change.name), tree.to_mount(change.name, True)
         if change.directory:  # a file of the same name changes places with its alias
             beside = self.store.entry(parent, change.name, False)
             known = known or (beside is not None and beside.node.id in self.inodes)
         return [(parent, name) for name in (plain, alias) if self.inodes.take_absent(parent, name) or known]
 
-    async def _invalidate(self, names: list[tuple[int, bytes]], inodes: list[int]) -> None:
-        """Waits no longer than `INVALIDATION_TIMEOUT`: the kernel may hold the directory for a request that itself
-        waits for this answer (rmdir of a bucket beside a PUT into it)."""
+    def _begin(self, names: list[tuple[int, bytes]], inodes: list[int]) -> Coroutine[Any, Any, None]:
+        """Under way from this moment, not from the first time that the task runs."""
         token = object()
         self._under_way.add(token)
+        return self._invalidate(token, names, inodes)
+
+    async def _invalidate(self, token: object, names: list[tuple[int, bytes]], inodes: list[int]) -> None:
+        """Waits no longer than `INVALIDATION_TIMEOUT`: the kernel may hold the directory for a request that itself
+        waits for this answer (rmdir of a bucket beside a PUT into it)."""
 
         def invalidate() -> None:
             try:

@@ -4,8 +4,8 @@ pyfuse3 keeps its session in module globals: a process has at most one mount.  S
 cancelled `run` first makes the kernel give up its dirty pages (they arrive as ordinary writes), commits and waits for
 the barrier, and only then takes the mount away, so that a clean stop loses nothing (RELIABILITY: forward progress).
 
-Whoever started the mount may be root (mount(2), `allow_other` allowed) or an ordinary user (fusermount3).  Everything
-that the user can put right is a StoreError that says how.
+Whoever starts it may be root (mount(2) by `handshake`, `allow_other` allowed) or an ordinary user (fusermount3).
+Everything that the user can put right is a StoreError that says how.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import trio
 
 from appliance.errors import Code, StoreError
 from fusefs import fastloop
+from fusefs.handshake import Handshake
 from fusefs.operations import Operations
 
 if TYPE_CHECKING:
@@ -59,10 +60,6 @@ class KernelCalls:
         except OSError as error:
             _unless_unknown(error)
 
-    def forget_name_later(self, parent: int, name: bytes) -> None:
-        """By pyfuse3's own thread."""
-        pyfuse3.invalidate_entry_async(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name), ignore_enoent=True)
-
 
 class Mount:
     """The mount at `point`.  `run` it in a nursery; it ends by `close`, by cancellation, or when somebody unmounts."""
@@ -79,12 +76,11 @@ class Mount:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Mounts, says started, serves.  Raises UNAVAILABLE or INVALID_ARGUMENT with what to do."""
         await trio.to_thread.run_sync(prepare, self.point)
-        fastloop.install()
         try:
-            pyfuse3.init(self.operations, str(self.point), self._options())
-        except RuntimeError as error:  # libfuse has printed its own reason
+            by_hand = self._mount()
+        except BaseException:
             self._closed.set()
-            raise StoreError(Code.UNAVAILABLE, _refusal(self.point), cause=str(error)) from None
+            raise
         try:
             async with trio.open_nursery() as nursery:
                 shielded = trio.CancelScope(shield=True)
@@ -99,9 +95,27 @@ class Mount:
                         await self._stop()
                     shielded.cancel()
         finally:
-            pyfuse3.close(unmount=True)
+            if by_hand and mounted_type(self.point) == FILE_SYSTEM:
+                unmount(self.point)
+            pyfuse3.close(unmount=not by_hand)
             self._closed.set()
             log.info("unmounted from %s", self.point)
+
+    def _mount(self) -> bool:
+        """Begins the session; true if mount(2) was called here, so that unmounting is also ours."""
+        if os.geteuid() == 0:
+            options = {"default_permissions"} | ({"allow_other"} if self._allow_other else set())
+            handshake = Handshake(self.point, options)
+            fastloop.install(handshake.step)
+            pyfuse3.init(self.operations, handshake.path, {"fsname=tierce"})
+            return True
+        fastloop.install()
+        options = {"default_permissions", "fsname=tierce", "subtype=tierce"}
+        try:
+            pyfuse3.init(self.operations, str(self.point), options)
+        except RuntimeError as error:  # libfuse has printed its own reason
+            raise StoreError(Code.UNAVAILABLE, _refusal(self.point), cause=str(error)) from None
+        return False
 
     async def close(self) -> None:
         """Unmounts; returns when it is done."""
@@ -128,12 +142,6 @@ class Mount:
         await self.operations.files.commit_all()
         await self.operations.invalidation.close()
         pyfuse3.terminate()
-
-    def _options(self) -> set[str]:
-        options = {"default_permissions", "fsname=tierce", "subtype=tierce"}
-        if self._allow_other and os.geteuid() == 0:
-            options.add("allow_other")
-        return options
 
 
 def prepare(point: Path) -> None:
@@ -230,8 +238,6 @@ def _is_dead(point: Path) -> bool:
 
 
 def _refusal(point: Path) -> str:
-    if os.geteuid() == 0:
-        return f"the kernel refused to mount {point}: see the log for libfuse's reason"
     return (
         f"fusermount3 refused to mount {point}: the directory must belong to this user, and in a container "
         "/dev/fuse and SYS_ADMIN must be given to it"

@@ -11,14 +11,12 @@ door.  Permissions are the kernel's (`default_permissions`).
 from __future__ import annotations
 
 import errno
-import functools
-import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 from pyfuse3 import (
@@ -37,11 +35,10 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
-from appliance.errors import StoreError
 from appliance.limits import FILE_SIZE_MAX, NAME_MAX
 from appliance.model import IMPLIED, Attributes, Entry
 from fusefs import attributes, tree, xattrs
-from fusefs.errors import to_errno
+from fusefs.answered import answered
 from fusefs.handles import DirectoryHandle, File, FileHandle
 from fusefs.inodes import ROOT, Inodes
 from fusefs.invalidation import Invalidation, Kernel
@@ -53,34 +50,8 @@ from fusefs.writeback import WriteBack
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
 
-log = logging.getLogger(__name__)
-
 FILES_MAX: Final = 1 << 40  # statfs: there is no fixed number of inodes
 SUID_SGID: Final = stat.S_ISUID | stat.S_ISGID
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def answered(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
-    """Nothing but FUSEError gets out."""
-
-    @functools.wraps(handler)
-    async def answer(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return await handler(*args, **kwargs)
-        except FUSEError:
-            raise
-        except StoreError as error:
-            number = to_errno(error.code)
-            if number == errno.EIO:
-                log.error("%s: %r", handler.__name__, error)
-            raise FUSEError(number) from None
-        except Exception:
-            log.exception("%s failed", handler.__name__)
-            raise FUSEError(errno.EIO) from None
-
-    return answer
 
 
 class Operations(pyfuse3.Operations):

@@ -29,7 +29,7 @@ import trio
 from appliance.errors import Code, StoreError
 from appliance.limits import CHUNK_SIZE, GATHER_MAX, MIB
 from appliance.model import Bucket, NewChunk, NewSlice, Node
-from fusefs.dirty import Segment, gather
+from fusefs.dirty import Segment, gather, halve
 from fusefs.handles import NOT_DIRTY, Commit, File
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ TICK: Final = 1.0
 FILE_MEMORY_MAX: Final = 64 * MIB
 TOTAL_MEMORY_MAX: Final = 256 * MIB
 EARLY_COMMIT: Final = 32 * MIB  # of staged bytes of a file that S3 sees already: keeps one commit's rows few
+SPLIT_MIN: Final = 256 * 1024  # below this a refused chunk is not tried in halves
 REWRITE_MAX: Final = 16 * 1024  # a changed file of at most this size is rewritten whole: no map of crumbs
 
 
@@ -106,9 +107,8 @@ class WriteBack:
 
     def write(self, file: File, offset: int, data: bytes, now_ns: int) -> None:
         """`data` at `offset`: in memory only.  Call `make_room` first."""
-        before = file.overlay.memory
         file.overlay.write(offset, data)
-        self.memory += file.overlay.memory - before
+        self._count(file)
         file.size = max(file.size, offset + len(data))
         file.mtime_ns = file.ctime_ns = now_ns
         self.touch(file)
@@ -119,11 +119,10 @@ class WriteBack:
 
     def truncate(self, file: File, size: int, now_ns: int) -> None:
         """The file ends at `size`; it may grow by a hole."""
-        before = file.overlay.memory
         if size < file.size:
             file.overlay.truncate(size)
-            file.cut = size if file.cut is None else min(file.cut, size)
-        self.memory += file.overlay.memory - before
+            file.cut = _lower(size, file.cut)
+        self._count(file)
         file.size = size
         file.mtime_ns = file.ctime_ns = now_ns
         self.touch(file)
@@ -245,22 +244,32 @@ class WriteBack:
             taken = []
             for start, end in file.overlay.runs(CHUNK_SIZE):
                 taken += file.overlay.claim(token, start, end, only_memory=True)
+        self._count(file)
         try:
             await self._stage_segments(file, token, taken, owner=0)
         finally:
             file.overlay.unclaim(token)
+            self._count(file)
             file.scan_at = 0
 
     async def _stage_segments(self, file: File, token: int, taken: list[Segment], owner: int) -> list[Segment]:
         """Stages segments in memory; returns them as they are now, in chunks, for `owner`."""
         staged = []
-        for gathering in gather(taken, CHUNK_SIZE):
-            chunk = await self.store.stage(file.bucket, gathering.pieces)
+        waiting = gather(taken, CHUNK_SIZE)
+        waiting.reverse()
+        while waiting:
+            gathering = waiting.pop()
+            try:
+                chunk = await self.store.stage(file.bucket, gathering.pieces)
+            except StoreError as error:
+                if error.code is not Code.NO_SPACE or sum(map(len, gathering.pieces)) <= SPLIT_MIN:
+                    raise
+                waiting.extend(reversed(halve(gathering)))  # perhaps only no run so long
+                continue
             file.staged.append(chunk)
             self.memory += len(chunk.data)
-            before = file.overlay.memory
             file.overlay.stage(token, gathering.placements, chunk, owner)
-            self.memory += file.overlay.memory - before
+            self._count(file)
             staged += [Segment(start, end, chunk, skip, owner) for start, end, skip in gathering.placements]
         return staged
 
@@ -270,12 +279,12 @@ class WriteBack:
         size, cut = file.size, file.cut
         whole = self._whole_small(file)
         if whole is not None:
-            before = file.overlay.memory
             file.overlay.truncate(0)
             file.overlay.write(0, whole)
-            self.memory += file.overlay.memory - before
+            self._count(file)
             cut = 0
         taken = file.overlay.claim(token)
+        self._count(file)
         since, file.dirty_since, file.cut = file.dirty_since, NOT_DIRTY, None
         try:
             segments = [segment for segment in taken if segment.source is not None and not segment.in_memory]
@@ -307,16 +316,16 @@ class WriteBack:
         except BaseException:
             file.overlay.unclaim(token)
             file.dirty_since = since
-            if cut is not None:
-                file.cut = cut if file.cut is None else min(cut, file.cut)
+            file.cut = _lower(cut, file.cut)
             raise
         file.staged = []
-        file.create = None
+        makes, file.create = file.create is not None, None
         file.attributes_changed = False
         self._forfeit(unused)
         if not file.dirty:
             self._dirty.pop(file.inode, None)
-        commit = Commit(file, token, ticket, sum(len(chunk.data) for chunk in chunks))
+        carried = sum(len(chunk.data) for chunk in chunks)
+        commit = Commit(file, token, ticket, carried, makes=makes)
         file.pending.append(commit)
         self._commits.append(commit)
         self._submitted.set()
@@ -374,22 +383,26 @@ class WriteBack:
         try:
             await commit.ticket.wait()  # settled: raises or returns at once
         except StoreError as error:
-            log.error("commit of inode %d failed: %r", file.inode, error)
-            file.error = error
+            if error.code is Code.NO_SUCH_NODE and not commit.makes:
+                log.info("inode %d was removed through the other door as it was opened here", file.inode)
+            else:
+                log.error("commit of inode %d failed: %r", file.inode, error)
+                file.error = error
         except Exception:
             log.exception("commit of inode %d failed", file.inode)
             file.error = StoreError(Code.IO_ERROR)
         self.memory -= commit.carried
-        before = file.overlay.memory
         file.overlay.settle(commit.token)
-        self.memory += file.overlay.memory - before
+        self._count(file)
         try:
             file.base = self.store.node(file.inode)
-        except StoreError:
-            if file.base is None and not file.pending:  # its making failed
-                file.orphan = True
+            file.orphan = file.base.links == 0
+        except StoreError:  # its making failed, or it is gone
+            file.orphan = not file.pending
         if file.base is not None or file.orphan:
             self._forget_name(file)
+        if file.orphan:
+            self._dirty.pop(file.inode, None)
         self.let_go(file)
 
     def _forget_name(self, file: File) -> None:
@@ -404,17 +417,27 @@ class WriteBack:
             file.name = file.create = None
 
     def _discard(self, file: File) -> None:
-        self.memory -= file.overlay.memory
         file.overlay.discard()
+        self._count(file)
         self._dirty.pop(file.inode, None)
         self._forget_name(file)
         self._forfeit(file.staged)
         file.staged = []
 
+    def _count(self, file: File) -> None:
+        """Called after every change of an overlay."""
+        self.memory += file.overlay.memory - file.counted
+        file.counted = file.overlay.memory
+
     def _forfeit(self, chunks: list[NewChunk]) -> None:
         if chunks:
             self.memory -= sum(len(chunk.data) for chunk in chunks)
             self.store.forfeit(chunks)
+
+
+def _lower(cut: int | None, other: int | None) -> int | None:
+    """Both cuts in one."""
+    return other if cut is None else cut if other is None else min(cut, other)
 
 
 def _chunks(segments: list[Segment]) -> list[NewChunk]:

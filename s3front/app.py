@@ -258,10 +258,10 @@ def error_response(error: S3Error, resource: str, id: bytes) -> Response:
     """The XML of an error.  304 has no document; HEAD's is dropped by whoever sends it."""
     if error.status == 304:
         return Response(304, list(error.headers))
-    details = "".join(xml.element(name, text) for name, text in error.details)
+    details = "".join(f"<{name}>{xml.escape_legal(text)}</{name}>" for name, text in error.details)
     body = (
-        f"{xml.PROLOGUE}<Error><Code>{error.code}</Code><Message>{xml.escape(error.message)}</Message>{details}"
-        f"<Resource>{xml.escape(resource)}</Resource><RequestId>{id.decode()}</RequestId></Error>"
+        f"{xml.PROLOGUE}<Error><Code>{error.code}</Code><Message>{xml.escape_legal(error.message)}</Message>{details}"
+        f"<Resource>{xml.escape_legal(resource)}</Resource><RequestId>{id.decode()}</RequestId></Error>"
     )
     return Response(error.status, [_XML, *error.headers], body.encode())
 

@@ -28,6 +28,7 @@ ELEMENTS_MAX: Final = 64_000  # the longest document has 10,000 parts of five el
 # Everything that must not stand in text as it is.  XML 1.0 has no way to write most control characters; AWS writes
 # them as character references all the same, and clients that care ask for encoding-type=url.
 _UNSAFE: Final = re.compile('[&<>"\x00-\x08\x09\x0a\x0b-\x1f\x7f\ud800-\udfff\ufffe\uffff]')
+_ILLEGAL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 # A quick look at a key's bytes: anything here needs the careful way.  (0xED and 0xEF begin the odd three-byte forms.)
 UNSAFE_BYTES: Final = re.compile(b'[&<>"\x00-\x1f\x7f\xed\xef]')
 _NAMED: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
@@ -41,6 +42,11 @@ def _reference(match: re.Match[str]) -> str:
 def escape(text: str) -> str:
     """Text as element content or attribute value."""
     return _UNSAFE.sub(_reference, text) if _UNSAFE.search(text) else text
+
+
+def escape_legal(text: str) -> str:
+    """Like `escape`, but what XML 1.0 cannot hold becomes U+FFFD: for errors, which every client must read."""
+    return escape(_ILLEGAL.sub("\ufffd", text))
 
 
 def escape_key(key: bytes) -> str:

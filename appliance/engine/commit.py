@@ -94,6 +94,8 @@ class Batch(NamedTuple):
     tickets: Sequence[Ticket]
     notes: list[Change]
     dropped: list[tuple[int, bytes]]
+    changed: Sequence[tuple[Any, ...]] = ()  # keys of the rows it changed: (table, primary key...)
+    commits: int = 0  # transactions: what `Committer.begun` counted
 
 
 class _Job(NamedTuple):
@@ -135,6 +137,7 @@ class Committer:
         self._limbo: collections.deque[tuple[int, list[tuple[int, int, int]]]] = collections.deque()
         self._limbo_lock = threading.Lock()
         self.failed: StoreError | None = None
+        self.begun = 0  # COMMITs begun: ahead of what the loop was told, its memory of rows may be stale
         self.batches = 0
         self.batch_commands = 0
         self.barrier_seconds = 0.0
@@ -148,21 +151,29 @@ class Committer:
         try:
             return self._run(tickets)
         except StoreError as error:
-            if error.code is Code.NO_SPACE and len(tickets) > 1 and self.failed is None:
+            if error.code in (Code.NO_SPACE, Code.TOO_LARGE) and len(tickets) > 1 and self.failed is None:
                 # one by one: a body that does not fit must not keep a delete from happening (a full box still deletes)
                 results = [self.run([ticket]) for ticket in tickets]
                 return Batch(
                     tickets,
                     [note for batch in results for note in batch.notes],
                     [name for batch in results for name in batch.dropped],
+                    [key for batch in results for key in batch.changed],
+                    sum(batch.commits for batch in results),
                 )
             return self._refuse(tickets, error)
+        except Exception as error:
+            # after a COMMIT memory and catalogue may disagree: nothing more is written on that ground (I10)
+            log.exception("the writer failed in a way that must not happen: writes have stopped")
+            self.failed = StoreError(Code.READ_ONLY, "writes have stopped: restart to recover", cause=repr(error))
+            return self._refuse(tickets, self.failed)
 
     def _refuse(self, tickets: Sequence[Ticket], error: StoreError) -> Batch:
         for ticket in tickets:
             if ticket.error is None:
                 ticket.result, ticket.error = None, StoreError(error.code, error.message, cause=error.cause)
-            self._forfeit(ticket)
+            if self.failed is None:  # else a durable record may name the pages: a stream under way must not get them (I6)
+                self._forfeit(ticket)
         return Batch(tickets, [], [])
 
     def _forfeit(self, ticket: Ticket) -> None:
@@ -173,7 +184,10 @@ class Committer:
     def _run(self, tickets: Sequence[Ticket]) -> Batch:
         connection = self.connection
         tx = Rows(connection, self._take_id, self._held)
-        connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise StoreError(Code.UNAVAILABLE, "the catalogue cannot be written now", cause=str(error)) from error
         gathered: list[tuple[int, int]] = []  # extents reserved here
         freeing: list[tuple[int, int, int]] = []
         try:
@@ -202,20 +216,33 @@ class Committer:
             set_meta(connection, "applied_seq", seq)
             self._barrier(tx, writes, image, offset)
         except Exception as error:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:  # SQLite ends it by itself after some errors ("The ROLLBACK command")
+                connection.execute("ROLLBACK")
             self.cache.known.clear()
             self.pool.allocator.cancel_free(freeing)
-            for device_id, at in gathered:
-                self.pool.allocator.forfeit(device_id, at)
+            if self.failed is None:
+                for device_id, at in gathered:
+                    self.pool.allocator.forfeit(device_id, at)
             if isinstance(error, _RingFull):
-                self._make_room()
+                self._checkpoint()
                 return self._run(tickets)
             if isinstance(error, StoreError):
                 raise
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(Code.UNAVAILABLE, "the catalogue cannot be written now", cause=str(error)) from error
             log.exception("a batch failed in a way that must not happen")
             raise StoreError(Code.UNAVAILABLE, "internal error", cause=repr(error)) from error
         self._commit(tx, tickets, Place(seq, offset, total), digest, gathered, freeing)
-        return Batch(tickets, tx.notes, tx.dropped)
+        return Batch(tickets, tx.notes, tx.dropped, list(tx.images), 1)
+
+    def _checkpoint(self) -> None:
+        """Room in the ring.  Raises StoreError; the host's disk may be full or broken, too."""
+        try:
+            self._make_room()
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(
+                Code.UNAVAILABLE, "the journal is full and the catalogue cannot be copied", cause=str(error)
+            ) from error
 
     def _finish(self, tx: Rows) -> None:
         """Rows that are written once per batch: counters, directories' times, the promise of ids."""
@@ -227,8 +254,7 @@ class Committer:
             if row is not None and row[8] < now_ns:
                 tx.put(NODE, (*row[:7], now_ns, now_ns, *row[9:]))
         if tx.top_id >= self._id_limit:
-            self._id_limit = tx.top_id + ID_STEP
-            tx.put(META, ("next_id", self._id_limit))
+            tx.put(META, ("next_id", tx.top_id + ID_STEP))  # promised once the batch is durable: see `_commit`
 
     # ------------------------------------------------------------------ gathered bodies
     def _gather(self, tx: Rows, gathered: list[tuple[int, int]]) -> dict[int, list[tuple[int, memoryview]]]:
@@ -376,6 +402,7 @@ class Committer:
         gathered: list[tuple[int, int]],
         freeing: list[tuple[int, int, int]],
     ) -> None:
+        self.begun += 1
         try:
             self.connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -384,6 +411,8 @@ class Committer:
             log.critical("COMMIT failed after a durable record: %s", error)
             raise self.failed from error
         self.ring.append(place, digest)
+        if tx.top_id >= self._id_limit:
+            self._id_limit = tx.top_id + ID_STEP
         self.batches += 1
         self.batch_commands += len(tickets)
         allocator = self.pool.allocator

@@ -21,7 +21,7 @@ import trio
 
 from appliance.catalogue import buckets, commands
 from appliance.catalogue.database import connect
-from appliance.catalogue.names import DirectoryCache
+from appliance.catalogue.names import DirectoryCache, RowCache, node_at
 from appliance.device.fan import Fan
 from appliance.device.lanes import CallLanes
 from appliance.engine.commit import Batch, Committer, Ticket
@@ -31,7 +31,7 @@ from appliance.engine.snapshot import FREE_SHARE
 from appliance.engine.startup import OpenParts
 from appliance.errors import Code, StoreError
 from appliance.limits import BATCH_BODY_MAX, BATCH_COMMANDS_MAX, MIB, WRITE_CEILING
-from appliance.model import AccessKey, Bucket, Change, Usage
+from appliance.model import AccessKey, Bucket, Change, Node, Usage
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ class Engine:
         self._writer_connection = parts.writer
         self.checkpointer = parts.checkpointer
         self.directories = DirectoryCache()
+        self.rows = RowCache()
+        self._told = 0  # COMMITs that the loop was told of
         self._ids = itertools.count(parts.next_id)
         self._held: dict[int, int] = {}
         self.retrieval = Retrieval(self.pool, lanes, self.reader)
@@ -201,8 +203,11 @@ class Engine:
     # ------------------------------------------------------------------ acknowledging
     def _deliver(self, batch: Batch) -> None:
         """On the loop, in commit order: caches first, then who caches names (H5), then the waiters (H1)."""
+        self._told += batch.commits
         for parent, name in batch.dropped:
             self.directories.drop(parent, name)
+        if batch.changed:
+            self.rows.forget(batch.changed)
         for ticket in batch.tickets:
             if ticket.error is None and isinstance(ticket.command, _RELOADING):
                 self.reload()
@@ -240,6 +245,24 @@ class Engine:
 
     def _every(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
         return self.reader.execute(sql, parameters).fetchall()
+
+    def node_at(self, parent: int, name: bytes) -> Node | None:
+        """The node of an entry: from memory while that is known to be the newest committed state, else the catalogue.
+
+        Between a COMMIT and its delivery memory may be older than what another reader just saw: then it is not asked.
+        """
+        current = self._told == self.committer.begun
+        if current:
+            found = self.rows.get(parent, name)
+            if found is not None:
+                return found
+        found = node_at(self._first, parent, name)
+        if found is not None and current and self._told == self.committer.begun:
+            self.rows.put(parent, name, found)
+        return found
+
+    def _first(self, sql: str, parameters: tuple[Any, ...]) -> Any:
+        return self.reader.execute(sql, parameters).fetchone()
 
     # ------------------------------------------------------------------ the end
     async def close(self) -> None:

@@ -201,6 +201,18 @@ def invalidate(pool: Pool, offset: int) -> bool:
     return done
 
 
+def erase_records(device: PoolDevice, found: Sequence[Found]) -> None:
+    """Makes records of one ring none any more, and flushes.  Raises OSError."""
+    assert device.device is not None
+    if not found:
+        return
+    with scratch(UNIT) as buffer:
+        buffer[:] = bytes(UNIT)
+        for item in found:
+            device.device.write(device.geometry.ring_start + item.place.offset, buffer)
+    device.device.flush()
+
+
 def copy_records(device: PoolDevice, found: Sequence[Found]) -> None:
     """Writes records that another journal has and this one lacks, and flushes.  Raises OSError."""
     assert device.device is not None

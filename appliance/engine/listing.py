@@ -1,8 +1,7 @@
 """Listings: the tree walked in key order, from any point, at the cost of what is shown.
 
 Names sort as bytes and a directory's row ends with "/", so a depth-first walk is S3's key order.  A common prefix is
-one
-seek however many keys lie below it.  Pure over `every(sql, parameters)`, which must see one state (H4).
+one seek however many keys lie below it.  Pure over `every(sql, parameters)`, which must see one state (H4).
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def walk(every: type_every, root: int, lower: bytes, step: int) -> Iterator[tupl
             frame.width = frame.step
             frame.rows = every(_ROWS, (frame.directory, frame.cursor, frame.width))
             frame.done = 0
-            frame.step = min(frame.step * 4, max(step, _STEP_FIRST), _STEP_MAX)
+            frame.step = min(frame.step * 4, _STEP_MAX)
             if not frame.rows:
                 stack.pop()
                 continue
@@ -106,7 +105,9 @@ def list_objects(every: type_every, root: int, prefix: bytes, delimiter: bytes, 
     lower: bytes | None = max(prefix, after + b"\0") if after else prefix
     while lower is not None:
         seek: bytes | None = None
-        for key, row in walk(every, root, lower, limit + 1 - len(objects) - len(prefixes)):
+        # with a delimiter the next key may be the last that is wanted before a seek
+        step = _STEP_FIRST if delimiter else limit + 1 - len(objects) - len(prefixes)
+        for key, row in walk(every, root, lower, step):
             if not key.startswith(prefix):
                 return Page(objects, prefixes, False, b"")
             at = key.find(delimiter, len(prefix)) if delimiter else -1

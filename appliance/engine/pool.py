@@ -150,7 +150,7 @@ class Pool:
             return
         log.error("device %s (%s) failed and takes no more writes: %s", device.id, device.path, error)
         device.state = "failed"
-        if device.id in self.devices:
+        if self._rows is not None and device.id in self.devices:  # before that there is no space to fence: see _add_zone
             self.allocator.fence(device.id)
 
     def place(self, copies: int, length: int, announced: int | None = None) -> list[int]:

@@ -32,9 +32,9 @@ from appliance.engine.snapshot import Checkpointer
 from appliance.errors import Code, StoreError
 from appliance.limits import COPIES_MAX, MIB, PAGE_PAYLOAD
 from appliance.ondisk.damaged import DamagedError
-from appliance.ondisk.geometry import SIZE_MIN, SLOT, plan, slot_offsets
+from appliance.ondisk.geometry import SIZE_MIN, SLOT, Geometry, default_ring_length, plan, slot_offsets
 from appliance.ondisk.record import SnapshotIndex
-from appliance.ondisk.superblock import Superblock, Tier, choose
+from appliance.ondisk.superblock import Member, Superblock, Tier, choose
 
 log = logging.getLogger(__name__)
 
@@ -148,14 +148,22 @@ def _clear(device: BlockDevice, offset: int, length: int) -> None:
 
 
 def read_superblock(device: BlockDevice) -> Superblock | None:
-    """The newest valid one, or None.  Raises OLD_FORMAT, OSError."""
+    """The newest valid one, or None.  Raises OLD_FORMAT, IO_ERROR."""
     if device.size < SIZE_MIN:
         return None
     slots = []
+    unreadable: OSError | None = None
     for offset in slot_offsets(device.size):
         with scratch(SLOT) as buffer:
-            device.read_into(offset, buffer)
+            try:
+                device.read_into(offset, buffer)
+            except OSError as error:  # there are four so that one may be lost
+                unreadable = error
+                continue
             slots.append(bytes(buffer))
+    if not slots:
+        assert unreadable is not None
+        raise StoreError(Code.IO_ERROR, f"{device.name} cannot be read", cause=str(unreadable)) from unreadable
     return choose(slots)
 
 
@@ -185,7 +193,7 @@ def open_parts(attached: Sequence[Attached], database: Path, *, buffers: int | N
     found = _read_journals(pool, {item.device: item.epoch for _, item in supers}, newest)
     index = _read_index(pool)
     writer, rebuilt = _open_catalogue(pool, database, index)
-    kept, replayed, behind = _replay(pool, writer, found)
+    kept, replayed, behind = _replay(pool, writer, found, newest.applied_seq if newest.state == "clean" else 0)
     ring = Ring(pool.ring_length, pool.epoch)
     applied = catalogue.applied_seq(writer)
     if behind:
@@ -213,7 +221,7 @@ def open_parts(attached: Sequence[Attached], database: Path, *, buffers: int | N
 
 
 def _census(attached: Sequence[Attached]) -> list[tuple[Attached, Superblock]]:
-    """The superblocks of all attached devices.  Raises WRONG_DEVICE for strangers, clones and mixed pools."""
+    """The superblocks of all attached devices.  Raises WRONG_DEVICE for strangers, clones and mixed pools, IO_ERROR."""
     found: list[tuple[Attached, Superblock]] = []
     for item in attached:
         superblock = read_superblock(item.device)
@@ -265,17 +273,28 @@ def _members(supers: Iterable[tuple[Attached, Superblock]], newest: Superblock) 
             )
         else:
             log.warning("device %d (%s, %s) is missing", member.id, member.hint, _show(member.uuid))
-            zones = plan(member.size, journal=member.journal)
+            zones = _zones_of_missing(member, [superblock.geometry for _, superblock in supers])
             devices.append(PoolDevice(member.id, member.uuid, member.tier, zones, None, member.hint, "missing"))
     for item, _ in here.values():
         raise StoreError(Code.WRONG_DEVICE, f"{item.path} was removed from this pool: take it out of `devices`")
     return devices
 
 
-def _read_journals(pool: Pool, epochs: dict[bytes, int], newest: Superblock) -> list[Found]:
-    """The longest chain that any journal holds; journals that lack part of it get it.
+def _zones_of_missing(member: Member, here: Sequence[Geometry]) -> Geometry:
+    """How a device that can't be asked is divided.  Rings have their default lengths or all the one that was chosen when
+    the pool was made, so the devices that are here tell."""
+    rings = [zones.ring_length for zones in here if zones.ring_length]
+    defaults = [default_ring_length(zones.size) for zones in here if zones.ring_length]
+    chosen = min(rings) if rings and rings != defaults else None
+    return plan(member.size, journal=member.journal, ring_length=chosen if member.journal else None)
 
-    A ring of an older epoch missed what the others acknowledged: its records are only used where nobody has better.
+
+def _read_journals(pool: Pool, epochs: dict[bytes, int], newest: Superblock) -> list[Found]:
+    """The chain of the journal that knows best; every other one is made equal to it.
+
+    A ring of an older epoch, or of a device that failed, missed what the others acknowledged, and may hold what they
+    took back: it is only used where nobody has better.  Among equals the longest is right, for it holds the record that
+    was being written.  Raises JOURNAL_DAMAGED, UNAVAILABLE, IO_ERROR.
     """
     members = [device for device in pool.journals if device.device is not None]
     if not members:
@@ -284,30 +303,50 @@ def _read_journals(pool: Pool, epochs: dict[bytes, int], newest: Superblock) -> 
             "no journal device is attached: attach one, or recover what the catalogue and the other devices hold"
             " with `tierce rebuild-catalogue --without-journal`",
         )
-    chains: list[tuple[PoolDevice, list[Found]]] = []
+    fallen = {member.uuid for member in newest.members if member.state == "failed"}
+    chains: list[tuple[PoolDevice, list[Found] | None]] = []
     damage: StoreError | None = None
     for device in members:
+        found: list[Found] | None = None
         try:
             found = journal.read_ring(device, pool.uuid, pool.ring_length, pool.tail_seq, pool.tail_offset)
         except StoreError as error:
             damage = error
-            continue
         except OSError as error:
             device.read_errors += 1
             damage = StoreError(Code.IO_ERROR, f"the journal on {device.path} cannot be read", cause=str(error))
-            continue
         chains.append((device, found))
-    if not chains:
+
+    def trust(device: PoolDevice) -> tuple[bool, int]:
+        return device.uuid not in fallen, epochs.get(device.uuid, 0)
+
+    top = max(trust(device) for device in members)
+    whole = [found for device, found in chains if found is not None and trust(device) == top]
+    if not whole:  # what is older must not stand in for what cannot be read now
         assert damage is not None
         raise damage
-    best = max(chains, key=lambda chain: (len(chain[1]), epochs.get(chain[0].uuid, 0)))[1]
+    best = max(whole, key=len)
     if damage is not None and newest.state == "clean" and _last_seq(best, pool) < newest.applied_seq:
         raise damage
     for device, found in chains:
-        if len(found) < len(best):
-            log.warning("the journal on %s lacks %d records: copying them", device.path, len(best) - len(found))
-            journal.copy_records(device, best[len(found) :])
+        _align(pool, device, found or [], best)
     return best
+
+
+def _align(pool: Pool, device: PoolDevice, found: list[Found], best: list[Found]) -> None:
+    """Makes a ring hold the best chain and nothing beyond it: what it lacks, what it has otherwise (a batch that the
+    others took back), what it has too much.  A device that can't be written is fenced."""
+    same = 0
+    while same < min(len(found), len(best)) and found[same].digest == best[same].digest:
+        same += 1
+    if same == len(best) == len(found):
+        return
+    log.warning("the journal on %s differs after %d records: made equal to the others", device.path, same)
+    try:
+        journal.erase_records(device, found[same:])
+        journal.copy_records(device, best[same:])
+    except OSError as error:
+        pool.fence(device, error)
 
 
 def _last_seq(found: Sequence[Found], pool: Pool) -> int:
@@ -367,6 +406,7 @@ def put_aside(database: Path) -> None:
 
 
 def _rebuild(pool: Pool, database: Path, index: SnapshotIndex | None) -> sqlite3.Connection:
+    put_aside(database)  # a WAL without its file (a crash between two renames) must never meet another file
     if pool.snapshot is not None:
         if index is None:
             raise StoreError(
@@ -384,12 +424,26 @@ def _rebuild(pool: Pool, database: Path, index: SnapshotIndex | None) -> sqlite3
     return connection
 
 
-def _replay(pool: Pool, writer: sqlite3.Connection, found: list[Found]) -> tuple[list[Found], int, bool]:
+def _replay(
+    pool: Pool, writer: sqlite3.Connection, found: list[Found], closed_at: int
+) -> tuple[list[Found], int, bool]:
     """Brings the catalogue up to the journal.  Returns the records that stand, how many were replayed, and whether the
-    journal ends before the catalogue."""
+    journal ends before the catalogue.
+
+    `closed_at` is the last batch of a pool that was closed cleanly, else 0: up to it nothing can be torn, so what is
+    missing was damaged since, and must not be dropped as if it had never been acknowledged.  Raises JOURNAL_DAMAGED.
+    """
     applied = catalogue.applied_seq(writer)
+    there = max(applied, found[-1].place.seq if found else 0)
+    if there < closed_at:
+        writer.close()
+        raise StoreError(
+            Code.JOURNAL_DAMAGED,
+            f"the pool was closed after batch {closed_at} but its journal can be read only up to batch {there}:"
+            " attach another journal device, or put the catalogue file back",
+        )
     kept = found
-    if found and found[-1].place.seq > applied and not _is_whole(pool, found[-1]):
+    if found and found[-1].place.seq > max(applied, closed_at) and not _is_whole(pool, found[-1]):
         torn = found[-1]
         log.warning("the last batch (%d) was torn by the crash and was never acknowledged: dropped", torn.place.seq)
         if not journal.invalidate(pool, torn.place.offset):

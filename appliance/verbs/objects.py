@@ -111,7 +111,7 @@ class ObjectVerbs(Verbs):
             await self.settled(bucket)
         directories, name = names.split(key)
         parent = names.find_parent(self.one, self.engine.directories, bucket.root, directories)
-        node = names.node_at(self.one, parent, name) if parent is not None else None
+        node = self.engine.node_at(parent, name) if parent is not None else None
         if node is None or not stat.S_ISREG(node.mode):
             raise StoreError(Code.NO_SUCH_KEY)
         return node

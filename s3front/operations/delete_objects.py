@@ -100,4 +100,6 @@ def _row(key: bytes, error: S3Error | None, quiet: bool) -> str:
     name = xml.escape_key(key)
     if error is None:
         return "" if quiet else f"<Deleted><Key>{name}</Key></Deleted>"
-    return f"<Error><Key>{name}</Key><Code>{error.code}</Code><Message>{xml.escape(error.message)}</Message></Error>"
+    return (
+        f"<Error><Key>{name}</Key><Code>{error.code}</Code><Message>{xml.escape_legal(error.message)}</Message></Error>"
+    )

@@ -35,6 +35,7 @@ from appliance.errors import Code, StoreError
 from appliance.limits import KIB, MIB
 from appliance.ondisk.superblock import Tier
 from appliance.opening import open_store
+from appliance.store import ObjectStore
 from tests.crash import observed
 from tests.crash.model import Model
 from tests.crash.observed import Broken
@@ -66,6 +67,7 @@ class Trial:
         self.random = random.Random(seed)
         self.counts = counts
         self.model = Model()
+        self.candidates = [self.model]  # one of them is what recovery must find
         self.torn: set[int] = set()
         self.host = Host(directory)
         self.tiers = self.random.choice(LAYOUTS)
@@ -76,6 +78,7 @@ class Trial:
             SimulatedDisk(size, self.random, name=f"disk{number}", power=self.power)
             for number in range(1, len(self.tiers) + 1)
         ]
+        self.history: list[str] = [f"{'+'.join(self.tiers)}, {self.copies} copies"]  # for whoever reads a failure
         self.degraded = False  # a device was missing or failed since the last snapshot
         new = [NewDevice(disk.name, disk, tier) for disk, tier in zip(self.disks, self.tiers, strict=True)]
         ring = self.random.choice((64, 96, 160, 256)) * KIB
@@ -103,7 +106,7 @@ class Trial:
         here = [disk for number, disk in enumerate(self.disks, 1) if number != missing]
         try:
             with simulated(witness):
-                trio.run(self._boot, witness, here, missing, last)
+                trio.run(self._boot, witness, here, missing, faulty_boot, last)
         except Crash:
             self.counts["crashes while opening or closing"] += 1
             witness.crashed = True
@@ -116,23 +119,36 @@ class Trial:
         self.counts["lives"] += 1
         self._after(witness)
 
-    async def _boot(self, witness: Witness, here: list[SimulatedDisk], missing: int | None, last: bool) -> None:
+    async def _boot(
+        self, witness: Witness, here: list[SimulatedDisk], missing: int | None, faulty_boot: bool, last: bool
+    ) -> None:
         devices = [(disk.name, disk) for disk in here]
         async with open_store(devices, self.host.path, threaded=False, buffers=6) as store:
-            await store.settle()
-            if witness.crashed:
-                return
-            self._compare(store, witness, missing)
-            if last:
-                return
-            faulty = missing is not None or self._plan_faults()
-            clients = Clients(store, witness, self.random, faulty=faulty)
-            witness.remember = 0.3
-            taken = store.engine.checkpointer.taken
-            if not self.model.buckets:
-                await self._make_buckets(clients)
-            self.power.kill_after(self.random.choice((3, 10, 30, 80, 200)) + self.random.randrange(12))
+            with witness.scope:
+                await self._use(store, witness, missing, faulty_boot, last)
+            for disk in self.disks:
+                disk.heal()
+
+    async def _use(
+        self, store: ObjectStore, witness: Witness, missing: int | None, faulty_boot: bool, last: bool
+    ) -> None:
+        await store.settle()
+        if witness.crashed:
+            return
+        for disk in self.disks:
+            disk.heal()
+        self._compare(store, witness, missing)
+        if last:
+            return
+        faulty = self._plan_faults() or missing is not None or faulty_boot
+        clients = Clients(store, witness, self.random, faulty=faulty)
+        taken = store.engine.checkpointer.taken
+        if not self.model.buckets:
+            await self._make_buckets(clients)
+        self.power.kill_after(self.random.choice((3, 10, 30, 80, 200)) + self.random.randrange(12))
+        try:
             await clients.run(self.random.randint(1, 5), self.random.choice((2, 8, 30)))
+        finally:
             self.counts["operations"] += clients.operations
             self.counts["snapshots"] += store.engine.checkpointer.taken - taken
             broken = failed(list(store.engine.pool.devices.values()))
@@ -141,19 +157,18 @@ class Trial:
             elif store.engine.checkpointer.taken > taken:
                 self.degraded = False
             self.counts["fenced"] += len(broken)
-            if not witness.crashed and self.random.random() < 0.7:
-                witness.crash()  # nothing was under way: all of it must survive
-            for disk in self.disks:
-                disk.heal()
+        if not witness.crashed and self.random.random() < 0.7:
+            witness.crash()  # nothing was under way: all of it must survive
 
     async def _make_buckets(self, clients: Clients) -> None:
         with contextlib.suppress(StoreError):
             await clients.store.create_bucket("one", "me", copies=self.copies)
             await clients.store.create_bucket("two", "me", copies=self.copies)
         if not clients.store.buckets():
-            clients.witness.crash()
+            clients.witness.crash()  # a device failed at once: another life
+            await trio.lowlevel.checkpoint()
 
-    def _compare(self, store: Any, witness: Witness, missing: int | None) -> None:
+    def _compare(self, store: ObjectStore, witness: Witness, missing: int | None) -> None:
         found = observed.observe(store)
         texts = []
         for model in self.candidates:
@@ -169,27 +184,20 @@ class Trial:
         self.candidates = [model]
         observed.audit(store, absent=() if missing is None else (missing,), torn=self.torn)
         self.counts["compared"] += 1
-
-    @property
-    def candidates(self) -> list[Model]:
-        """Models of which one is true."""
-        return self._candidates if hasattr(self, "_candidates") else [self.model]
-
-    @candidates.setter
-    def candidates(self, models: list[Model]) -> None:
-        self._candidates = models
+        witness.compared = True
 
     # ------------------------------------------------------------------ after it
     def _after(self, witness: Witness) -> None:
         """What the power cut leaves."""
-        if witness.batches or witness.in_flight is not None or witness.uncertain:
+        if witness.compared:  # else only files that nobody sees were reaped
             self.candidates = witness.possible()
-        self.torn |= witness.unacknowledged_chunks()
+        self.torn |= witness.unsure
         chance = self.random.random()
         mode = "all" if chance < 0.25 else "none" if chance < 0.4 else None
         for disk in self.disks:
             disk.heal()
-            disk.settle_flushes() if not witness.crashed else None
+            if not witness.crashed:
+                disk.settle_flushes()
             disk.crash(mode)
         self.disks = [disk.reopen() for disk in self.disks]
         self.counts["crashes"] += 1
@@ -202,6 +210,11 @@ class Trial:
             files = self.host.states[-1]
         else:
             files = self.random.choice(self.host.states)
+        self.history.append(
+            f"crashed {witness.crashed}, compared {witness.compared}, {witness.batches} batches,"
+            f" {witness.failed_batches} failed, {len(self.candidates)} possible, {mode or 'mixed'},"
+            f" host {'gone' if not files else self.host.states.index(files) - len(self.host.states)}"
+        )
         self.host.restart(files)
 
     # ------------------------------------------------------------------ faults
@@ -214,6 +227,7 @@ class Trial:
         if number in journals and len(journals) < 2:
             return None
         self.counts["missing"] += 1
+        self.history.append(f"device {number} is missing")
         return number
 
     def _plan_faults(self) -> bool:
@@ -221,13 +235,17 @@ class Trial:
             return False
         disk = self.random.choice(self.disks)
         verb = self.random.choice(("write", "write", "flush", "flush", "read"))
-        disk.fail(verb, self.random.randrange(1, 40), for_ever=self.random.random() < 0.5)
+        nth = self.random.randrange(1, 40)
+        disk.fail(verb, nth, for_ever=self.random.random() < 0.5)
         self.counts["faults"] += 1
+        self.history.append(f"{verb} {nth} of {disk.name} fails")
         return True
 
     def _plan_boot_fault(self) -> bool:
         verb = self.random.choice(("read", "write", "flush"))
-        self.random.choice(self.disks).fail(verb, self.random.randrange(1, 12), for_ever=self.random.random() < 0.5)
+        disk = self.random.choice(self.disks)
+        disk.fail(verb, self.random.randrange(1, 12), for_ever=self.random.random() < 0.5)
+        self.history.append(f"a {verb} of {disk.name} fails at boot")
         self.counts["faults while opening"] += 1
         return True
 
@@ -259,9 +277,11 @@ def run_seed(seed: int, directory: Path, counts: Counts, lives: int = LIVES) -> 
     """One trial.  Its failure says how to replay it."""
     place = directory / str(seed)
     place.mkdir()
+    trial = Trial(seed, place, counts)
     try:
-        Trial(seed, place, counts).run(lives)
+        trial.run(lives)
     except BaseException as error:
+        error.add_note("\n".join(trial.history))
         error.add_note(f"replay: python -m tests.crash.simulation --seed {seed}")
         raise
 

@@ -25,7 +25,7 @@ from appliance.engine import engine as engine_room
 from appliance.engine.commit import Batch, Committer, Ticket
 from appliance.engine.engine import Engine
 from appliance.engine.pool import PoolDevice
-from appliance.errors import StoreError
+from appliance.errors import Code, StoreError
 from tests.crash.model import Model
 from tests.doubles.disks import Crash, SimulatedDisk
 
@@ -88,46 +88,60 @@ class Witness:
         self.remember = 0.3  # chance that a commit's SQLite state is kept
         self.crashed = False
         self.in_flight: Sequence[Ticket] | None = None
-        self.uncertain: list[Sequence[Ticket]] = []  # batches whose record may be durable though they failed
+        self.uncertain: list[Model] = []  # with a batch that failed though its record may be durable
+        self.unsure: set[int] = set()  # chunks of batches that may or may not be recovered
+        self.compared = False  # the model is what the store has, from now on
         self.batches = 0
         self.failed_batches = 0
         self.scope = trio.CancelScope()
+        self._possible: list[Model] = [model]
         self.on_commit: Callable[[], None] = lambda: None
 
     def crash(self) -> None:
         """The power went."""
         if not self.crashed:
+            self._possible = self._now_possible()
             self.crashed = True
             self.host.remember()
             self.scope.cancel()
 
     def possible(self) -> list[Model]:
         """What recovery may find (I12): everything acknowledged, or with one batch more."""
-        models = [self.model]
-        for tickets in [*self.uncertain, self.in_flight]:
-            if tickets is not None:
-                models.append(self.model.copy().apply_all(tickets))
+        return self._possible if self.crashed else self._now_possible()
+
+    def _now_possible(self) -> list[Model]:
+        models = [self.model, *self.uncertain]
+        if self.in_flight is not None:
+            models.append(self.model.copy().apply_all(self.in_flight))
+            self.note_unsure(self.in_flight)
         return models
 
-    def unacknowledged_chunks(self) -> set[int]:
-        """Chunks of batches that may or may not be recovered."""
-        batches = [tickets for tickets in [*self.uncertain, self.in_flight] if tickets is not None]
-        return {chunk.id for tickets in batches for ticket in tickets for chunk in ticket.command.new_chunks}
-
+    def note_unsure(self, tickets: Sequence[Ticket]) -> None:
+        """Their batch may or may not be recovered."""
+        self.unsure |= {chunk.id for ticket in tickets for chunk in ticket.command.new_chunks}
 
 
 _now: list[Witness] = []
+
+
+def _nothing(tickets: Sequence[Ticket]) -> Batch:
+    """A batch that did nothing."""
+    return Batch(tickets, [], [])
 
 
 class WatchedCommitter(Committer):
     """Tells the witness of each batch."""
 
     def run(self, tickets: Sequence[Ticket]) -> Batch:
-        try:
-            return super().run(tickets)
-        except Crash:
-            _now[-1].crash()
-            return Batch([], [], [])
+        witness = _now[-1]
+        if not witness.crashed:
+            try:
+                return super().run(tickets)
+            except Crash:
+                witness.crash()
+        for ticket in tickets:  # nobody is told anything: this only ends the tasks that wait
+            ticket.error = StoreError(Code.READ_ONLY, "the power is gone")
+        return _nothing(tickets)
 
     def _run(self, tickets: Sequence[Ticket]) -> Batch:
         witness = _now[-1]
@@ -139,7 +153,8 @@ class WatchedCommitter(Committer):
             witness.in_flight = None
             witness.failed_batches += 1
             if self.failed is not None and before[1] == self.batches:
-                witness.uncertain.append(list(tickets))
+                witness.uncertain.append(witness.model.copy().apply_all(tickets))
+                witness.note_unsure(tickets)
             raise
         witness.in_flight = None
         if self.batches > before[1] and witness.batches == before[0]:  # not counted by a retry inside

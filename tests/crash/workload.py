@@ -54,10 +54,9 @@ class Clients:
 
     async def run(self, tasks: int, operations: int) -> None:
         """Until the power goes, or every task has done so many."""
-        with self.witness.scope:
-            async with trio.open_nursery() as nursery:
-                for _ in range(tasks):
-                    nursery.start_soon(self._client, operations)
+        async with trio.open_nursery() as nursery:
+            for _ in range(tasks):
+                nursery.start_soon(self._client, operations)
 
     async def _client(self, operations: int) -> None:
         actions: list[tuple[Callable[[Bucket], Awaitable[None]], int]] = [
@@ -81,13 +80,16 @@ class Clients:
             try:
                 await self.random.choice(kinds)(bucket)
             except StoreError as error:
-                if error.code not in EXPECTED and not (self.faulty and error.code in FAULTS):
-                    raise
+                self._require_expected(error)
                 await trio.lowlevel.checkpoint()
             except Crash:
                 self.witness.crash()
                 return
             self.operations += 1
+
+    def _require_expected(self, error: StoreError) -> None:
+        if error.code not in EXPECTED and not self.witness.crashed and not (self.faulty and error.code in FAULTS):
+            raise error
 
     # ------------------------------------------------------------------ objects
     def _key(self) -> bytes:
@@ -146,8 +148,7 @@ class Clients:
         try:
             await self._streamed(bucket, self.random.choice(STREAMED[:3]), commit)
         except StoreError as error:
-            if error.code not in EXPECTED and not (self.faulty and error.code in FAULTS):
-                raise
+            self._require_expected(error)
         except Crash:
             self.witness.crash()
 

@@ -130,6 +130,7 @@ class MemoryStore:
         self.committed: dict[int, bytes] = {}
         self.listeners: list[Callable[[Sequence[Change]], Any]] = []
         self.gate: trio.Event | None = None
+        self.longest_run = 1 << 40
         self.stage_gate: trio.Event | None = None
         self.fail_next: StoreError | None = None
         self.stage_error: StoreError | None = None
@@ -366,13 +367,16 @@ class MemoryStore:
     # ------------------------------------------------------------------ files
     def reader(self, node: Node, start: int = 0, length: int | None = None) -> MemoryReader:
         length = node.size - start if length is None else length
-        assert start >= 0 and start + length <= node.size
+        assert start >= 0
+        assert start + length <= node.size
         return MemoryReader(self.contents[node.id], start, length, self.cold)
 
     async def stage(self, bucket: Bucket, pieces: Sequence[Buffer]) -> NewChunk:
         if self.stage_error is not None:
             raise self.stage_error
         data = b"".join(pieces)
+        if len(data) > self.longest_run:
+            raise StoreError(Code.NO_SPACE, "fragmented")
         if len(data) <= GATHER_MAX:
             return NewChunk(self.new_node_id(), len(data), data)
         chunk = NewChunk(self.new_node_id(), len(data), b"", (NewPage(1, 0, len(data), 0, 0, b""),))
@@ -498,6 +502,8 @@ class MemoryStore:
             entry = self.entry(parent, segment, True)
             assert entry is not None
             parent = entry.node.id
+        if name not in self.directories[parent]:
+            return
         old = self._drop(parent, name)
         await self._tell([Change(parent, name, False, old.id, True)])
 

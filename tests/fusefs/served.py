@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -146,7 +146,8 @@ class Served:
     def stop(self) -> int:
         """Unmounts; the exit code."""
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):  # it ended before
+            self.process.stdin.close()
         try:
             return self.process.wait(30)
         finally:

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusefs.dirty import END, GROW_MAX, KEEP_MIN, OVERHEAD, Overlay, Segment, gather
+from fusefs.dirty import END, GROW_MAX, KEEP_MIN, OVERHEAD, Overlay, Segment, gather, halve
 
 SIZE = 600
 
@@ -125,6 +125,23 @@ def test_gather_loses_nothing_and_fills_each_chunk(writes: list[tuple[int, bytes
             found.update(zip(range(start, end), chunk[skip : skip + end - start], strict=True))
     assert found == model
     assert all(sum(map(len, gathering.pieces)) == limit for gathering in gatherings[:-1])
+
+
+@given(st.lists(st.binary(min_size=1, max_size=30), min_size=2, max_size=8))
+def test_halves_hold_what_the_whole_held(bodies: list[bytes]) -> None:
+    overlay = Overlay()
+    for number, data in enumerate(bodies):
+        overlay.write(number * 100, data)
+    whole = gather(overlay.claim(1), 1000)[0]
+    found: dict[int, int] = {}
+    sizes = []
+    for half in halve(whole):
+        chunk = b"".join(half.pieces)
+        sizes.append(len(chunk))
+        for start, end, skip in half.placements:
+            found.update(zip(range(start, end), chunk[skip : skip + end - start], strict=True))
+    assert found == {number * 100 + at: byte for number, data in enumerate(bodies) for at, byte in enumerate(data)}
+    assert sizes[1] - sizes[0] in (0, 1)
 
 
 def test_a_truncate_to_ten_to_the_fifteen_costs_one_segment() -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from fusefs.mount import mounted_type
+from appliance.errors import StoreError
+from fusefs.mount import mounted_type, prepare
 from tests.fusefs.served import Served, served
 
 pytestmark = pytest.mark.system
@@ -353,6 +354,19 @@ def test_a_mount_point_that_hides_files_or_is_none_is_refused(tmp_path: Path) ->
         )
         assert done.returncode != 0
         assert reason in done.stderr
+
+
+def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(StoreError, match="install the package fuse3"):
+        prepare(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(StoreError, match="group"):
+        prepare(tmp_path)
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    with pytest.raises(StoreError, match="modprobe fuse"):
+        prepare(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["dict", "pool"])

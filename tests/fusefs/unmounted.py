@@ -36,9 +36,6 @@ class RecordingKernel:
     def forget_attributes(self, inode: int) -> None:
         self.inodes.append(inode)
 
-    def forget_name_later(self, parent: int, name: bytes) -> None:
-        self.names.append((parent, name))
-
 
 class Unmounted:
     """Paths instead of inodes.  Errors are FUSEErrors."""

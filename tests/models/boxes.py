@@ -37,9 +37,16 @@ def make_devices(count: int = 2, size: int = DEVICE_SIZE) -> list[MemoryDevice]:
     return [MemoryDevice(size, f"device-{number}") for number in range(1, count + 1)]
 
 
-def make_pool(devices: Sequence[BlockDevice], *, copies: int = 1, ring: int = RING, pool_uuid: bytes | None = None) -> bytes:
-    """A pool over them, the first one an SSD; returns its UUID."""
-    tiers: list[Tier] = ["blaze", *(["bulk"] * (len(devices) - 1))]  # type: ignore[list-item]
+def make_pool(
+    devices: Sequence[BlockDevice],
+    *,
+    copies: int = 1,
+    ring: int = RING,
+    pool_uuid: bytes | None = None,
+    journals: int = 1,
+) -> bytes:
+    """A pool over them, the first `journals` of them SSDs; returns its UUID."""
+    tiers: list[Tier] = ["blaze" if number < journals else "bulk" for number in range(len(devices))]
     new = [NewDevice(device.name, device, tier) for device, tier in zip(devices, tiers, strict=True)]
     return create_pool(new, name="test", copies=copies, now_ns=1, ring_length=ring, pool_uuid=pool_uuid)
 

@@ -204,7 +204,15 @@ class Bucket:
         del self.files[directory + name]
 
     def rename(
-        self, old: bytes, new: bytes, *, directory: bool, new_parent: bytes, parent: bytes, replace: bool, exchange: bool
+        self,
+        old: bytes,
+        new: bytes,
+        *,
+        directory: bool,
+        new_parent: bytes,
+        parent: bytes,
+        replace: bool,
+        exchange: bool,
     ) -> None:
         """Paths without a final "/"; `directory` says which of the two that may share a name is meant."""
         source = old + b"/" if directory else old

@@ -29,7 +29,7 @@ PART_LEAST = 10  # stands for 5 MiB: the rule is the same and the test a thousan
 
 SEGMENTS = [b"a", b"b", b"a", b"b", b"a-", b"a0", b"", "é".encode()]
 keys = st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=4).map(b"/".join).filter(bool)
-names = st.sampled_from([b"a", b"b", b"a-"])
+names = st.sampled_from([b"a", b"b", b"a", b"b", b"a-"])
 sizes = st.one_of(
     st.integers(0, 40),
     st.sampled_from([INLINE_MAX - 1, INLINE_MAX, INLINE_MAX + 1, 4096, 65536, GATHER_MAX, GATHER_MAX + 1, 200 * KIB]),
@@ -112,6 +112,20 @@ class StoreMachine(RuleBasedStateMachine):
         choices = [b"", *sorted(self.models[name].directories())]
         return choices[pick % len(choices)]
 
+    def probe(self, file: File, start: int = 0) -> None:
+        """What was just written, asked of the devices: a piece first, then all of it."""
+        self.forget()
+
+        async def real() -> tuple[bytes, bytes]:
+            node = self.store.node(file.node)
+            low = start % (node.size + 1)
+            return await read_all(self.store, node, low, 1 + node.size // 2), await read_all(self.store, node)
+
+        low = start % (len(file.content) + 1)
+        piece, whole = self.box.run(real)
+        assert piece == file.content[low : low + 1 + len(file.content) // 2]
+        assert whole == file.content
+
     # ------------------------------------------------------------------ objects by key
     @rule(name=buckets, key=keys, size=sizes, seed=seeds, etag=etags, condition=preconditions)
     def put(self, name: str, key: bytes, size: int, seed: int, etag: str, condition: Precondition | None) -> None:
@@ -128,6 +142,7 @@ class StoreMachine(RuleBasedStateMachine):
         if code is None:
             file.node = written.node
             assert (written.size, written.etag) == (size, etag)
+            self.probe(file, seed % 3)
 
     @rule(name=buckets, key=keys, condition=preconditions)
     def delete(self, name: str, key: bytes, condition: Precondition | None) -> None:
@@ -172,6 +187,7 @@ class StoreMachine(RuleBasedStateMachine):
         written, file, code = self.same(real, model)
         if code is None:
             file.node = written.node
+            self.probe(file)
 
     @rule(name=buckets, key=keys, pick=seeds, start=offsets, length=offsets)
     def read_range(self, name: str, key: bytes, pick: int, start: int, length: int) -> None:
@@ -273,6 +289,23 @@ class StoreMachine(RuleBasedStateMachine):
         if code is None:
             file.node = written.node
             self.upload_ids.remove((name, upload_id))
+            self.probe(file)
+
+    @rule(
+        name=buckets,
+        key=keys,
+        chosen=st.lists(st.tuples(st.booleans(), seeds, offsets, sizes), min_size=1, max_size=3),
+    )
+    def multipart_at_once(self, name: str, key: bytes, chosen: list[tuple[bool, int, int, int]]) -> None:
+        """A whole upload, some of its parts copied from what is there (holes too)."""
+        self.create_upload(name, key)
+        last = len(self.upload_ids) - 1
+        for number, (copied, seed, start, size) in enumerate(chosen, 1):
+            if copied and self.models[name].objects():
+                self.copy_part(last, number, name, seed, start, size, "e1")
+            else:
+                self.put_part(last, number, size, seed, "e1")
+        self.complete(last, [], True, None)
 
     @precondition(lambda self: self.upload_ids)
     @rule(pick=seeds)
@@ -352,8 +385,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(
         name=buckets, which=seeds, directory=st.booleans(), pick=seeds, child=names, replace=st.booleans(),
-        exchange=st.booleans(),
     )
+    def rename_or_move(self, name: str, which: int, directory: bool, pick: int, child: bytes, replace: bool) -> None:
+        self.rename(name, which, directory, pick, child, replace, exchange=False)
+
+    @rule(name=buckets, which=seeds, directory=st.booleans(), pick=seeds, child=names)
+    def exchange(self, name: str, which: int, directory: bool, pick: int, child: bytes) -> None:
+        self.rename(name, which, directory, pick, child, replace=True, exchange=True)
+
     def rename(
         self, name: str, which: int, directory: bool, pick: int, child: bytes, replace: bool, exchange: bool
     ) -> None:
@@ -452,6 +491,7 @@ class StoreMachine(RuleBasedStateMachine):
         file.etag = written.etag
         if create:
             self.models[name].files[at + child] = file
+        self.probe(file, which)
 
     @rule(name=buckets, which=seeds)
     def hold(self, name: str, which: int) -> None:
@@ -474,7 +514,7 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(which=seeds)
     def release(self, which: int) -> None:
-        name, file = self.held.pop(which % len(self.held))
+        _, file = self.held.pop(which % len(self.held))
         self.box.call(self.store.release, file.node)
         self.box.run(self.store.settle)
         named = any(file is other for model in self.models.values() for other in model.files.values())
@@ -483,15 +523,19 @@ class StoreMachine(RuleBasedStateMachine):
                 self.box.call(self.store.node, file.node)
             assert caught.value.code is Code.NO_SUCH_NODE
 
-    @rule()
     def forget(self) -> None:
         """Memory is empty: the devices are asked."""
         self.store.engine.retrieval.cache.clear()
         self.store.engine.pool.forget_headers()
 
     # ------------------------------------------------------------------ the whole
-    @rule(rebuild=st.booleans())
-    def reopen(self, rebuild: bool) -> None:
+    @rule(chance=st.integers(0, 3), rebuild=st.booleans())
+    def reopen_sometimes(self, chance: int, rebuild: bool) -> None:
+        """Seldom: it takes as long as thirty other steps."""
+        if chance == 0:
+            self.reopen(rebuild=rebuild)
+
+    def reopen(self, *, rebuild: bool) -> None:
         """Nothing is lost; who had files open is gone, and so are the unlinked ones."""
         self.box.reopen(rebuild=rebuild)
         self.held.clear()

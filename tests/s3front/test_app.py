@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import xml.etree.ElementTree as ET
 from typing import Any
 
 import pytest
@@ -34,6 +35,12 @@ def test_an_error_is_s3s_xml(box: Box) -> None:
         "<Message>The specified key does not exist.</Message>"
         f"<Resource>/b/a%3Cb</Resource><RequestId>{request_id}</RequestId></Error>"
     )
+
+
+def test_an_error_about_an_odd_name_can_be_read(box: Box) -> None:
+    answer = box.send("PUT", "/%00%01bucket")
+    assert ET.fromstring(answer.body).findtext("Code") == "InvalidBucketName"
+    assert ET.fromstring(answer.body).findtext("BucketName") == "\ufffd\ufffdbucket"
 
 
 def test_head_has_no_body_even_for_an_error(box: Box) -> None:

@@ -44,8 +44,10 @@ headers = st.dictionaries(
 bodies = st.sampled_from(
     [
         b"", b"x", b"<a/>", b"<Delete><Object><Key>k</Key></Object></Delete>",
-        b"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber>"
-        b"<ETag>0123456789abcdef0123456789abcdef</ETag></Part></CompleteMultipartUpload>",
+        (
+            b"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber>"
+            b"<ETag>0123456789abcdef0123456789abcdef</ETag></Part></CompleteMultipartUpload>"
+        ),
         b"<CreateBucketConfiguration/>",
     ]
 )  # fmt: skip
@@ -71,7 +73,10 @@ def test_every_answer_is_s3s(
     if answer.status >= 400 and method != "HEAD":
         assert ERRORS[answer.code][0] == answer.status
     if answer.headers.get("content-type") == "application/xml" and answer.body:
-        ET.fromstring(answer.body)
+        if answer.status >= 400:
+            ET.fromstring(answer.body)  # an error can be read whatever it is about
+        else:
+            ET.fromstring(answer.body.replace(b"&#x0;", b""))  # AWS's own way to write what XML 1.0 cannot hold
     if answer.status in (204, 304) or method == "HEAD":
         assert answer.body == b""
     else:

@@ -18,7 +18,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from appliance.limits import MIB
+from appliance.limits import GIB, MIB
 from tests.system.box import HOUSE, Box, clean_environment, digest, free_port, is_mounted, running
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
@@ -174,6 +174,25 @@ def test_the_catalogue_is_made_again_from_the_devices(fuse: None, tmp_path: Path
         for key, body in bodies.items():
             assert client.get_object(Bucket="bucket", Key=key)["Body"].read() == body
         assert (box.mount / "bucket" / "file").read_bytes() == b"by the mount"
+
+
+def test_a_device_joins_the_running_pool(tmp_path: Path) -> None:
+    with running(tmp_path / "box", mount=False) as box:
+        new = tmp_path / "hdd2"
+        with new.open("xb") as file:
+            file.truncate(GIB)
+        before = json.loads(box.tierce("pool", "status", "--json").stdout)["size"]
+        box.tierce("device", "add", "--hdd", str(new))
+        status = json.loads(box.tierce("pool", "status", "--json").stdout)
+        assert [device["state"] for device in status["devices"]] == ["online"] * 4
+        assert status["size"] > before
+        again = box.tierce("device", "add", "--hdd", str(new), "--erase", str(new), check=False)
+        assert again.returncode == 1, "the daemon holds it"
+        box.stop()
+        box.devices.append(str(new))
+        box.start()
+        status = json.loads(box.tierce("pool", "status", "--json").stdout)
+        assert [device["state"] for device in status["devices"]] == ["online"] * 4
 
 
 def test_tls_is_1_3_only(tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""Mounting with a FUSE_INIT flag that libfuse 3.14 cannot ask for.  Root only.
+
+As soon as a file system has extended attributes, the kernel asks for `security.capability` before every write(2): 20 us
+and more instead of 1.5.  A file system that clears set-user-ID bits itself, as this one does on every change of
+content, size or owner, may say so by FUSE_HANDLE_KILLPRIV_V2 (linux/fuse.h, protocol 7.33) and is not asked.
+
+libfuse does not know the flag.  So the first exchange passes through our hands: we mount(2) ourselves, hand the
+kernel's INIT to libfuse over a socket that it takes for /dev/fuse (a mount point `/dev/fd/N` is a descriptor already
+mounted), set the flag in its reply, give that to the kernel, and put /dev/fuse in the socket's place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import Final
+
+from appliance.errors import Code, StoreError
+
+KILLPRIV_V2: Final = 1 << 28
+NOSUID_NODEV: Final = 2 | 4  # mount(2): MS_NOSUID, MS_NODEV
+REQUEST_MAX: Final = 1 << 21  # /dev/fuse wants a buffer for the largest request, whatever it is asked for
+OUT_HEADER: Final = struct.Struct("<IiQ")  # fuse_out_header: length, error, unique
+INIT_REQUEST_FLAGS: Final = 40 + 12  # fuse_in_header, then fuse_init_in: major, minor, max_readahead, flags
+INIT_REPLY_FLAGS: Final = OUT_HEADER.size + 12  # fuse_init_out: major, minor, max_readahead, flags
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class Handshake:
+    """One mount.  `path` is the mount point for libfuse; call `step` whenever libfuse waits for a request."""
+
+    def __init__(self, point: Path, options: set[str]) -> None:
+        """Mounts.  Raises UNAVAILABLE."""
+        self._kernel = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        mount_options = [f"fd={self._kernel}", "rootmode=40000", "user_id=0", "group_id=0", *sorted(options)]
+        failed = _libc.mount(
+            b"tierce",
+            os.fsencode(point),
+            b"fuse.tierce",
+            ctypes.c_ulong(NOSUID_NODEV),
+            ",".join(mount_options).encode(),
+        )
+        if failed:
+            number = ctypes.get_errno()
+            os.close(self._kernel)
+            raise StoreError(
+                Code.UNAVAILABLE,
+                f"the kernel refused to mount {point}: {os.strerror(number)} (a container needs SYS_ADMIN)",
+            )
+        theirs, self._ours = socket.socketpair()
+        self._descriptor = theirs.detach()
+        self._steps = 0
+        self._offered = 0
+
+    @property
+    def path(self) -> str:
+        """The mount point that libfuse is given."""
+        return f"/dev/fd/{self._descriptor}"
+
+    def step(self) -> bool:
+        """True while the exchange goes on (a request waits in the socket); False when /dev/fuse is in its place."""
+        self._steps += 1
+        if self._steps == 1:
+            request = os.read(self._kernel, REQUEST_MAX)
+            (self._offered,) = struct.unpack_from("<I", request, INIT_REQUEST_FLAGS)
+            self._ours.sendall(request)
+            return True
+        reply = bytearray(self._ours.recv(1 << 16))
+        length, error, _ = OUT_HEADER.unpack_from(reply)
+        assert error == 0
+        assert length == len(reply)
+        (flags,) = struct.unpack_from("<I", reply, INIT_REPLY_FLAGS)
+        struct.pack_into("<I", reply, INIT_REPLY_FLAGS, flags | (KILLPRIV_V2 & self._offered))
+        os.write(self._kernel, reply)
+        os.dup2(self._kernel, self._descriptor, inheritable=False)
+        os.close(self._kernel)
+        self._ours.close()
+        return False

@@ -1,0 +1,216 @@
+"""Space: it comes back, it is never lost, and a full pool still does what makes room (I7, R10)."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import Code, StoreError
+from appliance.limits import BLOCK, CHUNK_SIZE, GATHER_MAX, KIB, MIB, PAGE_PAYLOAD, WRITE_CEILING
+from appliance.model import NO_ATTRIBUTES, Bucket
+from appliance.ondisk.page import extent_length
+from appliance.store import ObjectStore
+from appliance.upkeep.audit import audit
+from tests.models.boxes import body_of, make_devices, read_all, run_store
+
+
+def free(store: ObjectStore) -> int:
+    """Over all devices."""
+    return sum(store.engine.pool.allocator.free(device) for device in store.engine.pool.devices)
+
+
+def snapshots(store: ObjectStore) -> int:
+    """Bytes reserved and owned by no row: at rest, the catalogue's snapshot."""
+    return sum(store.engine.pool.allocator.reserved(device) for device in store.engine.pool.devices)
+
+
+async def put(store: ObjectStore, bucket: Bucket, key: bytes, data: bytes) -> None:
+    await store.put_object(bucket, key, await body_of(store, bucket, data), "e", NO_ATTRIBUTES)
+
+
+# ---------------------------------------------------------------------- ingest
+
+EDGES = (2 * KIB, GATHER_MAX, PAGE_PAYLOAD, CHUNK_SIZE)
+
+
+@pytest.mark.parametrize("size", [edge + step for edge in EDGES for step in (-1, 0, 1)])
+def test_an_ingest_at_every_boundary(tmp_path: Path, size: int) -> None:
+    data = random.Random(size).randbytes(size)
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        for known in (size, None):
+            with await store.ingest(bucket, known) as ingest:
+                for start in range(0, size, 100_000):
+                    await ingest.write_async(data[start : start + 100_000])
+                body = await ingest.finish_async()
+                assert (body.size, ingest.size) == (size, size)
+                assert [chunk.length for chunk in body.chunks] == (
+                    [] if size <= 2 * KIB else [min(CHUNK_SIZE, size - at) for at in range(0, size, CHUNK_SIZE)]
+                )
+                await store.put_object(bucket, b"k", body, "e", NO_ATTRIBUTES)
+            store.engine.retrieval.cache.clear()
+            assert await read_all(store, await store.look_up(bucket, b"k")) == data
+
+    run_store(tmp_path, main, copies=2)
+
+
+def test_what_no_commit_took_is_given_back(tmp_path: Path) -> None:
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        before = free(store)
+        for finished in (False, True):
+            with await store.ingest(bucket, None) as ingest:
+                await ingest.write_async(bytes(PAGE_PAYLOAD + 5 * BLOCK))
+                if finished:
+                    await ingest.finish_async()
+                assert free(store) < before
+            assert free(store) == before
+        chunk = await store.stage(bucket, [bytes(GATHER_MAX), bytes(GATHER_MAX)])
+        assert free(store) < before
+        assert await store.read_staged(chunk, GATHER_MAX - 1, 2) == bytes(2)
+        store.forfeit([chunk])
+        store.forfeit([chunk])
+        assert free(store) == before
+
+    run_store(tmp_path, main)
+
+
+def test_a_commit_that_is_refused_gives_its_space_back(tmp_path: Path) -> None:
+    from appliance.model import Precondition
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        await put(store, bucket, b"k", b"there")
+        before = free(store)
+        for size in (3000, MIB):
+            body = await body_of(store, bucket, bytes(size))
+            with pytest.raises(StoreError) as caught:
+                await store.put_object(
+                    bucket, b"k", body, "e", NO_ATTRIBUTES, precondition=Precondition(if_none_match="*")
+                )
+            assert caught.value.code is Code.PRECONDITION_FAILED
+            assert free(store) == before
+
+    run_store(tmp_path, main)
+
+
+def test_a_fragmented_device_takes_large_bodies_in_pieces(tmp_path: Path) -> None:
+    """Every second small object goes; what is left has no run of 4 MiB."""
+    data = random.Random(5).randbytes(6 * MIB)
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        number = 0
+        size = 120 * KIB
+        while store.space()[1] > 2 * extent_length(size):
+            await put(store, bucket, b"small/%05d" % number, bytes(size))
+            number += 1
+        for key in range(0, number, 2):
+            await store.delete_object(bucket, b"small/%05d" % key)
+        await put(store, bucket, b"large", data)
+        node = await store.look_up(bucket, b"large")
+        pages = store.engine.reader.execute("SELECT max(len) FROM page").fetchone()
+        assert pages[0] < PAGE_PAYLOAD
+        assert await read_all(store, node) == data
+        assert await read_all(store, node, MIB - 5, 3 * MIB) == data[MIB - 5 : 4 * MIB - 5]
+
+    run_store(tmp_path, main, devices=make_devices(1))
+
+
+def test_a_body_goes_on_where_another_device_has_room(tmp_path: Path) -> None:
+    """A chunk's second page must not fail because the first page's device is full."""
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        number = 0
+        allocator = store.engine.pool.allocator
+        room = 1 - WRITE_CEILING
+        while allocator.free(1) - allocator.size(1) * room > 5 * MIB:
+            offset = allocator.reserve(1, MIB)
+            number += offset > 0
+        assert allocator.free(2) > 30 * MIB
+        for turn in range(3):
+            await put(store, bucket, b"k%d" % turn, bytes([turn]) * 7 * MIB)
+
+    run_store(tmp_path, main, devices=make_devices(2))
+
+
+# ---------------------------------------------------------------------- a long life
+
+
+def test_no_space_leaks(tmp_path: Path) -> None:
+    """I7 after a thousand random puts, overwrites, deletes and aborts, and again after everything is gone."""
+    source = random.Random(11)
+    sizes = [10, 3000, 60_000, GATHER_MAX, 200_000, MIB]
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        at_first = free(store) + snapshots(store)
+        uploads = []
+        for step in range(1000):
+            verb = source.random()
+            key = b"k%d" % source.randrange(40)
+            if verb < 0.5:
+                await put(store, bucket, key, bytes(source.choice(sizes)))
+            elif verb < 0.75:
+                await store.delete_object(bucket, key)
+            elif verb < 0.85:
+                upload = await store.create_upload(bucket, key, NO_ATTRIBUTES, "me")
+                body = await body_of(store, bucket, bytes(source.choice(sizes)))
+                await store.put_part(upload, 1, body, "e")
+                uploads.append(upload)
+            elif uploads and verb < 0.93:
+                await store.abort_upload(uploads.pop(source.randrange(len(uploads))))
+            elif uploads:
+                await store.complete_upload(uploads.pop(), [(1, "e")], "e-1", NO_ATTRIBUTES)
+            if step % 250 == 0:
+                report = await audit(store)
+                assert report.healthy, report.problems
+        for upload in uploads:
+            await store.abort_upload(upload)
+        await store.delete_objects(bucket, [(b"k%d" % number, None) for number in range(40)])
+        assert store.engine.reader.execute("SELECT count(*) FROM page").fetchone()[0] == 0
+        assert free(store) + snapshots(store) == at_first
+
+    run_store(tmp_path, main, copies=2)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_full_pool_still_deletes(tmp_path: Path, copies: int) -> None:
+    """R10: to the ceiling, then everything that makes room or needs none."""
+    devices = make_devices(2)
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        at_first = free(store) + snapshots(store)
+        upload = await store.create_upload(bucket, b"up", NO_ATTRIBUTES, "me")
+        await store.put_part(upload, 1, await body_of(store, bucket, bytes(MIB)), "e")
+        count = 0
+        for size in (5 * MIB, 300 * KIB, 100 * KIB, 3000):
+            while True:
+                try:
+                    await put(store, bucket, b"fill/%05d" % count, bytes(size))
+                except StoreError as error:
+                    refused = error.code
+                    break
+                count += 1
+            assert refused is Code.NO_SPACE
+        filled = [1 - store.engine.pool.allocator.free(number) / store.engine.pool.allocator.size(number)
+                  for number in store.engine.pool.devices]
+        assert min(filled) > WRITE_CEILING - 0.02, filled
+        # what needs no space, or only the journal's and the snapshot's
+        await put(store, bucket, b"tiny", b"inline still fits")
+        await store.rename(bucket.root, b"tiny", False, bucket.root, b"renamed", 1)
+        await store.make_directory(bucket.root, b"directory", 0o755, 0, 0, 1)
+        node = await store.look_up(bucket, b"fill/00000")
+        await store.set_attributes(node.id, 5, mode=0o600)
+        await store.copy_object(await store.look_up(bucket, b"fill/00001"), bucket, b"copy", None)
+        page = await store.list_objects(bucket, b"fill/")
+        assert len(page.objects) == min(count, 1000)
+        store.engine.checkpointer.take()
+        answers = await store.delete_objects(bucket, [(b"fill/%05d" % number, None) for number in range(0, count, 2)])
+        assert all(answer is True for answer in answers)
+        await store.abort_upload(upload)
+        await put(store, bucket, b"again", bytes(5 * MIB))
+        report = await audit(store, verify=True)
+        assert report.healthy, report.problems
+        for key in (*(b"fill/%05d" % number for number in range(count)), b"copy", b"again", b"renamed"):
+            await store.delete_object(bucket, key)
+        assert free(store) + snapshots(store) == at_first
+
+    run_store(tmp_path, main, devices=devices, copies=copies)

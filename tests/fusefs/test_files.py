@@ -1,0 +1,306 @@
+"""Reading, writing, committing, failing: the handlers without a kernel."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from typing import Any
+
+import pyfuse3
+import pytest
+import trio
+import trio.testing
+
+from appliance.errors import Code, StoreError
+from appliance.limits import FILE_SIZE_MAX, MIB
+from appliance.model import Bucket
+from fusefs import writeback
+from fusefs.operations import Operations
+from tests.fusefs.scenes import Play, refused, run, settled
+from tests.fusefs.unmounted import Unmounted
+
+
+# ---------------------------------------------------------------------- files
+def test_what_is_written_is_read_before_any_commit_and_by_s3_after_close(play: Play) -> None:
+    async def scene(mount: Unmounted) -> None:
+        fh = await mount.create("photos/a")
+        await mount.ops.write(fh, 0, b"hello")
+        assert await mount.read_all(fh) == b"hello"
+        with pytest.raises(StoreError):
+            await mount.door.get("photos", b"a")  # never committed: not there
+        await mount.close(fh)
+        assert await mount.door.get("photos", b"a") == b"hello"
+        assert await mount.read_file("photos/a") == b"hello"
+        await settled(mount)
+        assert mount.ops.files.memory == 0
+        assert not mount.ops.files.files
+
+    play(scene)
+
+
+def test_close_does_not_wait_for_the_barrier_and_the_mount_goes_on_meanwhile() -> None:
+    async def scene(mount: Unmounted) -> None:
+        mount.store.gate = trio.Event()
+        await mount.write_file("photos/a", b"one")
+        assert await mount.read_file("photos/a") == b"one"
+        assert await mount.listdir("photos") == [b"a"]
+        fh = await mount.open("photos/a", os.O_RDWR)
+        await mount.ops.write(fh, 1, b"NE!")
+        assert await mount.read_all(fh) == b"oNE!"
+        mount.store.gate.set()
+        await mount.ops.fsync(fh, False)
+        assert await mount.door.get("photos", b"a") == b"oNE!"
+        await mount.close(fh)
+
+    run(scene)
+
+
+def test_durable_close_waits() -> None:
+    async def scene(mount: Unmounted) -> None:
+        await mount.write_file("photos/a", b"one")
+        assert mount.store.commits == 1
+        assert not mount.store.queue
+
+    run(scene, durable_close=True)
+
+
+def test_a_dirty_file_is_committed_when_it_has_aged() -> None:
+    async def scene(mount: Unmounted) -> None:
+        fh = await mount.create("photos/log")
+        await mount.ops.write(fh, 0, b"line")
+        clock.jump(60.0)  # the write-back looks at the wall too
+        mount.ops.files.get(await mount.inode("photos/log")).dirty_since -= 60  # type: ignore[union-attr]
+        await trio.sleep(2)
+        await mount.ops.files.store.settle()
+        assert await mount.door.get("photos", b"log") == b"line"
+        await mount.close(fh)
+
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    run(scene, clock=clock)
+
+
+def test_random_writes_truncates_and_holes_agree_with_a_bytearray() -> None:
+    async def scene(mount: Unmounted) -> None:
+        model = bytearray()
+        fh = await mount.create("photos/f")
+        for step in range(300):
+            offset, length = (step * 7919) % 50_000, 1 + (step * 31) % 3000
+            if step % 11 == 10:
+                size = (step * 4001) % 60_000
+                await mount.truncate("photos/f", size)
+                del model[size:]
+                model.extend(bytes(size - len(model)))
+            else:
+                data = bytes([step % 251]) * length
+                await mount.ops.write(fh, offset, data)
+                model.extend(bytes(max(0, offset + length - len(model))))
+                model[offset : offset + length] = data
+            if step % 37 == 36:
+                await mount.ops.fsync(fh, False)
+                assert await mount.door.get("photos", b"f") == model
+            if step % 53 == 52:
+                await mount.ops.flush(fh)
+        assert await mount.read_all(fh) == model
+        await mount.close(fh)
+        assert await mount.door.get("photos", b"f") == model
+        mount.store.cold = True
+        assert await mount.read_file("photos/f") == model
+
+    run(scene)
+
+
+def test_a_long_sequential_write_needs_little_memory() -> None:
+    async def scene(mount: Unmounted) -> None:
+        fh = await mount.create("photos/film")
+        piece, most = bytes(range(256)) * 4096, 0
+        for number in range(100):
+            await mount.ops.write(fh, number * MIB, piece)
+            await trio.lowlevel.checkpoint()
+            most = max(most, mount.ops.files.memory)
+        assert most < 24 * MIB
+        with pytest.raises(StoreError):
+            await mount.door.get("photos", b"film")  # staged, not committed
+        assert await mount.ops.read(fh, 5 * MIB + 1, 4096) == piece[1:4097]
+        await mount.close(fh)
+        assert await mount.door.get("photos", b"film") == piece * 100
+        assert not mount.store.chunks
+
+    run(scene)
+
+
+def test_a_writer_above_the_bound_waits_while_its_bytes_are_staged() -> None:
+    async def scene(mount: Unmounted) -> None:
+        fh = await mount.create("photos/database")
+        page = b"p" * 4096
+        for number in range(20_000):  # every other page: no run is ever whole
+            await mount.ops.write(fh, number * 8192, page)
+            assert mount.ops.files.memory <= writeback.FILE_MEMORY_MAX + MIB
+        await mount.close(fh)
+        await mount.store.settle()
+        data = await mount.read_file("photos/database")
+        assert data == (page + bytes(4096)) * 19_999 + page
+
+    run(scene)
+
+
+def test_a_small_changed_file_is_rewritten_whole() -> None:
+    async def scene(mount: Unmounted) -> None:
+        await mount.door.put("photos", b"conf", b"0123456789")
+        submitted: list[dict[str, Any]] = []
+        real = mount.store.submit_file
+
+        def submit(bucket: Bucket, **fields: Any) -> Any:
+            submitted.append(fields)
+            return real(bucket, **fields)
+
+        mount.store.submit_file = submit
+        fh = await mount.open("photos/conf", os.O_WRONLY)
+        await mount.ops.write(fh, 5, b"X")
+        await mount.close(fh)
+        assert [(piece.offset, piece.length) for piece in submitted[0]["slices"]] == [(0, 10)]
+        assert submitted[0]["cut"] == 0
+        assert await mount.door.get("photos", b"conf") == b"01234X6789"
+
+    run(scene)
+
+
+def test_an_overwritten_staged_chunk_is_given_back() -> None:
+    async def scene(mount: Unmounted) -> None:
+        fh = await mount.create("photos/f")
+        await mount.ops.write(fh, 0, bytes(9 * MIB))
+        await trio.testing.wait_all_tasks_blocked()
+        assert mount.store.chunks
+        await mount.truncate("photos/f", 0)
+        await mount.close(fh)
+        assert await mount.door.get("photos", b"f") == b""
+        assert not mount.store.chunks
+
+    run(scene)
+
+
+def test_a_truncate_while_a_commit_is_being_built_is_in_the_next_commit() -> None:
+    async def scene(mount: Unmounted) -> None:
+        fh = await mount.create("photos/f")
+        await mount.ops.write(fh, 0, b"x" * MIB)
+        mount.store.stage_gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.ops.flush, fh)
+            await trio.testing.wait_all_tasks_blocked()
+            file = mount.ops.files.get(await mount.inode("photos/f"))
+            assert file is not None
+            assert file.lock.locked()
+            mount.ops.files.truncate(file, 10, 1)
+            mount.store.stage_gate.set()
+        await mount.ops.write(fh, 20, b"y")
+        await mount.close(fh)
+        assert await mount.door.get("photos", b"f") == b"x" * 10 + bytes(10) + b"y"
+
+    run(scene)
+
+
+def test_append_after_reopen(play: Play) -> None:
+    async def scene(mount: Unmounted) -> None:
+        await mount.door.put("photos", b"log", b"one\n")
+        fh = await mount.open("photos/log", os.O_WRONLY | os.O_APPEND)
+        await mount.ops.write(fh, 4, b"two\n")
+        await mount.close(fh)
+        assert await mount.door.get("photos", b"log") == b"one\ntwo\n"
+
+    play(scene)
+
+
+def test_a_huge_sparse_file_costs_nothing(play: Play) -> None:
+    async def scene(mount: Unmounted) -> None:
+        fh = await mount.create("photos/disk.img")
+        await mount.truncate("photos/disk.img", 4 << 40)
+        await mount.ops.write(fh, 3 << 40, b"here")
+        await mount.close(fh)
+        await mount.store.settle()
+        entry = await mount.stat("photos/disk.img")
+        assert entry.st_size == 4 << 40
+        assert entry.st_blocks * 512 < MIB
+        fh = await mount.open("photos/disk.img")
+        assert await mount.ops.read(fh, (3 << 40) - 2, 8) == b"\0\0here\0\0"
+        await mount.close(fh)
+        async with refused(errno.EFBIG):
+            await mount.truncate("photos/disk.img", FILE_SIZE_MAX + 1)
+
+    play(scene)
+
+
+# ---------------------------------------------------------------------- errors
+def test_a_failed_commit_is_told_once_to_the_next_fsync_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(mount: Unmounted) -> None:
+        await mount.door.put("photos", b"f", b"old")
+        fh = await mount.open("photos/f", os.O_WRONLY)
+        await mount.ops.write(fh, 0, b"new")
+        mount.store.fail_next = StoreError(Code.NO_SPACE)
+        await mount.ops.flush(fh)  # close(2) submits and does not wait
+        await settled(mount)
+        async with refused(errno.ENOSPC):
+            await mount.ops.fsync(fh, False)
+        await mount.ops.fsync(fh, False)
+        await mount.close(fh)
+        assert await mount.read_file("photos/f") == b"old"
+
+    run(scene)
+    assert "NO_SPACE" in caplog.text
+
+
+def test_a_new_file_whose_commit_failed_is_gone() -> None:
+    async def scene(mount: Unmounted) -> None:
+        mount.store.fail_next = StoreError(Code.IO_ERROR)
+        await mount.write_file("photos/f", b"new")
+        await settled(mount)
+        assert not await mount.exists("photos/f")
+        assert await mount.listdir("photos") == []
+        assert not mount.ops.files.files
+        assert mount.ops.files.memory == 0
+
+    run(scene)
+
+
+def test_no_space_while_staging_keeps_the_bytes_for_another_try() -> None:
+    async def scene(mount: Unmounted) -> None:
+        fh = await mount.create("photos/f")
+        await mount.ops.write(fh, 0, b"kept")
+        mount.store.stage_error = StoreError(Code.NO_SPACE)
+        async with refused(errno.ENOSPC):
+            await mount.ops.flush(fh)
+        mount.store.stage_error = None
+        await mount.close(fh)
+        assert await mount.door.get("photos", b"f") == b"kept"
+
+    run(scene)
+
+
+def test_a_fragmented_device_takes_smaller_chunks() -> None:
+    async def scene(mount: Unmounted) -> None:
+        mount.store.longest_run = 3 * MIB
+        data = bytes(range(256)) * (11 * MIB // 256)
+        fh = await mount.create("photos/f")
+        await mount.ops.write(fh, 0, data)
+        await mount.close(fh)
+        assert await mount.door.get("photos", b"f") == data
+
+    run(scene)
+
+
+def test_an_unexpected_exception_is_logged_and_answers_eio(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(mount: Unmounted) -> None:
+        mount.store.space = None
+        async with refused(errno.EIO):
+            await mount.ops.statfs(mount.ctx)
+
+    run(scene)
+    assert "Traceback" in caplog.text
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def test_every_handler_is_answered() -> None:
+    """Nothing but FUSEError gets out: pyfuse3 ends the mount on anything else."""
+    handlers = {name for name in vars(pyfuse3.Operations) if not name.startswith("_")} - {
+        "init", "stacktrace", "poll", "supports_dot_lookup", "enable_writeback_cache", "enable_acl",
+    }  # fmt: skip
+    assert {name for name in handlers if hasattr(vars(Operations).get(name), "__wrapped__")} == handlers
