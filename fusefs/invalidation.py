@@ -67,7 +67,7 @@ class Invalidation:
                     del self._own[name]
 
     def unshadowed(self, parent: int, name: bytes) -> None:
-        """A directory left: a file of the same name loses its alias.  The kernel holds `parent` until it has its answer,
+        """A directory left: a file of the same name loses its alias.  The kernel holds `parent` until it is answered,
         so nobody waits here (pyfuse3's own thread for this ends with the first mount)."""
         self.epoch += 1
         if self.store.entry(parent, name, False) is not None:

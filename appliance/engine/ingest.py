@@ -169,13 +169,18 @@ class Ingest:
         if self._uncovered_bytes >= UNCOVERED_MAX:
             self._cover()
 
-    def _write_piece(self, begin: int, length: int, logical: int) -> None:
-        """Buffer bytes [begin, begin+length) become one page per copy; on a fragmented device several smaller ones."""
+    def _write_piece(self, begin: int, length: int, logical: int, *, fresh: bool = False) -> None:
+        """Buffer bytes [begin, begin+length) become one page per copy; on a fragmented device several smaller ones.
+        `fresh` begins a new chunk."""
         assert self._buffer is not None
-        joined = self._open_chunk(length)
+        joined = None if fresh else self._open_chunk(length)
         try:
             places = self._reserve(length, joined)
         except StoreError as error:
+            if error.code is Code.NO_SPACE and joined is not None:
+                # the chunk's own devices are full: a new chunk may go elsewhere
+                self._write_piece(begin, length, logical, fresh=True)
+                return
             if error.code is not Code.NO_SPACE or length <= PIECE_MIN:
                 raise
             half = max(length // 2 // PIECE_MIN * PIECE_MIN, PIECE_MIN)

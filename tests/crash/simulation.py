@@ -109,7 +109,7 @@ class Trial:
                 trio.run(self._boot, witness, here, missing, faulty_boot, last)
         except Crash:
             self.counts["crashes while opening or closing"] += 1
-            witness.crashed = True
+            witness.crash()
         except StoreError as error:
             if not faulty_boot or error.code not in (Code.IO_ERROR, Code.UNAVAILABLE):
                 raise

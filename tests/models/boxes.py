@@ -150,9 +150,10 @@ def run_store(
     devices: Sequence[BlockDevice] | None = None,
     copies: int = 1,
     threaded: bool = False,
+    pooled: bool = False,
 ) -> T:
-    """`function(store, bucket)` over a pool on `devices`, which is made if it is not there; the audit ends clean."""
-    made = devices is None
+    """`function(store, bucket)` over a pool on `devices`, which is made unless they are `pooled`; the audit ends
+    clean."""
     members = make_devices(max(2, copies)) if devices is None else devices
 
     async def main() -> T:
@@ -164,6 +165,6 @@ def run_store(
             assert report.clean, report.problems
             return result
 
-    if made or not any((directory / name).exists() for name in ("catalogue.db", "catalogue.db.aside")):
+    if not pooled:
         make_pool(members, copies=copies)
     return trio.run(main)

@@ -9,11 +9,11 @@ import pytest
 
 from appliance.errors import Code, StoreError
 from appliance.limits import BLOCK, CHUNK_SIZE, GATHER_MAX, KIB, MIB, PAGE_PAYLOAD, WRITE_CEILING
-from appliance.model import NO_ATTRIBUTES, Bucket
+from appliance.model import NO_ATTRIBUTES, Bucket, Precondition
 from appliance.ondisk.page import extent_length
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
-from tests.models.boxes import body_of, make_devices, read_all, run_store
+from tests.models.boxes import body_of, make_devices, make_pool, read_all, run_store
 
 
 def free(store: ObjectStore) -> int:
@@ -77,8 +77,6 @@ def test_what_no_commit_took_is_given_back(tmp_path: Path) -> None:
 
 
 def test_a_commit_that_is_refused_gives_its_space_back(tmp_path: Path) -> None:
-    from appliance.model import Precondition
-
     async def main(store: ObjectStore, bucket: Bucket) -> None:
         await put(store, bucket, b"k", b"there")
         before = free(store)
@@ -118,18 +116,23 @@ def test_a_fragmented_device_takes_large_bodies_in_pieces(tmp_path: Path) -> Non
 
 def test_a_body_goes_on_where_another_device_has_room(tmp_path: Path) -> None:
     """A chunk's second page must not fail because the first page's device is full."""
-    async def main(store: ObjectStore, bucket: Bucket) -> None:
-        number = 0
-        allocator = store.engine.pool.allocator
-        room = 1 - WRITE_CEILING
-        while allocator.free(1) - allocator.size(1) * room > 5 * MIB:
-            offset = allocator.reserve(1, MIB)
-            number += offset > 0
-        assert allocator.free(2) > 30 * MIB
-        for turn in range(3):
-            await put(store, bucket, b"k%d" % turn, bytes([turn]) * 7 * MIB)
+    devices = make_devices(2)
+    make_pool(devices, journals=2)
 
-    run_store(tmp_path, main, devices=make_devices(2))
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        allocator = store.engine.pool.allocator
+        left = extent_length(PAGE_PAYLOAD) + 8 * KIB  # above the ceiling, on each
+        held: list[tuple[int, int]] = []
+        for device in (1, 2):
+            floor = int(allocator.size(device) * (1 - WRITE_CEILING)) + 4 * KIB + left
+            while (excess := (allocator.free(device) - floor) // (4 * KIB) * 4 * KIB) > 0:
+                held.append((device, allocator.reserve(device, min(excess, MIB))))
+        await put(store, bucket, b"k", b"x" * 7 * MIB)
+        assert await read_all(store, await store.look_up(bucket, b"k")) == b"x" * 7 * MIB
+        for device, offset in held:
+            allocator.forfeit(device, offset)
+
+    run_store(tmp_path, main, devices=devices, pooled=True)
 
 
 # ---------------------------------------------------------------------- a long life
@@ -190,8 +193,8 @@ def test_a_full_pool_still_deletes(tmp_path: Path, copies: int) -> None:
                     break
                 count += 1
             assert refused is Code.NO_SPACE
-        filled = [1 - store.engine.pool.allocator.free(number) / store.engine.pool.allocator.size(number)
-                  for number in store.engine.pool.devices]
+        allocator = store.engine.pool.allocator
+        filled = [1 - allocator.free(device) / allocator.size(device) for device in store.engine.pool.devices]
         assert min(filled) > WRITE_CEILING - 0.02, filled
         # what needs no space, or only the journal's and the snapshot's
         await put(store, bucket, b"tiny", b"inline still fits")
