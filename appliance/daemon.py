@@ -11,6 +11,7 @@ This module decides nothing about storage: it knows which parts there are and in
 from __future__ import annotations
 
 import contextlib
+import gc
 import errno
 import logging
 import os
@@ -38,10 +39,11 @@ from appliance.engine.startup import Attached, put_aside
 from appliance.errors import Code, StoreError
 from appliance.formatting import prepare_device
 from appliance.metrics import Collector, Requests
-from appliance.notify import notify, watchdog_period
+from appliance.notify import STORED_FUSE, notify, passed_descriptor, watchdog_period
 from appliance.ondisk.superblock import Tier
 from appliance.opening import attach, close_all, open_store, state_lock
 from appliance.upkeep.audit import audit
+from appliance.upkeep.chores import run_chores
 from fusefs.mount import FILE_SYSTEM, Mount, mounted_type, unmount
 from s3front.app import s3_app
 from s3front.serve import TlsFiles
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+GC_THRESHOLDS: Final = (20_000, 50, 100)  # a small GET makes some 100 objects and no cycle
 DRAIN_TIMEOUT: Final = 20.0  # seconds that requests under way get at a stop; systemd's own patience is longer
 ANSWER_TIMEOUT: Final = 15.0  # seconds within which the writer and the devices must answer, or the box isn't well
 FIRST_KEY: Final = "first"  # the name of the key that is made for a new box
@@ -96,7 +99,8 @@ class Daemon:
         assert self._mounts is not None
         if self._mount is None:
             point = self.config.mount_point
-            await trio.to_thread.run_sync(_take_away_dead_mount, point)
+            if passed_descriptor(STORED_FUSE) is None:
+                await trio.to_thread.run_sync(_take_away_dead_mount, point)
             self._mount_stopped = trio.Event()
             await self._mounts.start(self._keep_mounted, point)
         return str(self.config.mount_point)
@@ -210,9 +214,26 @@ class Daemon:
             with trio.move_on_after(period):
                 await until.wait()
 
+    async def _keep_house(self, until: trio.Event) -> None:
+        """The chores, until the box stops."""
+        pool = self.config.pool
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                partial(
+                    run_chores,
+                    self.store,
+                    snapshot_interval=pool.snapshot_interval,
+                    upload_expiry=pool.upload_expiry,
+                )
+            )
+            await until.wait()
+            nursery.cancel_scope.cancel()
+
     async def _keep_mounted(self, point: Path, *, task_status: trio.TaskStatus[None]) -> None:
         durable = self.config.mount.close == "durable"
-        self._mount = Mount(self.store, point, allow_other=self.config.mount.allow_other, durable_close=durable)
+        others = self.config.mount.allow_other
+        descriptor = passed_descriptor(STORED_FUSE)
+        self._mount = Mount(self.store, point, allow_other=others, durable_close=durable, descriptor=descriptor)
         try:
             await self._mount.run(task_status=task_status)
         finally:
@@ -235,7 +256,11 @@ def run(config: Config, box_file: Path | None = None, show_key: Callable[[str, s
     none is made, and `tierce key create` makes it.  Raises StoreError, ConfigError.
     """
     try:
-        trio.run(_serve, config, box_file, show_key, restrict_keyboard_interrupt_to_checkpoints=True)
+        # What start-up made lives as long as the process: collections need not walk it, nor come every 700 objects.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    trio.run(_serve, config, box_file, show_key, restrict_keyboard_interrupt_to_checkpoints=True)
     except BaseExceptionGroup as group:  # nurseries wrap even one
         expected, bugs = group.split(StoreError)
         if bugs is not None or expected is None:

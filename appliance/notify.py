@@ -5,11 +5,16 @@ Outside systemd nothing is sent and no watchdog runs.  What the messages mean is
 
 from __future__ import annotations
 
+import array
 import os
 import socket
+from typing import Final
+
+STORED_FUSE: Final = "fuse"  # the name under which systemd keeps the mount's descriptor (premount.py)
+FIRST_PASSED: Final = 3  # sd_listen_fds(3)
 
 
-def notify(message: str) -> bool:
+def notify(message: str, descriptor: int | None = None) -> bool:
     """Sends e.g. "READY=1"; True if somebody listens.  Never raises: a service manager that went away stops nothing."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
@@ -19,7 +24,10 @@ def notify(message: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as datagram:
         try:
             datagram.connect(address)
-            datagram.sendall(message.encode())
+            rights = (
+                [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+            )
+            datagram.sendmsg([message.encode()], rights)
         except OSError:
             return False
     return True
@@ -31,3 +39,21 @@ def watchdog_period() -> float | None:
     if not patience.isdigit() or (process and process != str(os.getpid())):
         return None
     return int(patience) / 1e6 / 3
+
+
+def store_descriptor(name: str, descriptor: int) -> bool:
+    """Leaves a descriptor with systemd for the unit's next process; True if it was sent."""
+    return notify(f"FDSTORE=1\nFDNAME={name}", descriptor)
+
+
+def forget_descriptor(name: str) -> bool:
+    """Takes it back."""
+    return notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+
+def passed_descriptor(name: str) -> int | None:
+    """The descriptor that systemd has handed to this process under `name` (sd_listen_fds_with_names(3))."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    return FIRST_PASSED + names.index(name) if name in names else None

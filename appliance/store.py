@@ -13,6 +13,7 @@ knows nothing above it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from appliance.catalogue import commands
 from appliance.device.device import BlockDevice
@@ -21,6 +22,7 @@ from appliance.engine.commit import Ticket as Ticket
 from appliance.engine.ingest import Ingest as Ingest
 from appliance.engine.pool import PoolDevice
 from appliance.engine.retrieve import Reader as Reader
+from appliance.errors import StoreError
 from appliance.model import AccessKey, DeviceStatus
 from appliance.ondisk.superblock import Tier
 from appliance.verbs.files import FileVerbs
@@ -106,6 +108,19 @@ class ObjectStore(FileVerbs, UploadVerbs):
             "bytes": usage.bytes,
             "writable": 0.0 if engine.committer.failed is not None else 1.0,
         }
+
+    def checkpoint(self) -> None:
+        """Begins a snapshot of the catalogue in the pool, unless one is under way or nothing happened since the last."""
+        self.engine.checkpoint()
+
+    async def expire_uploads(self, before_ns: int, limit: int = 100) -> int:
+        """Aborts at most `limit` multipart uploads begun before that time; how many it were."""
+        rows = self.every("SELECT id FROM upload WHERE created_ns<? LIMIT ?", (before_ns, limit))
+        tickets = [self.engine.submit(commands.AbortUpload(upload=row[0])) for row in rows]
+        for ticket in tickets:
+            with suppress(StoreError):  # its client ended it meanwhile
+                await ticket.wait()
+        return len(tickets)
 
     async def check_ready(self) -> None:
         """The writer and the catalogue answer.  Raises StoreError."""

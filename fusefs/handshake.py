@@ -33,10 +33,17 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 class Handshake:
     """One mount.  `path` is the mount point for libfuse; call `step` whenever libfuse waits for a request."""
 
-    def __init__(self, point: Path, options: set[str]) -> None:
-        """Mounts.  Raises UNAVAILABLE."""
-        self._kernel = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        mount_options = [f"fd={self._kernel}", "rootmode=40000", "user_id=0", "group_id=0", *sorted(options)]
+    def __init__(self, point: Path, options: set[str], kernel: int | None = None) -> None:
+        """Mounts, unless `kernel` is the /dev/fuse of a mount that was made for us.  Raises UNAVAILABLE."""
+        self._kernel = self._open(point, options) if kernel is None else kernel
+        theirs, self._ours = socket.socketpair()
+        self._descriptor = theirs.detach()
+        self._steps = 0
+        self._offered = 0
+
+    def _open(self, point: Path, options: set[str]) -> int:
+        kernel = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        mount_options = [f"fd={kernel}", "rootmode=40000", "user_id=0", "group_id=0", *sorted(options)]
         failed = _libc.mount(
             b"tierce",
             os.fsencode(point),
@@ -46,15 +53,12 @@ class Handshake:
         )
         if failed:
             number = ctypes.get_errno()
-            os.close(self._kernel)
+            os.close(kernel)
             raise StoreError(
                 Code.UNAVAILABLE,
                 f"the kernel refused to mount {point}: {os.strerror(number)} (a container needs SYS_ADMIN)",
             )
-        theirs, self._ours = socket.socketpair()
-        self._descriptor = theirs.detach()
-        self._steps = 0
-        self._offered = 0
+        return kernel
 
     @property
     def path(self) -> str:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 INVALIDATION_TIMEOUT: Final = 5.0  # seconds that an S3 answer waits for the kernel
 IDLE_STEP: Final = 0.005  # seconds between two looks when stopping
+NO_PARENT: Final = 0  # of a bucket, in a Change: the mount's root is not in the catalogue
 
 
 class Kernel(Protocol):
@@ -51,7 +52,7 @@ class Invalidation:
         self._closing = False
         self._under_way: set[object] = set()
         self._own: Counter[tuple[int, bytes, bool]] = Counter()
-        store.watch(self.changed)
+        self._unwatch = store.watch(self.changed)
 
     @contextmanager
     def ours(self, *names: tuple[int, bytes, bool]) -> Iterator[None]:
@@ -81,7 +82,7 @@ class Invalidation:
         names: list[tuple[int, bytes]] = []
         inodes: list[int] = []
         for change in changes:
-            parent = change.parent or ROOT  # buckets have no parent
+            parent = change.parent if change.parent != NO_PARENT else ROOT
             if parent not in self.inodes or self._is_ours(change):
                 continue
             if self.inodes.take_cached(parent):
@@ -97,6 +98,7 @@ class Invalidation:
     async def close(self) -> None:
         """No more; returns when those under way are done."""
         self._closing = True
+        self._unwatch()
         while self._under_way:  # noqa: ASYNC110 - worker threads end them, which have no event to set
             await trio.sleep(IDLE_STEP)
 

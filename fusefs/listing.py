@@ -16,7 +16,7 @@ from pyfuse3 import FileNameT, FUSEError, ReaddirToken
 
 from fusefs import attributes, tree
 from fusefs.handles import DirectoryHandle
-from fusefs.names import BUCKET_TIMEOUT, Names
+from fusefs.names import Names
 
 LIST_STEP: Final = 256  # entries per call of the store: about one reply
 
@@ -27,7 +27,6 @@ def list_buckets(names: Names, start: int, token: ReaddirToken) -> None:
         if bucket.root <= start:
             continue
         answer = attributes.of_node(names.store, names.store.node(bucket.root))
-        answer.entry_timeout = BUCKET_TIMEOUT
         if not pyfuse3.readdir_reply(token, FileNameT(bucket.label), answer, bucket.root):
             return
         names.inodes.looked_up(bucket.root, bucket.id)

@@ -65,8 +65,16 @@ class Mount:
     """The mount at `point`.  `run` it in a nursery; it ends by `close`, by cancellation, or when somebody unmounts."""
 
     def __init__(
-        self, store: ObjectStore, point: Path, *, allow_other: bool = True, durable_close: bool = False
+        self,
+        store: ObjectStore,
+        point: Path,
+        *,
+        allow_other: bool = True,
+        durable_close: bool = False,
+        descriptor: int | None = None,
     ) -> None:
+        """`descriptor`: the /dev/fuse of a mount that was made for us; whoever made it also takes it away."""
+        self._made_for_us = descriptor
         self.point = point
         self.operations = Operations(store, KernelCalls(), durable_close=durable_close)
         self._allow_other = allow_other
@@ -75,7 +83,8 @@ class Mount:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Mounts, says started, serves.  Raises UNAVAILABLE or INVALID_ARGUMENT with what to do."""
-        await trio.to_thread.run_sync(prepare, self.point)
+        if self._made_for_us is None:
+            await trio.to_thread.run_sync(prepare, self.point)
         try:
             by_hand = self._mount()
         except BaseException:
@@ -95,7 +104,7 @@ class Mount:
                         await self._stop()
                     shielded.cancel()
         finally:
-            if by_hand and mounted_type(self.point) == FILE_SYSTEM:
+            if by_hand and self._made_for_us is None and mounted_type(self.point) == FILE_SYSTEM:
                 unmount(self.point)
             pyfuse3.close(unmount=not by_hand)
             self._closed.set()
@@ -103,9 +112,9 @@ class Mount:
 
     def _mount(self) -> bool:
         """Begins the session; true if mount(2) was called here, so that unmounting is also ours."""
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 or self._made_for_us is not None:
             options = {"default_permissions"} | ({"allow_other"} if self._allow_other else set())
-            handshake = Handshake(self.point, options)
+            handshake = Handshake(self.point, options, self._made_for_us)
             fastloop.install(handshake.step)
             pyfuse3.init(self.operations, handshake.path, {"fsname=tierce"})
             return True

@@ -21,7 +21,6 @@ from fusefs.writeback import WriteBack
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
 
-BUCKET_TIMEOUT: Final = 0.0  # seconds: buckets come and go without a Change, so the kernel asks each time
 SCAN_STEP: Final = 256  # entries per call of the store
 
 
@@ -156,7 +155,6 @@ class Names:
             assert bucket is not None
             self.inodes.looked_up(found.node.id, bucket.id)
             answer = self.attributes(found.node)
-            answer.entry_timeout = BUCKET_TIMEOUT
             return answer
         file = self.file(found)
         if file is not None:

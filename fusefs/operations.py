@@ -41,7 +41,7 @@ from fusefs import attributes, tree, xattrs
 from fusefs.answered import answered
 from fusefs.handles import DirectoryHandle, File, FileHandle
 from fusefs.inodes import ROOT, Inodes
-from fusefs.invalidation import Invalidation, Kernel
+from fusefs.invalidation import NO_PARENT, Invalidation, Kernel
 from fusefs.listing import list_buckets, list_directory
 from fusefs.names import Names
 from fusefs.reading import read
@@ -91,7 +91,8 @@ class Operations(pyfuse3.Operations):
     @answered
     async def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
         if parent_inode == ROOT:
-            bucket = await self.store.create_bucket(_bucket_name(name), self.owner)
+            with self.invalidation.ours((NO_PARENT, name, True)):
+                bucket = await self.store.create_bucket(_bucket_name(name), self.owner)
             node = await self.store.set_attributes(
                 bucket.root, time.time_ns(), mode=stat.S_IFDIR | stat.S_IMODE(mode), uid=ctx.uid, gid=ctx.gid
             )
@@ -164,7 +165,8 @@ class Operations(pyfuse3.Operations):
         if parent_inode == ROOT:
             bucket = self.store.bucket(_bucket_name(name))
             self.names.check_empty(bucket.root)
-            await self.store.delete_bucket(bucket.name)
+            with self.invalidation.ours((NO_PARENT, name, True)):
+                await self.store.delete_bucket(bucket.name)
             return
         found = self.names.existing(parent_inode, name)
         if not isinstance(found, Entry) or not found.directory:

@@ -10,7 +10,7 @@ from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.schema import ACCESS_KEY, BUCKET, ENTRY, NODE, USAGE
 from appliance.errors import Code, StoreError
-from appliance.model import AccessKey, Bucket
+from appliance.model import AccessKey, Bucket, Change
 
 _COLUMNS = "id, project, name, created_ns, root, owner, copies, etag"
 
@@ -53,6 +53,7 @@ def create_bucket(tx: Rows, command: CreateBucket) -> Bucket:
     )
     mode = stat.S_IFDIR | 0o755
     tx.put(NODE, (root, mode, 0, 0, 2, 0, now, now, now, now, 0, "", 0, 0, b"", 0, b"", number))
+    tx.note(Change(0, command.name.encode(), True, 0, False))
     return Bucket(number, command.project, command.name, now, root, command.owner, command.copies, command.etag)
 
 
@@ -79,6 +80,7 @@ def delete_bucket(tx: Rows, cache: DirectoryCache, command: DeleteBucket) -> Buc
     tx.delete(BUCKET, (bucket.id,))
     tx.delete(USAGE, (bucket.id,))
     tx.usage.pop(bucket.id, None)
+    tx.note(Change(0, bucket.label, True, bucket.root, True))
     return bucket
 
 

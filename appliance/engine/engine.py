@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class Engine:
         self._told = 0  # COMMITs that the loop was told of
         self._ids = itertools.count(parts.next_id)
         self._held: dict[int, int] = {}
+        self._kept: set[int] = set()  # held nodes that a commit kept although it would have removed them
         self.retrieval = Retrieval(self.pool, lanes, self.reader)
         self.staged = Staged(self.pool)
         fan = Fan(len(self.pool.devices) + 1 if threaded else 0)
@@ -66,14 +68,14 @@ class Engine:
             fan,
             take_id=self._ids.__next__,
             id_limit=parts.id_limit,
-            held=self._held.__contains__,
+            held=self._is_held,
             make_room=self.checkpointer.take,
         )
         self.retrieval.unpinned = self.committer.release_freed
         self._threaded = threaded
         self._token = trio.lowlevel.current_trio_token()
         self._queue: queue.SimpleQueue[Ticket | _Job | None] = queue.SimpleQueue()
-        self._wal = _WalFolder(parts.database, threaded=threaded)
+        self._housekeeper = _Housekeeper(self, parts.database, threaded=threaded)
         self._inline: list[Ticket] = []
         self._inline_running = False
         self._thread: threading.Thread | None = None
@@ -95,14 +97,25 @@ class Engine:
         """An unlinked node keeps its row and bytes while held."""
         self._held[node] = self._held.get(node, 0) + 1
 
+    def _is_held(self, node: int) -> bool:
+        """Asked by a commit that is about to remove the node.  First noted, then asked: `release`, which forgets the
+        hold first and then looks at the note, can't miss it."""
+        self._kept.add(node)
+        if node in self._held:
+            return True
+        self._kept.discard(node)
+        return False
+
     def release(self, node: int) -> None:
-        """Ends one hold; the last one reaps."""
+        """Ends one hold; the last one reaps what a commit kept only because of it."""
         left = self._held[node] - 1
         if left:
             self._held[node] = left
             return
         del self._held[node]
-        self.submit(commands.Reap(node=node, now_ns=time.time_ns()))
+        if node in self._kept:
+            self._kept.discard(node)
+            self.submit(commands.Reap(node=node, now_ns=time.time_ns()))
 
     def held_nodes(self) -> frozenset[int]:
         """Nodes held at this moment."""
@@ -193,12 +206,27 @@ class Engine:
     def _between_batches(self) -> None:
         """Housekeeping that needs the writer's connection and no open transaction."""
         if self.committer.batches % WAL_LOOK == 0:
-            self._wal.look()
+            self._housekeeper.fold_wal()
         if self.ring.used > self.ring.length * FREE_SHARE:
-            try:
-                self.checkpointer.take()
-            except (StoreError, OSError, sqlite3.Error) as error:
-                log.error("the catalogue's snapshot could not be taken: %s", error)
+            self._housekeeper.snapshot()
+
+    def install_snapshot(self) -> None:
+        """What the housekeeper prepared is pointed to, where no batch is under way."""
+        if self._threaded:
+            self._queue.put(_Job(self._install))
+        else:
+            self._install()
+
+    def _install(self) -> None:
+        try:
+            self.checkpointer.install()
+        except StoreError as error:
+            log.error("the superblocks could not be written: %s", error)
+
+    def checkpoint(self) -> None:
+        """Begins a snapshot unless one is under way or nothing happened since the last; a failure is logged."""
+        if self.committer.failed is None and self.ring.live:
+            self._housekeeper.snapshot()
 
     # ------------------------------------------------------------------ acknowledging
     def _deliver(self, batch: Batch) -> None:
@@ -234,9 +262,10 @@ class Engine:
             for ticket in tickets:
                 ticket.settle()
 
-    def watch(self, listener: Callable[[Sequence[Change]], Awaitable[object] | None]) -> None:
-        """Adds a listener."""
+    def watch(self, listener: Callable[[Sequence[Change]], Awaitable[object] | None]) -> Callable[[], None]:
+        """Adds a listener; what is returned takes it away again."""
         self._listeners.append(listener)
+        return partial(self._listeners.remove, listener)
 
     def reload(self) -> None:
         """Buckets and credentials as the catalogue has them: they are few and looked up by every request."""
@@ -269,10 +298,10 @@ class Engine:
         """Settles, ends the threads, takes a snapshot when that is cheap, marks the pool clean."""
         with trio.CancelScope(shield=True):
             await self.settle()
+            await self.lanes.call(self._housekeeper.close)  # first: it may still have a job for the writer
             if self._thread is not None:
                 self._queue.put(None)
                 await self.lanes.call(self._thread.join)
-            self._wal.close()
             await self.lanes.call(self._finish)
             self.lanes.close()
             self._fan.close()
@@ -333,25 +362,36 @@ class _Job:
             self.done.set()
 
 
-class _WalFolder:
-    """Folds SQLite's WAL into its file from a connection of its own: its fsyncs must not hold up the writer."""
+class _Housekeeper:
+    """What must not hold up the writer: folding SQLite's WAL into its file, and copying the catalogue into the pool.
 
-    def __init__(self, database: Path, *, threaded: bool) -> None:
+    A thread of its own; without threads (a simulation) it works in the caller's.
+    """
+
+    def __init__(self, engine: Engine, database: Path, *, threaded: bool) -> None:
+        self._engine = engine
         self._database = database
         self._wal = database.with_name(database.name + "-wal")
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="wal") if threaded else None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="housekeeper") if threaded else None
         self._busy: Future[None] | None = None
+        self._closed = False
 
-    def look(self) -> None:
+    def fold_wal(self) -> None:
         """Starts folding if the WAL has grown and nobody is at it."""
-        if self._busy is not None and not self._busy.done():
-            return
-        if not self._wal.exists() or self._wal.stat().st_size < WAL_MAX:
+        if self._wal.exists() and self._wal.stat().st_size >= WAL_MAX:
+            self._begin(self._fold)
+
+    def snapshot(self) -> None:
+        """Starts a snapshot if nobody is at it."""
+        self._begin(self._snapshot)
+
+    def _begin(self, work: Callable[[], None]) -> None:
+        if self._closed:
             return
         if self._pool is None:
-            self._fold()
-        else:
-            self._busy = self._pool.submit(self._fold)
+            work()
+        elif self._busy is None or self._busy.done():
+            self._busy = self._pool.submit(work)
 
     def _fold(self) -> None:
         connection = connect(self._database)
@@ -362,8 +402,17 @@ class _WalFolder:
         finally:
             connection.close()
 
+    def _snapshot(self) -> None:
+        try:
+            self._engine.checkpointer.prepare()
+        except (StoreError, OSError, sqlite3.Error) as error:
+            log.error("the catalogue's snapshot could not be taken: %s", error)
+            return
+        self._engine.install_snapshot()
+
     def close(self) -> None:
-        """Waits for the fold under way."""
+        """Waits for what is under way; begins nothing more."""
+        self._closed = True
         if self._pool is not None:
             self._pool.shutdown()
 

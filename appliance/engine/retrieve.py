@@ -40,8 +40,8 @@ type_key = int | tuple[bytes, int]
 
 
 class BodyCache:
-    """Verified bytes, least recently used out first: whole small chunks by id, blocks of long pages by the page's header
-    sum and their number.  Neither ever changes, and neither key ever returns with other bytes."""
+    """Verified bytes, least recently used out first: whole small chunks by id, blocks of long pages by the page's
+    header sum and their number.  Neither ever changes, and neither key ever returns with other bytes."""
 
     def __init__(self, limit: int = BODY_CACHE) -> None:
         self._bodies: OrderedDict[type_key, bytes] = OrderedDict()

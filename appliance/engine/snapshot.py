@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from appliance.catalogue.database import applied_seq, connect
 from appliance.device.buffers import aligned, scratch
@@ -32,8 +32,15 @@ COPIES: Final = 2
 FREE_SHARE: Final = 0.5  # of the ring: at this fill the next checkpoint is due
 
 
+class _Prepared(NamedTuple):
+    """A snapshot that is durable and that nothing points to yet."""
+
+    pointer: SnapshotPointer
+    extents: list[tuple[int, int]]
+
+
 class Checkpointer:
-    """Takes snapshots, one at a time, in the writer's thread (or while there is none): the ring is the writer's."""
+    """Takes snapshots, one at a time.  The ring is the writer's: only `install` touches it."""
 
     def __init__(self, pool: Pool, ring: Ring, database: Path) -> None:
         self._pool = pool
@@ -41,6 +48,7 @@ class Checkpointer:
         self._database = database
         self._lock = threading.Lock()
         self._extents: list[tuple[int, int]] = []  # reserved for the snapshot that the superblocks name
+        self._prepared: _Prepared | None = None
         self.taken = 0
 
     def claim(self, index: SnapshotIndex | None) -> None:
@@ -57,18 +65,43 @@ class Checkpointer:
                 self._extents.append((number, offset))
 
     def take(self) -> None:
-        """A new snapshot; afterwards the ring's records up to it are free.
+        """A new snapshot; afterwards the ring's records up to it are free.  In the writer's thread, or while there is
+        none.
 
         Raises StoreError when it can't be written: the old one and the ring stay as they are.
         """
+        self.prepare()
+        self.install()
+
+    def prepare(self) -> None:
+        """The slow part: copies the catalogue into the pool.  From any one thread, beside the writer.  Nothing points
+        to the copy before `install`.  Raises StoreError, OSError, sqlite3.Error."""
         with self._lock:
+            if self._prepared is not None:
+                return
             temporary = self._database.with_suffix(".snapshot")
             temporary.unlink(missing_ok=True)
             try:
                 seq = self._copy(temporary)
-                self._store(temporary, seq)
+                self._prepared = self._store(temporary, seq)
             finally:
                 temporary.unlink(missing_ok=True)
+
+    def install(self) -> None:
+        """The superblocks point to the prepared copy; then the ring is released and the old copy freed (I8).  In the
+        writer's thread.  Raises StoreError."""
+        with self._lock:
+            prepared, self._prepared = self._prepared, None
+            if prepared is None:
+                return
+            pool = self._pool
+            self._ring.release(prepared.pointer.seq)  # in memory: nothing is overwritten before the flushes below
+            pool.tail_seq, pool.tail_offset = self._ring.tail
+            pool.snapshot = prepared.pointer
+            pool.write_superblocks()
+            old, self._extents = self._extents, prepared.extents
+            for number, offset in old:
+                pool.allocator.forfeit(number, offset)
             self.taken += 1
 
     def _copy(self, target: Path) -> int:
@@ -82,7 +115,7 @@ class Checkpointer:
             copy.close()
             source.close()
 
-    def _store(self, path: Path, seq: int) -> None:
+    def _store(self, path: Path, seq: int) -> _Prepared:
         pool = self._pool
         reserved: list[tuple[int, int]] = []
         try:
@@ -102,13 +135,7 @@ class Checkpointer:
             for number, offset in reserved:
                 pool.allocator.forfeit(number, offset)
             raise
-        self._ring.release(seq)  # in memory only: nothing is overwritten before the superblocks are flushed, below
-        pool.tail_seq, pool.tail_offset = self._ring.tail
-        pool.snapshot = pointer
-        pool.write_superblocks()
-        old, self._extents = self._extents, reserved
-        for number, offset in old:
-            pool.allocator.forfeit(number, offset)
+        return _Prepared(pointer, reserved)
 
     def _write(
         self, payload: bytes, index: int, flags: int, seq: int, reserved: list[tuple[int, int]]

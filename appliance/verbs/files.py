@@ -234,8 +234,8 @@ class FileVerbs(ObjectVerbs):
         """Everything submitted so far is durable (fsync of a directory, syncfs, shutdown)."""
         await self.engine.settle()
 
-    def watch(self, listener: Callable[[Sequence[Change]], Awaitable[object] | None]) -> None:
+    def watch(self, listener: Callable[[Sequence[Change]], Awaitable[object] | None]) -> Callable[[], None]:
         """`listener(changes)` is called on the loop after a commit and before it is acknowledged.  If it returns an
         awaitable, that is awaited before a change made through S3 is acknowledged (H5); the mount's own are not held
-        up by it."""
-        self.engine.watch(listener)
+        up by it.  What is returned ends it."""
+        return self.engine.watch(listener)

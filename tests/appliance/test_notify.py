@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.notify import notify, watchdog_period
+from appliance.notify import forget_descriptor, notify, passed_descriptor, store_descriptor, watchdog_period
 
 
 def test_a_message_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,3 +44,28 @@ def test_the_watchdog_is_fed_thrice_in_its_patience(
     monkeypatch.setenv("WATCHDOG_USEC", usec)
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "own" else pid)
     assert watchdog_period() == period
+
+
+def test_a_descriptor_is_left_and_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, (tmp_path / "file").open("w+") as file:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        assert store_descriptor("fuse", file.fileno())
+        message, [received], _, _ = socket.recv_fds(manager, 100, 1)
+        assert message == b"FDSTORE=1\nFDNAME=fuse"
+        assert os.path.sameopenfile(received, file.fileno())
+        os.close(received)
+        assert forget_descriptor("fuse")
+        assert manager.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=fuse"
+
+
+@pytest.mark.parametrize(
+    ("pid", "names", "found"),
+    [("own", "fuse", 3), ("own", "other:fuse", 4), ("own", "other", None), ("1", "fuse", None), ("", "", None)],
+)
+def test_a_passed_descriptor_is_found_by_its_name(
+    pid: str, names: str, found: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()) if pid == "own" else pid)
+    monkeypatch.setenv("LISTEN_FDNAMES", names)
+    assert passed_descriptor("fuse") == found

@@ -176,6 +176,8 @@ class Model:
         bucket, path = self.paths[command.parent]
         _, new_path = self.paths[command.new_parent]
         old, new = path + command.name, new_path + command.new_name
+        if old == new:
+            return
         if not command.directory:
             self.files[bucket, new] = self.files.pop((bucket, old))
             return

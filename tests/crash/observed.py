@@ -121,14 +121,16 @@ def _show(value: object) -> str:
 # ---------------------------------------------------------------------- the audit
 
 
-def audit(store: ObjectStore, *, absent: Collection[int] = (), torn: Collection[int] = ()) -> None:
-    """Raises Broken.  Copies on devices in `absent` (missing, or failing) may be bad; those of chunks in `torn` too as
-    long as one is good: an unacknowledged batch was recovered by its good copy."""
+def audit(
+    store: ObjectStore, *, absent: Collection[int] = (), torn: Collection[int] = (), lenient: bool = False
+) -> set[int]:
+    """Raises Broken.  Copies on devices in `absent` may be bad; those of chunks in `torn` (with `lenient`: of all) too as
+    long as one is good: an unacknowledged batch may have been recovered by its good copy.  Returns such chunks."""
     rows = _reader(store)
     _audit_references(rows)
     _audit_usage(rows)
     _audit_space(store, rows)
-    _audit_pages(store, rows, absent, torn)
+    return _audit_pages(store, rows, absent, torn, lenient)
 
 
 def _require(name: str, wanted: object, found: object) -> None:
@@ -191,8 +193,10 @@ def _audit_space(store: ObjectStore, rows: type_rows) -> None:
         _require(f"free bytes of device {device.id}", pool.allocator.size(device.id) - used, pool.allocator.free(device.id))
 
 
-def _audit_pages(store: ObjectStore, rows: type_rows, absent: Collection[int], torn: Collection[int]) -> None:
-    pool = store.engine.pool
+def _audit_pages(
+    store: ObjectStore, rows: type_rows, absent: Collection[int], torn: Collection[int], lenient: bool
+) -> set[int]:
+    partly: set[int] = set()
     parts: dict[tuple[int, int], list[PageRef]] = collections.defaultdict(list)
     for device, offset, length, index, hsum, chunk in rows("SELECT dev, off, len, idx, hsum, chunk FROM page"):
         parts[chunk, index].append(PageRef(device, offset, length, index, hsum))
@@ -206,9 +210,11 @@ def _audit_pages(store: ObjectStore, rows: type_rows, absent: Collection[int], t
                 raise Broken(f"audit: page {index} of chunk {chunk} lies on {devices}, wanted {copies} copies")
             part = min(payload, length - index * payload)
             bad = [ref.device for ref in refs if ref.device not in absent and not _is_good(store, ref, part)]
-            if bad and (chunk not in torn or len(bad) == len(refs)):
-                raise Broken(f"audit: page {index} of chunk {chunk} ({refs}) is damaged on {bad}")
-    assert pool.devices
+            if bad and (not (lenient or chunk in torn) or len(bad) == len(refs)):
+                raise Broken(f"audit: page {index} of chunk {chunk} is damaged on {bad}: {refs}")
+            if bad:
+                partly.add(chunk)
+    return partly
 
 
 def _is_good(store: ObjectStore, ref: PageRef, length: int) -> bool:

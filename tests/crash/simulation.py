@@ -38,6 +38,7 @@ from appliance.opening import open_store
 from appliance.store import ObjectStore
 from tests.crash import observed
 from tests.crash.model import Model
+from tests.crash.mutations import hasty_reuse
 from tests.crash.observed import Broken
 from tests.crash.scale import scaled
 from tests.crash.witness import Host, Witness, failed, simulated
@@ -79,6 +80,7 @@ class Trial:
             for number in range(1, len(self.tiers) + 1)
         ]
         self.history: list[str] = [f"{'+'.join(self.tiers)}, {self.copies} copies"]  # for whoever reads a failure
+        self.hasty = self.random.random() < 0.5  # what was freed last is given out first
         self.degraded = False  # a device was missing or failed since the last snapshot
         new = [NewDevice(disk.name, disk, tier) for disk, tier in zip(self.disks, self.tiers, strict=True)]
         ring = self.random.choice((64, 96, 160, 256)) * KIB
@@ -105,7 +107,7 @@ class Trial:
         _seed_scheduler(self.random.getrandbits(64))
         here = [disk for number, disk in enumerate(self.disks, 1) if number != missing]
         try:
-            with simulated(witness):
+            with simulated(witness), hasty_reuse() if self.hasty else contextlib.nullcontext():
                 trio.run(self._boot, witness, here, missing, faulty_boot, last)
         except Crash:
             self.counts["crashes while opening or closing"] += 1
@@ -178,11 +180,13 @@ class Trial:
             texts.append(text)
         else:
             raise Broken("what recovery found is neither:\n" + "\nnor:\n".join(texts))
-        if len(self.candidates) > 1:
+        unsure = len(self.candidates) > 1
+        if unsure:
             self.counts["unacknowledged batch " + ("lost" if model is self.candidates[0] else "kept")] += 1
         self.model = witness.model = model
         self.candidates = [model]
-        observed.audit(store, absent=() if missing is None else (missing,), torn=self.torn)
+        absent = () if missing is None else (missing,)
+        self.torn |= observed.audit(store, absent=absent, torn=self.torn, lenient=unsure)
         self.counts["compared"] += 1
         witness.compared = True
 
@@ -191,7 +195,6 @@ class Trial:
         """What the power cut leaves."""
         if witness.compared:  # else only files that nobody sees were reaped
             self.candidates = witness.possible()
-        self.torn |= witness.unsure
         chance = self.random.random()
         mode = "all" if chance < 0.25 else "none" if chance < 0.4 else None
         for disk in self.disks:

@@ -89,7 +89,6 @@ class Witness:
         self.crashed = False
         self.in_flight: Sequence[Ticket] | None = None
         self.uncertain: list[Model] = []  # with a batch that failed though its record may be durable
-        self.unsure: set[int] = set()  # chunks of batches that may or may not be recovered
         self.compared = False  # the model is what the store has, from now on
         self.batches = 0
         self.failed_batches = 0
@@ -113,12 +112,7 @@ class Witness:
         models = [self.model, *self.uncertain]
         if self.in_flight is not None:
             models.append(self.model.copy().apply_all(self.in_flight))
-            self.note_unsure(self.in_flight)
         return models
-
-    def note_unsure(self, tickets: Sequence[Ticket]) -> None:
-        """Their batch may or may not be recovered."""
-        self.unsure |= {chunk.id for ticket in tickets for chunk in ticket.command.new_chunks}
 
 
 _now: list[Witness] = []
@@ -154,7 +148,6 @@ class WatchedCommitter(Committer):
             witness.failed_batches += 1
             if self.failed is not None and before[1] == self.batches:
                 witness.uncertain.append(witness.model.copy().apply_all(tickets))
-                witness.note_unsure(tickets)
             raise
         witness.in_flight = None
         if self.batches > before[1] and witness.batches == before[0]:  # not counted by a retry inside

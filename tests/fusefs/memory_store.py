@@ -465,8 +465,9 @@ class MemoryStore:
         return 1 << 40, 1 << 39
 
     # ------------------------------------------------------------------ the other door
-    def watch(self, listener: Callable[[Sequence[Change]], Any]) -> None:
+    def watch(self, listener: Callable[[Sequence[Change]], Any]) -> Callable[[], None]:
         self.listeners.append(listener)
+        return lambda: self.listeners.remove(listener)
 
     async def put(self, bucket: str, key: bytes, data: bytes) -> int:
         """As an S3 PUT: implied directories, a new node, the listener before the answer."""

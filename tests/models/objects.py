@@ -100,8 +100,9 @@ class Bucket:
         """(name, is it a directory) of everything in a directory, in the catalogue's order."""
         rows = {key[len(directory) :] for key in self.files if key.startswith(directory) and self._in(directory, key)}
         rows |= {
-            key[len(directory) :] for key in self.directories() if key.startswith(directory) and key != directory
-            and key.find(b"/", len(directory)) == len(key) - 1
+            key[len(directory) :]
+            for key in self.directories()
+            if key.startswith(directory) and key != directory and key.find(b"/", len(directory)) == len(key) - 1
         }
         return [(row[:-1], True) if row.endswith(b"/") else (row, False) for row in sorted(rows)]
 

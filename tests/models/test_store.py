@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import random
 import stat
-from collections.abc import Awaitable, Callable
 from typing import Any
-from unittest import mock
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from appliance.catalogue import uploads
 from appliance.errors import Code, StoreError
 from appliance.limits import GATHER_MAX, INLINE_MAX, KIB
-from appliance.model import NO_ATTRIBUTES, Attributes, Bucket, NewSlice, Precondition
-from tests.models.boxes import Box, body_of, make_devices, read_all
-from tests.models.objects import Bucket as ModelBucket
+from appliance.model import NO_ATTRIBUTES, Attributes, NewSlice, Precondition
+from tests.models.boxes import body_of, read_all
+from tests.models.frame import PART_LEAST, StoreFrame
 from tests.models.objects import File, Upload
-
-PART_LEAST = 10  # stands for 5 MiB: the rule is the same and the test a thousand times faster
 
 SEGMENTS = [b"a", b"b", b"a", b"b", b"a-", b"a0", b"", "é".encode()]
 keys = st.lists(st.sampled_from(SEGMENTS), min_size=1, max_size=4).map(b"/".join).filter(bool)
@@ -44,7 +39,6 @@ preconditions = st.one_of(
 )
 etags = st.sampled_from(["e1", "e2", "e3"])
 buckets = st.sampled_from(["one", "two"])
-TIME = 1_700_000_000_000_000_000
 
 
 def content(seed: int, size: int) -> bytes:
@@ -52,79 +46,8 @@ def content(seed: int, size: int) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-class StoreMachine(RuleBasedStateMachine):
+class StoreMachine(StoreFrame):
     """The rules: one verb each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patch = mock.patch.object(uploads, "PART_SIZE_MIN", PART_LEAST)
-        self.patch.start()
-        self.box = Box(make_devices(2), copies=2)
-        self.models = {"one": ModelBucket(), "two": ModelBucket()}
-        self.held: list[tuple[str, File]] = []
-        self.upload_ids: list[tuple[str, str]] = []
-        self.now = TIME
-
-    @initialize()
-    def make_buckets(self) -> None:
-        self.box.run(lambda: self.store.create_bucket("one-b", "me", copies=2))
-        self.box.run(lambda: self.store.create_bucket("two-b", "me", copies=1))
-
-    # ------------------------------------------------------------------ the frame
-    @property
-    def store(self) -> Any:
-        return self.box.store
-
-    def real(self, name: str) -> Bucket:
-        bucket: Bucket = self.store.bucket(name + "-b")
-        return bucket
-
-    def same(
-        self, real: Callable[[], Awaitable[Any]], model: Callable[[], Any]
-    ) -> tuple[Any, Any, Code | None]:
-        """Both answers; they fail alike or not at all."""
-        try:
-            expected, wrong = model(), None
-        except StoreError as error:
-            expected, wrong = None, error.code
-        try:
-            answer, code = self.box.run(real), None
-        except StoreError as error:
-            answer, code = None, error.code
-        assert code == wrong, f"the store says {code}, the model {wrong}"
-        return answer, expected, code
-
-    def tick(self) -> int:
-        self.now += 1_000_000
-        return self.now
-
-    def directory(self, name: str, path: bytes) -> int:
-        """The real node of a directory of the model."""
-        node = self.real(name).root
-        for segment in path.split(b"/")[:-1]:
-            found = self.store.entry(node, segment, True)
-            assert found is not None, f"the model has {path!r}"
-            node = found.node.id
-        return node
-
-    def some_directory(self, name: str, pick: int) -> bytes:
-        """Any directory that exists, or the root."""
-        choices = [b"", *sorted(self.models[name].directories())]
-        return choices[pick % len(choices)]
-
-    def probe(self, file: File, start: int = 0) -> None:
-        """What was just written, asked of the devices: a piece first, then all of it."""
-        self.forget()
-
-        async def real() -> tuple[bytes, bytes]:
-            node = self.store.node(file.node)
-            low = start % (node.size + 1)
-            return await read_all(self.store, node, low, 1 + node.size // 2), await read_all(self.store, node)
-
-        low = start % (len(file.content) + 1)
-        piece, whole = self.box.run(real)
-        assert piece == file.content[low : low + 1 + len(file.content) // 2]
-        assert whole == file.content
 
     # ------------------------------------------------------------------ objects by key
     @rule(name=buckets, key=keys, size=sizes, seed=seeds, etag=etags, condition=preconditions)
@@ -154,9 +77,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(name=buckets, chosen=st.lists(keys, max_size=6))
     def delete_many(self, name: str, chosen: list[bytes]) -> None:
-        answers = self.box.run(
-            lambda: self.store.delete_objects(self.real(name), [(key, None) for key in chosen])
-        )
+        answers = self.box.run(lambda: self.store.delete_objects(self.real(name), [(key, None) for key in chosen]))
         assert answers == [self.models[name].delete(key) for key in chosen]
 
     @rule(source=buckets, into=buckets, old=keys, pick=seeds, new=keys, condition=preconditions, replace=st.booleans())
@@ -216,9 +137,7 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def list_pages(self, name: str, prefix: bytes, delimiter: bytes, after: bytes, limit: int) -> None:
         for _ in range(40):
-            page = self.box.run(
-                lambda at=after: self.store.list_objects(self.real(name), prefix, delimiter, at, limit)
-            )
+            page = self.box.run(lambda at=after: self.store.list_objects(self.real(name), prefix, delimiter, at, limit))
             expected = self.models[name].listing(prefix, delimiter, after, limit)
             assert ([item.key for item in page.objects], page.prefixes, page.truncated) == expected
             for item in page.objects:
@@ -255,8 +174,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.upload_ids)
     @rule(
-        pick=seeds, number=st.integers(1, 4), source=buckets, which=seeds, start=offsets,
-        length=offsets, etag=etags,
+        pick=seeds,
+        number=st.integers(1, 4),
+        source=buckets,
+        which=seeds,
+        start=offsets,
+        length=offsets,
+        etag=etags,
     )
     def copy_part(self, pick: int, number: int, source: str, which: int, start: int, length: int, etag: str) -> None:
         objects = sorted(self.models[source].objects())
@@ -384,7 +308,12 @@ class StoreMachine(RuleBasedStateMachine):
         )
 
     @rule(
-        name=buckets, which=seeds, directory=st.booleans(), pick=seeds, child=names, replace=st.booleans(),
+        name=buckets,
+        which=seeds,
+        directory=st.booleans(),
+        pick=seeds,
+        child=names,
+        replace=st.booleans(),
     )
     def rename_or_move(self, name: str, which: int, directory: bool, pick: int, child: bytes, replace: bool) -> None:
         self.rename(name, which, directory, pick, child, replace, exchange=False)
@@ -429,13 +358,29 @@ class StoreMachine(RuleBasedStateMachine):
         )
 
     @rule(
-        name=buckets, pick=seeds, child=names, which=seeds, create=st.booleans(), unlinked=st.booleans(),
-        size=sizes, cut=st.one_of(st.none(), sizes), pieces=st.lists(st.tuples(sizes, sizes, seeds), max_size=3),
+        name=buckets,
+        pick=seeds,
+        child=names,
+        which=seeds,
+        create=st.booleans(),
+        unlinked=st.booleans(),
+        size=sizes,
+        cut=st.one_of(st.none(), sizes),
+        pieces=st.lists(st.tuples(sizes, sizes, seeds), max_size=3),
         joined=st.booleans(),
     )
     def write_file(
-        self, name: str, pick: int, child: bytes, which: int, create: bool, unlinked: bool, size: int,
-        cut: int | None, pieces: list[tuple[int, int, int]], joined: bool,
+        self,
+        name: str,
+        pick: int,
+        child: bytes,
+        which: int,
+        create: bool,
+        unlinked: bool,
+        size: int,
+        cut: int | None,
+        pieces: list[tuple[int, int, int]],
+        joined: bool,
     ) -> None:
         """What the mount's writer commits: holes, overwrites, truncation, several slices of one chunk."""
         laid: list[tuple[int, bytes]] = []
@@ -479,8 +424,19 @@ class StoreMachine(RuleBasedStateMachine):
                     chunks.append(chunk)
                     slices.append(NewSlice(offset, len(data), chunk.id))
             ticket = self.store.submit_file(
-                bucket, node=file.node, create=target, mode=stat.S_IFREG | 0o600, uid=1, gid=2, atime_ns=self.now,
-                mtime_ns=self.now, now_ns=self.tick(), size=size, cut=cut, chunks=chunks, slices=slices,
+                bucket,
+                node=file.node,
+                create=target,
+                mode=stat.S_IFREG | 0o600,
+                uid=1,
+                gid=2,
+                atime_ns=self.now,
+                mtime_ns=self.now,
+                now_ns=self.tick(),
+                size=size,
+                cut=cut,
+                chunks=chunks,
+                slices=slices,
             )
             return await ticket.wait()
 
@@ -523,11 +479,6 @@ class StoreMachine(RuleBasedStateMachine):
                 self.box.call(self.store.node, file.node)
             assert caught.value.code is Code.NO_SUCH_NODE
 
-    def forget(self) -> None:
-        """Memory is empty: the devices are asked."""
-        self.store.engine.retrieval.cache.clear()
-        self.store.engine.pool.forget_headers()
-
     # ------------------------------------------------------------------ the whole
     @rule(chance=st.integers(0, 3), rebuild=st.booleans())
     def reopen_sometimes(self, chance: int, rebuild: bool) -> None:
@@ -535,59 +486,9 @@ class StoreMachine(RuleBasedStateMachine):
         if chance == 0:
             self.reopen(rebuild=rebuild)
 
-    def reopen(self, *, rebuild: bool) -> None:
-        """Nothing is lost; who had files open is gone, and so are the unlinked ones."""
-        self.box.reopen(rebuild=rebuild)
-        self.held.clear()
-        self.compare()
-
     @rule()
-    def compare(self) -> None:
-        """All names, all bytes, all counts."""
-        for name, model in self.models.items():
-            self.box.run(self._compare, name, model)
-
-    async def _compare(self, name: str, model: ModelBucket) -> None:
-        store, bucket = self.store, self.real(name)
-        usage = store.usage(bucket)
-        assert (usage.objects, usage.bytes) == model.usage()
-        page = await store.list_objects(bucket)
-        assert [item.key for item in page.objects] == sorted(model.objects())
-        for key, file in model.objects().items():
-            node = await store.look_up(bucket, key)
-            assert (node.id, node.size, node.etag) == (file.node, len(file.content), file.etag)
-            assert node.links == sum(other is file for other in model.files.values())
-            assert await read_all(store, node) == file.content
-        todo = [(b"", bucket.root)]
-        while todo:
-            path, node_id = todo.pop()
-            entries = store.entries(node_id, None, 1000)
-            assert [(entry.name, entry.directory) for entry in entries] == model.level(path)
-            todo += [(path + entry.name + b"/", entry.node.id) for entry in entries if entry.directory]
-        found = store.uploads(bucket)
-        assert [(item.key, item.id) for item in found.uploads] == sorted(
-            (upload.key, number) for number, upload in model.uploads.items()
-        )
-        for item in found.uploads:
-            parts, more = store.parts(item)
-            wanted = model.uploads[item.id].parts
-            assert not more
-            assert [(part.number, part.size, part.etag) for part in parts] == [
-                (number, len(data), etag) for number, (data, etag) in sorted(wanted.items())
-            ]
-
-    def teardown(self) -> None:
-        try:
-            self.compare()
-            report = self.box.audit(verify=True)
-            assert report.healthy, report.problems
-            assert report.space_checked
-            self.reopen(rebuild=True)
-            report = self.box.audit(verify=True)
-            assert report.healthy, report.problems
-        finally:
-            self.patch.stop()
-            self.box.__exit__()
+    def compare_all(self) -> None:
+        self.compare()
 
 
 def test_the_store_does_what_the_model_says() -> None:
@@ -606,5 +507,3 @@ def test_the_store_does_what_the_model_says_500_times() -> None:
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     run_state_machine_as_test(StoreMachine, settings=settings)
-
-

@@ -17,7 +17,7 @@ from appliance.catalogue.schema import PAGE, USAGE
 from appliance.errors import StoreError
 from appliance.model import Bucket, Node
 from appliance.ondisk.page import extent_length
-from appliance.upkeep.audit import Problem, check_catalogue
+from appliance.upkeep.checks import Problem, check_catalogue
 
 NOW = 1_700_000_000_000_000_000
 

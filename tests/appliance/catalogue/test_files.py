@@ -37,9 +37,22 @@ class Tree:
         data = data or key
         self.catalogue.do(
             PutObject(
-                bucket=self.bucket.id, root=self.bucket.root, copies=1, key=key, body=Body(len(data), data), etag="e",
-                packed=b"", mode=stat.S_IFREG | 0o644, uid=0, gid=0, mtime_ns=NOW, atime_ns=NOW, flags=0, now_ns=NOW,
-                label=b"", precondition=None,
+                bucket=self.bucket.id,
+                root=self.bucket.root,
+                copies=1,
+                key=key,
+                body=Body(len(data), data),
+                etag="e",
+                packed=b"",
+                mode=stat.S_IFREG | 0o644,
+                uid=0,
+                gid=0,
+                mtime_ns=NOW,
+                atime_ns=NOW,
+                flags=0,
+                now_ns=NOW,
+                label=b"",
+                precondition=None,
             )
         )
 
@@ -80,8 +93,14 @@ class Tree:
     ) -> None:
         self.catalogue.do(
             Rename(
-                parent=self.id(parent), name=name, directory=directory, new_parent=self.id(to), new_name=new,
-                now_ns=NOW + 1, replace=replace, exchange=exchange,
+                parent=self.id(parent),
+                name=name,
+                directory=directory,
+                new_parent=self.id(to),
+                new_name=new,
+                now_ns=NOW + 1,
+                replace=replace,
+                exchange=exchange,
             )
         )
 
@@ -221,8 +240,14 @@ def test_nothing_crosses_buckets(tree: Tree) -> None:
     with refused(Code.CROSSES_BUCKETS):
         tree.catalogue.do(
             Rename(
-                parent=tree.bucket.root, name=b"a", directory=False, new_parent=other.root, new_name=b"a", now_ns=NOW,
-                replace=True, exchange=False,
+                parent=tree.bucket.root,
+                name=b"a",
+                directory=False,
+                new_parent=other.root,
+                new_name=b"a",
+                now_ns=NOW,
+                replace=True,
+                exchange=False,
             )
         )
     with refused(Code.CROSSES_BUCKETS):
@@ -307,9 +332,7 @@ def test_names_are_free_or_taken(tree: Tree) -> None:
         with refused(Code.EXISTS):
             tree.mkdir(b"", name)
         with refused(Code.EXISTS):
-            tree.catalogue.do(
-                MakeSymlink(parent=tree.bucket.root, name=name, target=b"t", uid=0, gid=0, now_ns=NOW)
-            )
+            tree.catalogue.do(MakeSymlink(parent=tree.bucket.root, name=name, target=b"t", uid=0, gid=0, now_ns=NOW))
         with refused(Code.EXISTS):
             tree.catalogue.do(MakeLink(node=tree.id(b"a"), parent=tree.bucket.root, name=name, now_ns=NOW))
     with refused(Code.NOT_A_DIRECTORY):

@@ -23,7 +23,13 @@ def catalogue() -> Catalogue:
 def begin(catalogue: Catalogue, bucket: Bucket, key: bytes = b"k", number: str = "u") -> None:
     catalogue.do(
         CreateUpload(
-            id=number, bucket=bucket.id, key=key, owner="me", packed=b"", checksum_algorithm="", checksum_type="",
+            id=number,
+            bucket=bucket.id,
+            key=key,
+            owner="me",
+            packed=b"",
+            checksum_algorithm="",
+            checksum_type="",
             now_ns=NOW,
         )
     )
@@ -32,8 +38,15 @@ def begin(catalogue: Catalogue, bucket: Bucket, key: bytes = b"k", number: str =
 def put_part(catalogue: Catalogue, number: int, data: bytes, upload: str = "u") -> None:
     catalogue.do(
         PutPart(
-            upload=upload, number=number, body=Body(len(data), data), copies=1, etag=f"e{number}",
-            checksum_algorithm="", checksum=b"", now_ns=NOW, label=b"",
+            upload=upload,
+            number=number,
+            body=Body(len(data), data),
+            copies=1,
+            etag=f"e{number}",
+            checksum_algorithm="",
+            checksum=b"",
+            now_ns=NOW,
+            label=b"",
         )
     )
 
@@ -42,14 +55,26 @@ def sparse_file(catalogue: Catalogue, bucket: Bucket, size: int, pieces: list[tu
     """A mounted file of holes and `pieces`."""
     node = next(catalogue.ids)
     chunks = tuple(NewChunk(next(catalogue.ids), len(data), data) for _, data in pieces)
-    slices = tuple(
-        NewSlice(offset, len(data), chunk.id) for (offset, data), chunk in zip(pieces, chunks, strict=True)
-    )
+    slices = tuple(NewSlice(offset, len(data), chunk.id) for (offset, data), chunk in zip(pieces, chunks, strict=True))
     catalogue.do(
         WriteFile(
-            node=node, create=(bucket.root, b"sparse"), bucket=bucket.id, copies=1, mode=stat.S_IFREG | 0o644, uid=0,
-            gid=0, atime_ns=NOW, mtime_ns=NOW, now_ns=NOW, size=size, cut=None, chunks=chunks, slices=slices,
-            packed=None, etag="f-1", label=b"",
+            node=node,
+            create=(bucket.root, b"sparse"),
+            bucket=bucket.id,
+            copies=1,
+            mode=stat.S_IFREG | 0o644,
+            uid=0,
+            gid=0,
+            atime_ns=NOW,
+            mtime_ns=NOW,
+            now_ns=NOW,
+            size=size,
+            cut=None,
+            chunks=chunks,
+            slices=slices,
+            packed=None,
+            etag="f-1",
+            label=b"",
         )
     )
     found = names.node_by_id(catalogue.one, node)
@@ -60,8 +85,16 @@ def sparse_file(catalogue: Catalogue, bucket: Bucket, size: int, pieces: list[tu
 def copy_part(catalogue: Catalogue, number: int, source: Node, start: int, length: int) -> None:
     catalogue.do(
         CopyPart(
-            upload="u", number=number, source=source.id, generation=source.generation, start=start, length=length,
-            copies=1, etag=f"e{number}", now_ns=NOW, label=b"",
+            upload="u",
+            number=number,
+            source=source.id,
+            generation=source.generation,
+            start=start,
+            length=length,
+            copies=1,
+            etag=f"e{number}",
+            now_ns=NOW,
+            label=b"",
         )
     )
 
@@ -69,8 +102,19 @@ def copy_part(catalogue: Catalogue, number: int, source: Node, start: int, lengt
 def complete(catalogue: Catalogue, bucket: Bucket, numbers: list[int], key: bytes = b"k") -> Node:
     catalogue.do(
         CompleteUpload(
-            upload="u", root=bucket.root, parts=[(number, f"e{number}") for number in numbers], etag="x-2", packed=b"",
-            mode=stat.S_IFREG | 0o644, uid=0, gid=0, mtime_ns=NOW, atime_ns=NOW, flags=0, now_ns=NOW, precondition=None,
+            upload="u",
+            root=bucket.root,
+            parts=[(number, f"e{number}") for number in numbers],
+            etag="x-2",
+            packed=b"",
+            mode=stat.S_IFREG | 0o644,
+            uid=0,
+            gid=0,
+            mtime_ns=NOW,
+            atime_ns=NOW,
+            flags=0,
+            now_ns=NOW,
+            precondition=None,
         )
     )
     found = names.node_at(catalogue.one, bucket.root, key)

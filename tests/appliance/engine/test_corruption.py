@@ -65,8 +65,17 @@ async def fill(store: ObjectStore, bucket: Bucket) -> dict[bytes, bytes]:
     node = store.new_node_id()
     chunks = [await store.stage(bucket, [letter * size]) for letter, size in ((b"a", 5000), (b"b", 200_000))]
     ticket = store.submit_file(
-        bucket, node=node, create=(bucket.root, b"file"), mode=stat.S_IFREG | 0o644, uid=0, gid=0, atime_ns=NOW,
-        mtime_ns=NOW, now_ns=NOW, size=400_000, chunks=chunks,
+        bucket,
+        node=node,
+        create=(bucket.root, b"file"),
+        mode=stat.S_IFREG | 0o644,
+        uid=0,
+        gid=0,
+        atime_ns=NOW,
+        mtime_ns=NOW,
+        now_ns=NOW,
+        size=400_000,
+        chunks=chunks,
         slices=[NewSlice(100, 4000, chunks[0].id, 500), NewSlice(100_000, 200_000, chunks[1].id)],
     )
     await ticket.wait()

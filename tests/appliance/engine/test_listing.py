@@ -28,8 +28,21 @@ delimiters = st.sampled_from([b"", b"/", b"-", b"a", b"//", b"/a", b"\xff", b"a/
 def put(catalogue: Catalogue, bucket: Bucket, key: bytes) -> None:
     catalogue.do(
         PutObject(
-            bucket=bucket.id, root=bucket.root, copies=1, key=key, body=Body(len(key), key), etag="e", packed=b"",
-            mode=stat.S_IFREG | 0o644, uid=0, gid=0, mtime_ns=NOW, atime_ns=NOW, flags=0, now_ns=NOW, label=b"",
+            bucket=bucket.id,
+            root=bucket.root,
+            copies=1,
+            key=key,
+            body=Body(len(key), key),
+            etag="e",
+            packed=b"",
+            mode=stat.S_IFREG | 0o644,
+            uid=0,
+            gid=0,
+            mtime_ns=NOW,
+            atime_ns=NOW,
+            flags=0,
+            now_ns=NOW,
+            label=b"",
             precondition=None,
         )
     )
@@ -181,8 +194,14 @@ def test_uploads_by_key_and_then_by_id(present: list[bytes], data: st.DataObject
     for key, number in rows:
         catalogue.do(
             CreateUpload(
-                id=number, bucket=bucket.id, key=key, owner="me", packed=b"", checksum_algorithm="",
-                checksum_type="", now_ns=NOW,
+                id=number,
+                bucket=bucket.id,
+                key=key,
+                owner="me",
+                packed=b"",
+                checksum_algorithm="",
+                checksum_type="",
+                now_ns=NOW,
             )
         )
     prefix, delimiter = data.draw(loose, "prefix"), data.draw(delimiters, "delimiter")

@@ -32,8 +32,19 @@ async def change(
     chunks = [await store.stage(bucket, [data]) for _, data in pieces]
     slices = [NewSlice(offset, len(data), chunk.id) for (offset, data), chunk in zip(pieces, chunks, strict=True)]
     ticket = store.submit_file(
-        bucket, node=node.id, create=None, mode=stat.S_IFREG | 0o644, uid=0, gid=0, atime_ns=NOW, mtime_ns=NOW,
-        now_ns=NOW, size=size, cut=cut, chunks=chunks, slices=slices,
+        bucket,
+        node=node.id,
+        create=None,
+        mode=stat.S_IFREG | 0o644,
+        uid=0,
+        gid=0,
+        atime_ns=NOW,
+        mtime_ns=NOW,
+        now_ns=NOW,
+        size=size,
+        cut=cut,
+        chunks=chunks,
+        slices=slices,
     )
     await ticket.wait()
     return store.node(node.id)

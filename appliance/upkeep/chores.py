@@ -1,0 +1,37 @@
+"""What a running box does by the clock: snapshots of the catalogue, and the end of forgotten uploads.
+
+Why: a snapshot bounds how much journal a restart replays even when little is written; an upload that its client forgot
+holds space that nobody sees.  Both are small, so one task does one after the other and then rests.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+if TYPE_CHECKING:
+    from appliance.store import ObjectStore
+
+log = logging.getLogger(__name__)
+
+ROUND: Final = 60.0  # seconds between two looks
+EXPIRED_AT_ONCE: Final = 100  # uploads aborted in one go: each is a small commit
+
+
+async def run_chores(
+    store: ObjectStore, *, snapshot_interval: float, upload_expiry: float, round_seconds: float = ROUND
+) -> None:
+    """Until cancelled.  Seconds; an `upload_expiry` of 0 keeps uploads for ever."""
+    next_snapshot = trio.current_time() + snapshot_interval
+    while True:
+        await trio.sleep(round_seconds)
+        if upload_expiry:
+            before = time.time_ns() - int(upload_expiry * 1e9)
+            while expired := await store.expire_uploads(before, EXPIRED_AT_ONCE):
+                log.info("%d forgotten uploads were aborted", expired)
+        if trio.current_time() >= next_snapshot:
+            store.checkpoint()
+            next_snapshot = trio.current_time() + snapshot_interval

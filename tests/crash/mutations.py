@@ -1,0 +1,208 @@
+"""The protocol broken on purpose: each variant drops one rule, and the simulation must notice.
+
+A model that catches nothing proves nothing.  Each function is a context manager; within it every engine has the fault.
+`HastyFreeMap` belongs to the sound engine: it gives out at once what was freed last, which no allocator must rely on not
+happening.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from appliance.catalogue.database import Rows
+from appliance.catalogue.schema import PAGE, Table
+from appliance.engine import commit, journal, pool, retrieve, startup
+from appliance.engine.commit import Committer
+from appliance.engine.journal import Found
+from appliance.engine.pool import Pool
+from appliance.ondisk import page
+from appliance.ondisk.page import PageHeader
+from appliance.space import allocator
+from appliance.space.allocator import Allocator, Extent
+from appliance.space.free_map import FreeMap
+
+
+@contextmanager
+def replaced(owner: Any, name: str, new: Any) -> Iterator[None]:
+    """`owner.name` is `new` within the block."""
+    old = getattr(owner, name)
+    setattr(owner, name, new)
+    try:
+        yield
+    finally:
+        setattr(owner, name, old)
+
+
+class HastyFreeMap(FreeMap):
+    """A free map that gives out first what was freed last."""
+
+    __slots__ = ("recent",)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.recent: list[tuple[int, int]] = []
+
+    def release(self, offset: int, length: int) -> None:
+        super().release(offset, length)
+        self.recent.append((offset, length))
+
+    def claim(self, offset: int, length: int) -> None:
+        super().claim(offset, length)
+        self._forget(offset, length)
+
+    def reserve(self, length: int) -> int | None:
+        for offset, run in reversed(self.recent):
+            if run >= length:
+                self.claim(offset, length)
+                if run > length:
+                    self.recent.append((offset + length, run - length))
+                return offset
+        found = super().reserve(length)
+        if found is not None:
+            self._forget(found, length)
+        return found
+
+    def _forget(self, offset: int, length: int) -> None:
+        self.recent = [(at, run) for at, run in self.recent if at >= offset + length or at + run <= offset]
+
+
+@contextmanager
+def hasty_reuse() -> Iterator[None]:
+    """Not a fault: see HastyFreeMap."""
+    with replaced(allocator, "FreeMap", HastyFreeMap):
+        yield
+
+
+# ---------------------------------------------------------------------- the faults
+
+
+@contextmanager
+def no_verification() -> Iterator[None]:
+    """Recovery believes the last record without looking at its pages (I3)."""
+    with replaced(startup, "_is_whole", lambda pool, found: True):
+        yield
+
+
+@contextmanager
+def all_verified() -> Iterator[None]:
+    """Recovery verifies every record, and takes a lawfully reused page for damage (I3)."""
+    original: Callable[..., Any] = startup._replay
+
+    def replay(pool: Pool, writer: sqlite3.Connection, found: list[Found], *rest: Any) -> Any:
+        whole = next((number for number, item in enumerate(found) if not startup._is_whole(pool, item)), len(found))
+        return original(pool, writer, found[:whole], *rest)
+
+    with replaced(startup, "_replay", replay):
+        yield
+
+
+@contextmanager
+def early_reuse() -> Iterator[None]:
+    """Pages are free before the batch that frees them is durable (I5)."""
+    original = Committer._gather
+
+    def gather(self: Committer, tx: Rows, gathered: list[tuple[int, int]]) -> Any:
+        for device, offset, length in tx.freed:
+            if (device, offset) not in tx.new_pages:
+                self.pool.allocator._devices[device].free_map.release(offset, length)
+        return original(self, tx, gathered)
+
+    def nothing(self: Allocator, extents: Sequence[Extent]) -> None:
+        """They are free already."""
+
+    with replaced(Committer, "_gather", gather), replaced(Allocator, "begin_free", nothing):
+        with replaced(Allocator, "cancel_free", nothing), replaced(Allocator, "release", nothing):
+            yield
+
+
+@contextmanager
+def pins_ignored() -> Iterator[None]:
+    """Pages are free although a reader still looks at them (I11)."""
+    with replaced(retrieve.Pins, "oldest", lambda self, now: now):
+        yield
+
+
+@contextmanager
+def early_acknowledgement() -> Iterator[None]:
+    """The answer goes out when everything is written and nothing is flushed (I1)."""
+
+    def job(self: Committer, job: Any, image: memoryview) -> Callable[[], None]:
+        def work() -> None:
+            for at, data in job.writes:
+                job.device.device.write(at, data)
+            if job.record_offset is not None:
+                journal.write_record(self.pool, job.device, job.record_offset, image)
+
+        return work
+
+    with replaced(Committer, "_device_job", job):
+        yield
+
+
+@contextmanager
+def passing_pages_recorded() -> Iterator[None]:
+    """A page that a batch makes and frees again stays in its record (I4)."""
+    put, images = Rows.put, Rows.image_list
+    written: dict[int, dict[tuple[Any, ...], Any]] = {}
+
+    def remembering(self: Rows, table: Table, row: Any) -> None:
+        put(self, table, row)
+        if table is PAGE:
+            written.setdefault(id(self), {})[row[:2]] = row
+
+    def listing(self: Rows) -> Any:
+        rows = written.pop(id(self), {})
+        passing = [[PAGE.number, 0, *row] for place, row in rows.items() if self.images[PAGE.number, *place] is None]
+        return passing + images(self)
+
+    with replaced(Rows, "put", remembering), replaced(Rows, "image_list", listing):
+        yield
+
+
+@contextmanager
+def no_invalidation() -> Iterator[None]:
+    """The record of a batch that failed or was dropped stays on the ring (I12)."""
+    with replaced(journal, "invalidate", lambda pool, offset: True):
+        yield
+
+
+@contextmanager
+def header_unchecked() -> Iterator[None]:
+    """Any page that is whole in itself passes for the one that the catalogue names."""
+
+    def check(buffer: Any, *, pool: bytes, device: bytes, offset: int, hsum: bytes, start: int = 0) -> PageHeader:
+        return page.decode(buffer, start)
+
+    with replaced(page, "check", check):
+        yield
+
+
+@contextmanager
+def ids_promised_too_early() -> Iterator[None]:
+    """Ids count as promised though the batch that said so failed."""
+    original = Committer._finish
+
+    def finish(self: Committer, tx: Rows) -> None:
+        original(self, tx)
+        self._id_limit = max(self._id_limit, tx.top_id + 1)
+
+    with replaced(Committer, "_finish", finish):
+        yield
+
+
+FAULTS: Final = (
+    no_verification,
+    all_verified,
+    early_reuse,
+    pins_ignored,
+    early_acknowledgement,
+    passing_pages_recorded,
+    no_invalidation,
+    header_unchecked,
+    ids_promised_too_early,
+)
+assert pool.page is page, "the pool checks pages through the module"
+assert commit.Rows is Rows
