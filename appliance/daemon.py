@@ -255,12 +255,12 @@ def run(config: Config, box_file: Path | None = None, show_key: Callable[[str, s
     a secret, so it is written only if asked for.  `show_key` gets a new box's first key and its secret: without either
     none is made, and `tierce key create` makes it.  Raises StoreError, ConfigError.
     """
-    try:
-        # What start-up made lives as long as the process: collections need not walk it, nor come every 700 objects.
+    # What start-up made lives as long as the process: collections need not walk it, nor come every 700 objects.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-    trio.run(_serve, config, box_file, show_key, restrict_keyboard_interrupt_to_checkpoints=True)
+    try:
+        trio.run(_serve, config, box_file, show_key, restrict_keyboard_interrupt_to_checkpoints=True)
     except BaseExceptionGroup as group:  # nurseries wrap even one
         expected, bugs = group.split(StoreError)
         if bugs is not None or expected is None:

@@ -1,7 +1,9 @@
 """The one family of errors that the store raises.
 
-A `StoreError` carries a `Code`; each door turns codes into its own language by one table (s3front/errors.py: S3 codes and
-HTTP statuses; fusefs/errors.py: errno).  This module knows neither HTTP nor errno.  Bugs are assertions, never StoreErrors.
+A `StoreError` carries a `Code`; each door turns codes into its own language by one table (s3front/errors.py: S3 codes
+and
+HTTP statuses; fusefs/errors.py: errno).  This module knows neither HTTP nor errno.  Bugs are assertions, never
+StoreErrors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Every bound of the product, each with its reason.  Sizes are bytes and times seconds unless the name says otherwise."""
+"""Every bound of the product, each with its reason.  Sizes are bytes and times seconds unless the name says
+otherwise.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 TIB: Final = 1 << 40
 
-# --- S3's documented limits ("Amazon S3 multipart upload limits", "General purpose bucket naming rules", "Object key names")
+# --- S3's documented limits ("Amazon S3 multipart upload limits", "General purpose bucket naming rules", "Object key
+# names")
 OBJECT_SIZE_MAX: Final = 5 * TIB
 SINGLE_PUT_MAX: Final = 5 * GIB
 PART_SIZE_MIN: Final = 5 * MIB

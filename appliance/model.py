@@ -294,7 +294,8 @@ class Usage(Frozen, frozen=True):
 class Change(Frozen, frozen=True):
     """A committed change of one name, for whoever caches names: the mount invalidates before the answer is sent (H5).
 
-    `parent` is 0 for a bucket.  `node` is the node that the name had before (0: none).  `gone` is true when the name no longer exists.
+    `parent` is 0 for a bucket.  `node` is the node that the name had before (0: none).  `gone` is true when the name
+    no longer exists.
     """
 
     parent: int

@@ -57,7 +57,6 @@ class ObjectStore(FileVerbs, UploadVerbs):
 
     def devices(self) -> list[DeviceStatus]:
         """Every member, attached or not."""
-        allocator = self.engine.pool.allocator
         return [self._status(device) for device in self.engine.pool.devices.values()]
 
     def _status(self, device: PoolDevice) -> DeviceStatus:
@@ -110,7 +109,7 @@ class ObjectStore(FileVerbs, UploadVerbs):
         }
 
     def checkpoint(self) -> None:
-        """Begins a snapshot of the catalogue in the pool, unless one is under way or nothing happened since the last."""
+        """Begins a snapshot of the catalogue, unless one is under way or nothing happened since the last."""
         self.engine.checkpoint()
 
     async def expire_uploads(self, before_ns: int, limit: int = 100) -> int:

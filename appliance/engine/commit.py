@@ -172,7 +172,7 @@ class Committer:
         for ticket in tickets:
             if ticket.error is None:
                 ticket.result, ticket.error = None, StoreError(error.code, error.message, cause=error.cause)
-            if self.failed is None:  # else a durable record may name the pages: a stream under way must not get them (I6)
+            if self.failed is None:  # else a durable record may name the pages: no stream must get them (I6)
                 self._forfeit(ticket)
         return Batch(tickets, [], [])
 

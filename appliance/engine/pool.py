@@ -150,7 +150,7 @@ class Pool:
             return
         log.error("device %s (%s) failed and takes no more writes: %s", device.id, device.path, error)
         device.state = "failed"
-        if self._rows is not None and device.id in self.devices:  # before that there is no space to fence: see _add_zone
+        if self._rows is not None and device.id in self.devices:  # else `_add_zone` will
             self.allocator.fence(device.id)
 
     def place(self, copies: int, length: int, announced: int | None = None) -> list[int]:
@@ -232,7 +232,8 @@ class Pool:
         """Payload bytes [start, end) of one copy, verified block by block; the view lies within `into`.
 
         With `whole_blocks` the view begins at the first byte of the first block and ends with the last block: what was
-        verified anyway.  `into` must be aligned and hold `page_room(start, end)`.  Raises DamagedError or OSError: never a wrong byte.
+        verified anyway.  `into` must be aligned and hold `page_room(start, end)`.  Raises DamagedError or OSError:
+        never a wrong byte.
         """
         device = self.devices.get(ref.device)
         if device is None or device.device is None:

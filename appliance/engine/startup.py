@@ -281,7 +281,8 @@ def _members(supers: Iterable[tuple[Attached, Superblock]], newest: Superblock) 
 
 
 def _zones_of_missing(member: Member, here: Sequence[Geometry]) -> Geometry:
-    """How a device that can't be asked is divided.  Rings have their default lengths or all the one that was chosen when
+    """How a device that can't be asked is divided.  Rings have their default lengths or all the one that was chosen
+    when
     the pool was made, so the devices that are here tell."""
     rings = [zones.ring_length for zones in here if zones.ring_length]
     defaults = [default_ring_length(zones.size) for zones in here if zones.ring_length]

@@ -1,0 +1,325 @@
+"""Opening a pool: what is recovered, what is refused and how it says so.  Nothing is ever lost by being refused."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import trio
+
+from appliance.catalogue.database import ID_STEP
+from appliance.device.device import BlockDevice
+from appliance.errors import Code, StoreError
+from appliance.limits import MIB
+from appliance.model import NO_ATTRIBUTES
+from appliance.ondisk.geometry import SLOT, slot_offsets
+from appliance.opening import open_pool, state_lock
+from appliance.upkeep.audit import audit
+from tests.doubles.disks import MemoryDevice
+from tests.models.boxes import body_of, make_devices, make_pool, read_all, store_over
+
+CONTENTS = {b"inline": b"abc", b"d/small": b"x" * 5000, b"large": b"y" * 2 * MIB}
+
+
+def fill(devices: Sequence[BlockDevice], database: Path, *, copies: int = 1) -> None:
+    """A bucket with CONTENTS, closed cleanly."""
+
+    async def main() -> None:
+        async with store_over(devices, database) as store:
+            bucket = await store.create_bucket("bucket", "me", copies=copies)
+            for key, data in CONTENTS.items():
+                await store.put_object(bucket, key, await body_of(store, bucket, data), "e", NO_ATTRIBUTES)
+
+    trio.run(main)
+
+
+def check(devices: Sequence[BlockDevice], database: Path) -> None:
+    """Opens and finds all of CONTENTS."""
+
+    async def main() -> None:
+        async with store_over(devices, database) as store:
+            bucket = store.bucket("bucket")
+            for key, data in CONTENTS.items():
+                assert await read_all(store, await store.look_up(bucket, key)) == data
+            report = await audit(store, verify=True)
+            assert report.clean, report.problems
+
+    trio.run(main)
+
+
+def refused(devices: Sequence[BlockDevice], database: Path) -> StoreError:
+    """The error with which it does not open."""
+    with pytest.raises(StoreError) as caught:
+        check(devices, database)
+    return caught.value
+
+
+def clone(device: MemoryDevice, size: int | None = None) -> MemoryDevice:
+    """Another device with the same bytes."""
+    copy = MemoryDevice(size or device.size, f"{device.name}-copy")
+    copy.media = device.media.copy()
+    copy.media.size = copy.size
+    return copy
+
+
+@pytest.fixture
+def devices() -> list[MemoryDevice]:
+    return make_devices(2)
+
+
+@pytest.fixture
+def database(tmp_path: Path, devices: list[MemoryDevice]) -> Path:
+    make_pool(devices, copies=2, journals=2)
+    path = tmp_path / "catalogue.db"
+    fill(devices, path, copies=2)
+    return path
+
+
+# ---------------------------------------------------------------------- recovered
+
+
+def test_a_clean_restart(devices: list[MemoryDevice], database: Path) -> None:
+    check(devices, database)
+    check(devices, database)
+
+
+def test_without_the_hosts_file(devices: list[MemoryDevice], database: Path) -> None:
+    database.unlink()
+    check(devices, database)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a database at all" * 1000])
+def test_a_corrupt_catalogue_file_is_put_aside(devices: list[MemoryDevice], database: Path, damage: bytes) -> None:
+    image = database.read_bytes()
+    database.write_bytes(damage + image[len(damage) : 20_000] if damage else b"")
+    check(devices, database)
+    if damage:
+        assert database.with_name("catalogue.db.aside").read_bytes().startswith(damage)
+
+
+def test_a_foreign_catalogue_file_is_put_aside(devices: list[MemoryDevice], database: Path, tmp_path: Path) -> None:
+    others = make_devices(1)
+    make_pool(others)
+    foreign = tmp_path / "foreign.db"
+    fill(others, foreign)
+    shutil.copy(foreign, database)
+    check(devices, database)
+    assert database.with_name("catalogue.db.aside").exists()
+
+
+def test_an_older_catalogue_file_is_brought_up_to_date(devices: list[MemoryDevice], database: Path) -> None:
+    old = database.read_bytes()
+
+    async def more() -> None:
+        async with store_over(devices, database) as store:
+            await store.put_object(store.bucket("bucket"), b"more", store.small_body(b"z" * 5000), "e", NO_ATTRIBUTES)
+
+    trio.run(more)
+    database.write_bytes(old)
+    check(devices, database)
+
+    async def later() -> None:
+        async with store_over(devices, database) as store:
+            assert await read_all(store, await store.look_up(store.bucket("bucket"), b"more")) == b"z" * 5000
+
+    trio.run(later)
+
+
+@pytest.mark.parametrize("slots", [(0,), (1, 3), (0, 2), (0, 1, 2)])
+def test_corrupt_superblock_slots(devices: list[MemoryDevice], database: Path, slots: tuple[int, ...]) -> None:
+    for device in devices:
+        for slot in slots:
+            device.media.write(slot_offsets(device.size)[slot] + 100, b"\xff" * 64)
+    check(devices, database)
+
+
+def test_what_a_crash_leaves_behind_the_journal_is_no_record(devices: list[MemoryDevice], database: Path) -> None:
+    """The tail of the ring: garbage where the next record would be."""
+    heads: list[int] = []
+
+    async def look() -> None:
+        async with store_over(devices, database) as store:
+            pool = store.engine.pool
+            heads.extend(device.geometry.ring_start + store.engine.ring.head for device in pool.devices.values())
+
+    trio.run(look)
+    for device, head in zip(devices, heads, strict=True):
+        device.media.write(head, b"TIERCEJR" + bytes(range(248)))
+    database.unlink()
+    check(devices, database)
+
+
+def test_one_journal_of_two_is_enough(devices: list[MemoryDevice], database: Path) -> None:
+    """The other one's ring is wiped: it gets the records again."""
+    devices[0].media.zero(2 * MIB, MIB // 2)
+    database.unlink()
+    check(devices, database)
+    devices[1].media.zero(2 * MIB, MIB // 2)
+    database.unlink()
+    check(devices, database)
+
+
+def test_a_missing_device_leaves_the_other_copy(devices: list[MemoryDevice], database: Path) -> None:
+    check(devices[:1], database)
+    check(devices, database)
+
+
+def test_promised_ids_survive(devices: list[MemoryDevice], database: Path) -> None:
+    """An id that was given out is never given again, even if nothing was committed under it."""
+    given: list[int] = []
+
+    async def take() -> None:
+        async with store_over(devices, database) as store:
+            given.extend(store.new_node_id() for _ in range(10))
+            bucket = store.bucket("bucket")
+            node = await store.look_up(bucket, b"inline")
+            assert node.id < min(given)
+            assert max(given) < ID_STEP * 100
+
+    for rebuild in (False, True, False):
+        if rebuild:
+            database.unlink()
+        trio.run(take)
+    assert len(set(given)) == len(given)
+    assert given == sorted(given)
+
+
+def test_an_implied_directory_that_was_held_at_the_end_is_reaped(devices: list[MemoryDevice], database: Path) -> None:
+    async def leave() -> None:
+        async with store_over(devices, database) as store:
+            bucket = store.bucket("bucket")
+            await store.put_object(bucket, b"held/x", store.small_body(b"x"), "e", NO_ATTRIBUTES)
+            entry = store.entry(bucket.root, b"held", True)
+            assert entry is not None
+            store.hold(entry.node.id)
+            await store.delete_object(bucket, b"held/x")
+            assert store.entry(bucket.root, b"held", True) is not None
+
+    trio.run(leave)
+    check(devices, database)
+
+
+def test_an_unlinked_file_that_was_held_at_the_end_is_reaped(devices: list[MemoryDevice], database: Path) -> None:
+    async def leave() -> None:
+        async with store_over(devices, database) as store:
+            bucket = store.bucket("bucket")
+            node = await store.look_up(bucket, b"large")
+            await store.copy_object(node, bucket, b"copy", None)
+            store.hold(node.id)
+            await store.unlink(bucket.root, b"large", 1)
+            assert await read_all(store, store.node(node.id)) == CONTENTS[b"large"]
+            again = await store.look_up(bucket, b"copy")
+            await store.rename(bucket.root, b"copy", False, bucket.root, b"large", 1)
+            assert again.ref == node.ref
+
+    trio.run(leave)
+    check(devices, database)
+
+
+# ---------------------------------------------------------------------- refused
+
+
+def test_a_device_that_shrank(devices: list[MemoryDevice], database: Path) -> None:
+    smaller = clone(devices[0])
+    smaller.size -= 4 * MIB
+    # the head's slots still say the old size
+    error = refused([smaller, devices[1]], database)
+    assert error.code is Code.WRONG_DEVICE
+    assert "shrank" in error.message
+    check(devices, database)
+
+
+def test_a_clone(devices: list[MemoryDevice], database: Path) -> None:
+    error = refused([*devices, clone(devices[1])], database)
+    assert error.code is Code.WRONG_DEVICE
+    assert "clone" in error.message
+    check(devices, database)
+
+
+def test_a_stranger(devices: list[MemoryDevice], database: Path) -> None:
+    error = refused([*devices, MemoryDevice(64 * MIB, "blank")], database)
+    assert error.code is Code.WRONG_DEVICE
+    assert "blank" in error.message
+    check(devices, database)
+
+
+def test_another_pool(devices: list[MemoryDevice], database: Path) -> None:
+    others = make_devices(1)
+    make_pool(others)
+    error = refused([*devices, *others], database)
+    assert error.code is Code.WRONG_DEVICE
+    assert "different pools" in error.message
+    check(devices, database)
+
+
+def test_no_device_at_all(database: Path) -> None:
+    assert refused([], database).code is Code.WRONG_DEVICE
+
+
+def test_a_future_format(devices: list[MemoryDevice], database: Path) -> None:
+    """A superblock of a later version, whole: this program is too old."""
+    from blake3 import blake3
+
+    before = [device.media.copy() for device in devices]
+    for slot in slot_offsets(devices[0].size):
+        image = bytearray(devices[0].media.read(slot, SLOT))
+        image[8:12] = (99).to_bytes(4, "little")
+        image[-32:] = blake3(image[:-32]).digest()
+        devices[0].media.write(slot, image)
+    assert refused(devices, database).code is Code.OLD_FORMAT
+    for device, media in zip(devices, before, strict=True):
+        device.media = media
+    check(devices, database)
+
+
+def test_a_future_catalogue(devices: list[MemoryDevice], database: Path) -> None:
+    connection = sqlite3.connect(database)
+    connection.execute("PRAGMA user_version=99")
+    connection.close()
+    error = refused(devices, database)
+    assert error.code is Code.OLD_FORMAT
+    assert "99" in error.message
+
+
+def test_a_journal_damaged_in_the_middle(tmp_path: Path) -> None:
+    """With one journal only: it says so, guesses nothing, and changes nothing."""
+    devices = make_devices(1)
+    make_pool(devices)
+    database = tmp_path / "catalogue.db"
+    fill(devices, database)
+    database.unlink()
+    offsets: list[int] = []
+
+    async def look() -> None:
+        async with store_over([clone(devices[0])], tmp_path / "other.db") as store:
+            start = next(iter(store.engine.pool.devices.values())).geometry.ring_start
+            offsets.extend(start + place.offset for place in store.engine.ring.live)
+
+    trio.run(look)
+    assert len(offsets) >= 3
+    hurt = clone(devices[0])
+    hurt.media.write(offsets[1], bytes(4096))
+    error = refused([hurt], database)
+    assert error.code is Code.JOURNAL_DAMAGED
+    check(devices, database)
+
+
+def test_two_of_us_on_one_state_directory(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(b"")
+    with state_lock(tmp_path), pytest.raises(StoreError) as caught, state_lock(tmp_path):
+        pass
+    assert caught.value.code is Code.IN_USE
+
+    async def main() -> None:
+        async with open_pool([str(path)], tmp_path):
+            pass
+
+    with state_lock(tmp_path), pytest.raises(StoreError) as caught:
+        trio.run(main)
+    assert caught.value.code is Code.IN_USE
+    with state_lock(tmp_path):
+        pass
