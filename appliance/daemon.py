@@ -11,8 +11,8 @@ This module decides nothing about storage: it knows which parts there are and in
 from __future__ import annotations
 
 import contextlib
-import gc
 import errno
+import gc
 import logging
 import os
 import secrets

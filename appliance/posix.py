@@ -1,7 +1,8 @@
 """POSIX attributes in S3 user metadata, as rclone and s3fs write them.  Pure.
 
 rclone ("S3 metadata"): `mtime` as seconds with a fraction; with --metadata also `mode` in octal ("100644"), `uid`,
-`gid`, `atime`.  s3fs: the same names, `mode` in decimal ("33188").  An octal reading wins when it is a regular file's mode.
+`gid`, `atime`.  s3fs: the same names, `mode` in decimal ("33188").  An octal reading wins when it is a regular file's
+mode.
 The node holds the one truth; the metadata shown is the client's own text for as long as it says the same.
 """
 

@@ -222,6 +222,7 @@ INDEXES: Final = (
     "CREATE INDEX page_chunk ON page (chunk)",
     "CREATE INDEX upload_key ON upload (bucket, key, id)",
     "CREATE INDEX node_unlinked ON node (id) WHERE links = 0",
+    "CREATE INDEX node_implied ON node (id) WHERE flags & 1",
 )
 
 

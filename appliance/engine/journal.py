@@ -20,8 +20,8 @@ from appliance.errors import Code, StoreError
 from appliance.limits import MIB
 from appliance.ondisk import record
 from appliance.ondisk.damaged import DamagedError
-from appliance.ondisk.geometry import UNIT, round_up
-from appliance.ondisk.record import Record
+from appliance.ondisk.geometry import UNIT
+from appliance.ondisk.record import Record, RecordHead
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,23 @@ class Place(NamedTuple):
 
 
 class Found(NamedTuple):
-    """One record that recovery read."""
+    """One whole record that recovery met.  Its bytes stay on the device: a ring may hold more than memory should."""
 
     place: Place
-    record: Record
     digest: bytes
-    raw: bytes
+    device: PoolDevice
+    pool: bytes
+
+    def read(self) -> memoryview:
+        """The record as written, padding included.  Raises OSError."""
+        assert self.device.device is not None
+        image = aligned(self.place.length)
+        self.device.device.read_into(self.device.geometry.ring_start + self.place.offset, image)
+        return image
+
+    def decode(self) -> Record:
+        """Its row images.  Raises OSError, DamagedError."""
+        return record.decode(self.read(), pool=self.pool)
 
 
 class Ring:
@@ -108,71 +119,89 @@ class Ring:
         return self.seq + 1, self.head
 
 
+class _Window:
+    """Reads a ring in large steps and keeps only the last one."""
+
+    def __init__(self, device: PoolDevice, length: int) -> None:
+        self._device = device
+        self.length = length
+        self._step = aligned(min(SCAN_STEP, length))
+        self._start = -1
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """Ring bytes; valid until the next call.  Raises OSError."""
+        assert 0 <= offset <= offset + length <= self.length, "within the ring"
+        start = offset // SCAN_STEP * SCAN_STEP
+        if offset + length > start + len(self._step):
+            return self._read(offset, aligned(length))
+        if start != self._start:
+            self._start = -1
+            self._read(start, self._step[: min(SCAN_STEP, self.length - start)])
+            self._start = start
+        return self._step[offset - start : offset - start + length]
+
+    def _read(self, offset: int, into: memoryview) -> memoryview:
+        assert self._device.device is not None
+        self._device.device.read_into(self._device.geometry.ring_start + offset, into)
+        return into
+
+
 def read_ring(device: PoolDevice, pool: bytes, length: int, tail_seq: int, tail_offset: int) -> list[Found]:
     """Every whole record from the tail on, in order.
 
     Raises JOURNAL_DAMAGED when the chain breaks but a whole later record exists (a damaged ring, not a torn end);
     OSError.
     """
-    assert device.device is not None
-    base = device.geometry.ring_start
-    ring = aligned(length)
-    for at in range(0, length, SCAN_STEP):
-        device.device.read_into(base + at, ring[at : min(at + SCAN_STEP, length)])
+    ring = _Window(device, length)
     found: list[Found] = []
-    position, expected = tail_offset, tail_seq
+    position, expected = tail_offset % length, tail_seq
     previous: bytes | None = None
     while True:
-        item = _record_at(ring, pool, position, expected, previous)
-        if item is None and position != 0 and found:
-            item = _record_at(ring, pool, 0, expected, previous)
-        if item is None and not found and position != 0:
-            item = _record_at(ring, pool, 0, expected, previous)
-        if item is None:
+        head = _record_at(ring, pool, position, expected, previous)
+        if head is None and position != 0:
+            position = 0  # it did not fit behind the one before, or nothing follows
+            head = _record_at(ring, pool, 0, expected, previous)
+        if head is None:
             break
-        found.append(item)
+        previous = head.digest[: record.CHAIN]
+        found.append(Found(Place(expected, position, head.total_length), previous, device, pool))
         expected += 1
-        previous = item.digest
-        position = item.place.offset + item.place.length
-        if position >= length:
-            position = 0
-    _require_end(ring, pool, length, expected, device)
+        position = (position + head.total_length) % length
+    _require_end(ring, pool, expected, device)
     return found
 
 
-def _record_at(ring: memoryview, pool: bytes, offset: int, seq: int, previous: bytes | None) -> Found | None:
-    if offset + UNIT > len(ring):
+def _record_at(ring: _Window, pool: bytes, offset: int, seq: int, previous: bytes | None) -> RecordHead | None:
+    if offset + UNIT > ring.length:
         return None
-    head = record.decode_head(ring[offset : offset + UNIT])
-    if head is None or head.seq != seq or offset + head.total_length > len(ring):
-        return None
-    raw = bytes(ring[offset : offset + head.total_length])
-    try:
-        decoded = record.decode(raw, pool=pool)
-    except DamagedError:
+    head = record.decode_head(ring.view(offset, UNIT))
+    if head is None or head.seq != seq or offset + head.total_length > ring.length:
         return None
     if previous is not None and head.previous != previous:
         return None
-    return Found(Place(seq, offset, head.total_length), decoded, record.digest_of(raw), raw)
+    try:
+        return record.check(ring.view(offset, head.total_length), pool=pool)
+    except DamagedError:
+        return None
 
 
-def _require_end(ring: memoryview, pool: bytes, length: int, expected: int, device: PoolDevice) -> None:
+def _require_end(ring: _Window, pool: bytes, expected: int, device: PoolDevice) -> None:
     """After the end no whole record may be younger than the one that is missing."""
-    for offset in range(0, length, UNIT):
-        if bytes(ring[offset : offset + 8]) != record.MAGIC:
+    for offset in range(0, ring.length, UNIT):
+        first = ring.view(offset, UNIT)
+        if bytes(first[: len(record.MAGIC)]) != record.MAGIC:
             continue
-        head = record.decode_head(ring[offset : offset + UNIT])
-        if head is None or head.seq <= expected or offset + head.total_length > length:
+        head = record.decode_head(first)
+        if head is None or head.seq <= expected or offset + head.total_length > ring.length:
             continue
         try:
-            record.decode(ring[offset : offset + head.total_length], pool=pool)
+            record.check(ring.view(offset, head.total_length), pool=pool)
         except DamagedError:
             continue
         raise StoreError(
             Code.JOURNAL_DAMAGED,
-            f"the journal on {device.path} lacks record {expected} but has record {head.seq}: it is damaged."
-            " Attach another journal device, or run `tierce rebuild-catalogue --accept-prefix` to keep what precedes "
-            "it",
+            f"the journal on {device.path} lacks record {expected} but has record {head.seq}: it is damaged,"
+            " and nothing was changed.  Attach the pool's other journal devices, if there are any",
         )
 
 
@@ -217,7 +246,5 @@ def copy_records(device: PoolDevice, found: Sequence[Found]) -> None:
     """Writes records that another journal has and this one lacks, and flushes.  Raises OSError."""
     assert device.device is not None
     for item in found:
-        with scratch(round_up(len(item.raw))) as buffer:
-            buffer[: len(item.raw)] = item.raw
-            device.device.write(device.geometry.ring_start + item.place.offset, buffer)
+        device.device.write(device.geometry.ring_start + item.place.offset, item.read())
     device.device.flush()

@@ -106,6 +106,7 @@ class Pool:
         self.allocator = Allocator(threading.Lock())
         self.buffers = BufferPool(buffers, LONG + PAGE_PAYLOAD)
         self.failovers = 0
+        self.closing: list[Callable[[], None]] = []  # what the pool's end also ends
         self._turn = 0
         self._rows: Any = None
         self._headers: OrderedDict[tuple[int, int, bytes], PageHeader] = OrderedDict()
@@ -360,7 +361,9 @@ class Pool:
                 raise StoreError(Code.IO_ERROR, "a device failed: try again", cause=str(error)) from error
 
     def close(self) -> None:
-        """Closes every device."""
+        """Closes every device, and what was opened beside them."""
+        for close in self.closing:
+            close()
         for device in self.devices.values():
             if device.device is not None:
                 device.device.close()

@@ -31,6 +31,7 @@ from appliance.engine.pool import PageRef, Pool, PoolDevice, page_room
 from appliance.engine.snapshot import Checkpointer
 from appliance.errors import Code, StoreError
 from appliance.limits import COPIES_MAX, MIB, PAGE_PAYLOAD
+from appliance.model import IMPLIED
 from appliance.ondisk.damaged import DamagedError
 from appliance.ondisk.geometry import SIZE_MIN, SLOT, Geometry, default_ring_length, plan, slot_offsets
 from appliance.ondisk.record import SnapshotIndex
@@ -204,6 +205,7 @@ def open_parts(attached: Sequence[Attached], database: Path, *, buffers: int | N
         ring.restore(kept, max(applied, pool.tail_seq - 1), pool.tail_offset)
     reader = catalogue.connect(database, cache_kib=catalogue.READER_CACHE_KIB)
     claims = catalogue.connect(database)
+    pool.closing.append(claims.close)
     pool.add_space(
         lambda device: catalogue.used_by_region(
             claims, device.id, device.geometry.pages_start, device.geometry.region_size
@@ -301,8 +303,7 @@ def _read_journals(pool: Pool, epochs: dict[bytes, int], newest: Superblock) -> 
     if not members:
         raise StoreError(
             Code.UNAVAILABLE,
-            "no journal device is attached: attach one, or recover what the catalogue and the other devices hold"
-            " with `tierce rebuild-catalogue --without-journal`",
+            "none of the pool's journal devices is attached: without one nothing can be recovered; attach one",
         )
     fallen = {member.uuid for member in newest.members if member.state == "failed"}
     chains: list[tuple[PoolDevice, list[Found] | None]] = []
@@ -412,7 +413,7 @@ def _rebuild(pool: Pool, database: Path, index: SnapshotIndex | None) -> sqlite3
         if index is None:
             raise StoreError(
                 Code.DAMAGED,
-                "neither the catalogue nor its snapshot can be read: run `tierce salvage` on the devices",
+                "neither the catalogue nor its snapshot can be read: attach every device of the pool",
             )
         temporary = database.with_name(database.name + ".rebuilding")
         snapshot.restore(pool, index, temporary)
@@ -455,7 +456,7 @@ def _replay(
         assert todo[0].place.seq == applied + 1, "the chain has no gap"
         writer.execute("BEGIN IMMEDIATE")
         for item in todo:
-            catalogue.replay(writer, item.record.images)
+            catalogue.replay(writer, item.decode().images)
         catalogue.set_meta(writer, "applied_seq", todo[-1].place.seq)
         writer.execute("COMMIT")
     last = kept[-1].place.seq if kept else pool.tail_seq - 1
@@ -469,10 +470,11 @@ def _is_whole(pool: Pool, found: Found) -> bool:
     acknowledged
     batch must not be dropped because a disk died since.
     """
-    covered = {tuple(place) for place in found.record.covered}
+    record = found.decode()
+    covered = {tuple(place) for place in record.covered}
     pages: dict[tuple[int, int], list[PageRef]] = {}
     lengths: dict[int, int] = {}
-    for image in found.record.images:
+    for image in record.images:
         if image[0] == PAGE.number and image[1] == 0:
             dev, off, length, chunk, index, _, hsum = image[2:]
             if (dev, off) not in covered:
@@ -500,6 +502,9 @@ def _is_good(pool: Pool, ref: PageRef, payload: int) -> bool:
 
 
 def unlinked_nodes(connection: sqlite3.Connection) -> list[int]:
-    """Nodes that were unlinked while open when the box stopped: nobody holds them now."""
-    rows: list[Any] = connection.execute("SELECT id FROM node WHERE links=0").fetchall()
+    """Nodes that only an open file or directory kept when the box stopped: nobody holds them now."""
+    rows: list[Any] = connection.execute(
+        "SELECT id FROM node WHERE links=0 UNION ALL"
+        f" SELECT id FROM node WHERE flags & {IMPLIED} AND NOT EXISTS (SELECT 1 FROM entry WHERE parent=node.id)"
+    ).fetchall()
     return [row[0] for row in rows]

@@ -126,10 +126,10 @@ def decode_head(first: Buffer) -> RecordHead | None:
     return RecordHead(epoch, seq, body_length, round_up(HEAD + body_length), previous, digest, image_count)
 
 
-def decode(buffer: Buffer, *, pool: bytes = NO_POOL) -> Record:
-    """The record at the start of `buffer`; what follows its body is not read.
+def check(buffer: Buffer, *, pool: bytes = NO_POOL) -> RecordHead:
+    """The head of the record at the start of `buffer`, proven by its digest together with the body.
 
-    Raises DamagedError, also for a record of another pool.
+    What follows the body is not read.  Raises DamagedError, also for a record of another pool.
     """
     view = memoryview(buffer)
     head = decode_head(view)
@@ -140,6 +140,14 @@ def decode(buffer: Buffer, *, pool: bytes = NO_POOL) -> Record:
         raise DamagedError("record: short")
     if blake3(view[:_DIGEST_AT], key=_key(pool)).update(view[HEAD:end]).digest() != head.digest:
         raise DamagedError("record: digest")
+    return head
+
+
+def decode(buffer: Buffer, *, pool: bytes = NO_POOL) -> Record:
+    """The record at the start of `buffer`.  Raises DamagedError like `check`, and for a body that is no rows."""
+    head = check(buffer, pool=pool)
+    view = memoryview(buffer)
+    end = HEAD + head.body_length
     try:
         images, covered = _decoder.decode(view[HEAD:end])
     except msgspec.MsgspecError as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from appliance.catalogue.database import Rows
+from appliance.catalogue.database import ID_STEP, Rows
 from appliance.catalogue.schema import PAGE, Table
 from appliance.engine import commit, journal, pool, retrieve, startup
 from appliance.engine.commit import Committer
@@ -187,7 +187,8 @@ def ids_promised_too_early() -> Iterator[None]:
 
     def finish(self: Committer, tx: Rows) -> None:
         original(self, tx)
-        self._id_limit = max(self._id_limit, tx.top_id + 1)
+        if tx.top_id >= self._id_limit:
+            self._id_limit = tx.top_id + ID_STEP
 
     with replaced(Committer, "_finish", finish):
         yield

@@ -98,6 +98,11 @@ def _content(store: ObjectStore, kind: int, ref: int, size: int) -> bytes:
     return b"".join(pieces)
 
 
+def unlinked(store: ObjectStore) -> list[int]:
+    """Nodes without a name that nobody has reaped."""
+    return [node for (node,) in _reader(store)("SELECT id FROM node WHERE links=0")]
+
+
 def difference(wanted: State, found: State) -> str:
     """What differs, for people; empty when nothing does."""
     lines = []
@@ -122,15 +127,16 @@ def _show(value: object) -> str:
 
 
 def audit(
-    store: ObjectStore, *, absent: Collection[int] = (), torn: Collection[int] = (), lenient: bool = False
-) -> set[int]:
-    """Raises Broken.  Copies on devices in `absent` may be bad; those of chunks in `torn` (with `lenient`: of all) too as
-    long as one is good: an unacknowledged batch may have been recovered by its good copy.  Returns such chunks."""
+    store: ObjectStore, *, absent: Collection[int] = (), excused: Callable[[int], bool] = lambda chunk: False
+) -> tuple[set[int], set[int]]:
+    """Raises Broken.  Copies on devices in `absent` are not asked.  A chunk that is `excused` (an unacknowledged batch may
+    have been recovered by its good copies) may have bad ones as long as one is good.  Returns the chunks of which every
+    copy is good, and the others."""
     rows = _reader(store)
     _audit_references(rows)
     _audit_usage(rows)
     _audit_space(store, rows)
-    return _audit_pages(store, rows, absent, torn, lenient)
+    return _audit_pages(store, rows, absent, excused)
 
 
 def _require(name: str, wanted: object, found: object) -> None:
@@ -154,7 +160,7 @@ def _audit_references(rows: type_rows) -> None:
     _require("entries of no node", [], rows("SELECT * FROM entry WHERE node NOT IN (SELECT id FROM node)"))
     _require("entries of no parent", [], rows("SELECT * FROM entry WHERE parent NOT IN (SELECT id FROM node)"))
     roots = "SELECT root FROM bucket"
-    stray = f"SELECT id FROM node WHERE id NOT IN (SELECT node FROM entry) AND id NOT IN ({roots})"
+    stray = f"SELECT id FROM node WHERE id NOT IN (SELECT node FROM entry) AND id NOT IN ({roots}) AND links>0"
     _require("nodes without a name", [], rows(stray))
     _require("parts of no upload", [], rows("SELECT * FROM part WHERE upload NOT IN (SELECT id FROM upload)"))
     (top,) = rows("SELECT max(coalesce((SELECT max(id) FROM node), 0), coalesce((SELECT max(id) FROM chunk), 0))")[0]
@@ -194,8 +200,8 @@ def _audit_space(store: ObjectStore, rows: type_rows) -> None:
 
 
 def _audit_pages(
-    store: ObjectStore, rows: type_rows, absent: Collection[int], torn: Collection[int], lenient: bool
-) -> set[int]:
+    store: ObjectStore, rows: type_rows, absent: Collection[int], excused: Callable[[int], bool]
+) -> tuple[set[int], set[int]]:
     partly: set[int] = set()
     parts: dict[tuple[int, int], list[PageRef]] = collections.defaultdict(list)
     for device, offset, length, index, hsum, chunk in rows("SELECT dev, off, len, idx, hsum, chunk FROM page"):
@@ -210,11 +216,11 @@ def _audit_pages(
                 raise Broken(f"audit: page {index} of chunk {chunk} lies on {devices}, wanted {copies} copies")
             part = min(payload, length - index * payload)
             bad = [ref.device for ref in refs if ref.device not in absent and not _is_good(store, ref, part)]
-            if bad and (not (lenient or chunk in torn) or len(bad) == len(refs)):
+            if bad and (not excused(chunk) or len(bad) == len(refs)):
                 raise Broken(f"audit: page {index} of chunk {chunk} is damaged on {bad}: {refs}")
-            if bad:
+            if bad or devices & set(absent):
                 partly.add(chunk)
-    return partly
+    return set(wanted) - partly, partly
 
 
 def _is_good(store: ObjectStore, ref: PageRef, length: int) -> bool:

@@ -69,7 +69,8 @@ class Trial:
         self.counts = counts
         self.model = Model()
         self.candidates = [self.model]  # one of them is what recovery must find
-        self.torn: set[int] = set()
+        self.torn: set[int] = set()  # chunks of an unacknowledged batch that was recovered though a copy was torn
+        self.good: set[int] = set()  # chunks of which every copy was found good
         self.host = Host(directory)
         self.tiers = self.random.choice(LAYOUTS)
         self.copies = self.random.randint(1, min(3, len(self.tiers)))
@@ -80,7 +81,8 @@ class Trial:
             for number in range(1, len(self.tiers) + 1)
         ]
         self.history: list[str] = [f"{'+'.join(self.tiers)}, {self.copies} copies"]  # for whoever reads a failure
-        self.hasty = self.random.random() < 0.5  # what was freed last is given out first
+        self.hasty = self.random.random() < 0.7  # what was freed last is given out first
+        self.dense = self.random.random() < 0.35
         self.degraded = False  # a device was missing or failed since the last snapshot
         new = [NewDevice(disk.name, disk, tier) for disk, tier in zip(self.disks, self.tiers, strict=True)]
         ring = self.random.choice((64, 96, 160, 256)) * KIB
@@ -139,11 +141,11 @@ class Trial:
             return
         for disk in self.disks:
             disk.heal()
-        self._compare(store, witness, missing)
+        self._compare(store, witness, missing, faulty_boot)
         if last:
             return
         faulty = self._plan_faults() or missing is not None or faulty_boot
-        clients = Clients(store, witness, self.random, faulty=faulty)
+        clients = Clients(store, witness, self.random, faulty=faulty, dense=self.dense)
         taken = store.engine.checkpointer.taken
         if not self.model.buckets:
             await self._make_buckets(clients)
@@ -170,7 +172,7 @@ class Trial:
             clients.witness.crash()  # a device failed at once: another life
             await trio.lowlevel.checkpoint()
 
-    def _compare(self, store: ObjectStore, witness: Witness, missing: int | None) -> None:
+    def _compare(self, store: ObjectStore, witness: Witness, missing: int | None, faulty_boot: bool) -> None:
         found = observed.observe(store)
         texts = []
         for model in self.candidates:
@@ -186,7 +188,13 @@ class Trial:
         self.model = witness.model = model
         self.candidates = [model]
         absent = () if missing is None else (missing,)
-        self.torn |= observed.audit(store, absent=absent, torn=self.torn, lenient=unsure)
+        good, partly = observed.audit(
+            store, absent=absent, excused=lambda chunk: chunk in self.torn or (unsure and chunk not in self.good)
+        )
+        self.torn |= partly - self.good if unsure else set()
+        self.good |= good
+        if not faulty_boot and missing is None and observed.unlinked(store):
+            raise Broken(f"nodes {observed.unlinked(store)} were not reaped")
         self.counts["compared"] += 1
         witness.compared = True
 

@@ -45,12 +45,19 @@ FAULTS: Final = {Code.UNAVAILABLE, Code.IO_ERROR, Code.READ_ONLY, Code.DAMAGED}
 class Clients:
     """What several tasks do to one store."""
 
-    def __init__(self, store: ObjectStore, witness: Witness, seed: random.Random, *, faulty: bool) -> None:
+    def __init__(
+        self, store: ObjectStore, witness: Witness, seed: random.Random, *, faulty: bool, dense: bool = False
+    ) -> None:
         self.store = store
         self.witness = witness
         self.random = seed
         self.faulty = faulty  # devices fail in this life: operations may fail for that
         self.operations = 0
+        # few keys, few sizes: every page soon lies where another one lay
+        self.dense = dense
+        self.keys = KEYS[:2] if dense else KEYS
+        self.small = (700, 5000) if dense else SMALL
+        self.streamed = (9 * KIB,) if dense else STREAMED
 
     async def run(self, tasks: int, operations: int) -> None:
         """Until the power goes, or every task has done so many."""
@@ -74,6 +81,8 @@ class Clients:
             (self.read, 4),
             (self.burst, 2),
         ]
+        if self.dense:
+            actions = [(self.put_small, 3), (self.put_streamed, 4), (self.burst, 4), (self.delete, 1), (self.read, 4)]
         kinds = [action for action, weight in actions for _ in range(weight)]
         for _ in range(operations):
             bucket = self.random.choice(self.store.buckets())
@@ -93,10 +102,10 @@ class Clients:
 
     # ------------------------------------------------------------------ objects
     def _key(self) -> bytes:
-        return self.random.choice(KEYS)
+        return self.random.choice(self.keys)
 
     def _small(self) -> tuple[bytes, Body]:
-        data = self.random.randbytes(self.random.choice(SMALL))
+        data = self.random.randbytes(self.random.choice(self.small))
         body = self.store.small_body(data)
         self._learn(data, body)
         return data, body
@@ -132,7 +141,7 @@ class Clients:
         async def commit(body: Body) -> None:
             await self.store.put_object(bucket, key, body, self._etag(), NO_ATTRIBUTES)
 
-        await self._streamed(bucket, self.random.choice(STREAMED), commit)
+        await self._streamed(bucket, self.random.choice(self.streamed), commit)
 
     async def burst(self, bucket: Bucket) -> None:
         """The same key again and again, so that pages are made and freed inside one batch (I4)."""
@@ -146,7 +155,7 @@ class Clients:
             await self.store.put_object(bucket, key, body, self._etag(), NO_ATTRIBUTES)
 
         try:
-            await self._streamed(bucket, self.random.choice(STREAMED[:3]), commit)
+            await self._streamed(bucket, self.random.choice(self.streamed[:3]), commit)
         except StoreError as error:
             self._require_expected(error)
         except Crash:
