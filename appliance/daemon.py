@@ -33,6 +33,7 @@ from hypercorn.config import Config as HypercornConfig
 
 from appliance import config as configuration
 from appliance.administration import Report, administration_app, control_app
+from appliance.chores import run_chores
 from appliance.config import Config
 from appliance.credentials import Vault, new_access_key, open_vault
 from appliance.engine.startup import Attached, put_aside
@@ -43,7 +44,6 @@ from appliance.notify import STORED_FUSE, notify, passed_descriptor, watchdog_pe
 from appliance.ondisk.superblock import Tier
 from appliance.opening import attach, close_all, open_store, state_lock
 from appliance.upkeep.audit import audit
-from appliance.upkeep.chores import run_chores
 from fusefs.mount import FILE_SYSTEM, Mount, mounted_type, unmount
 from s3front.app import s3_app
 from s3front.serve import TlsFiles

@@ -33,7 +33,7 @@ CHUNK_OVERHEAD_MAX: Final = 16 + len(";chunk-signature=") + 64 + 4
 
 _SIGNED_HEAD: Final = re.compile(rb"([0-9a-fA-F]{1,16});chunk-signature=([0-9a-f]{64})\r\n")
 _UNSIGNED_HEAD: Final = re.compile(rb"([0-9a-fA-F]{1,16})\r\n")
-_TRAILER_LINE: Final = re.compile(rb"([a-z0-9-]+):[ \t]*([!-~]+)[ \t]*")
+_TRAILER_LINE: Final = re.compile(rb"([a-z0-9-]+):[ \t]*([!-~]+)")
 _SIGNATURE_NAME: Final = b"x-amz-trailer-signature"
 
 

@@ -74,6 +74,7 @@ class BodyPlan(Frozen, frozen=True):
     length: int  # of the payload
     wire_max: int  # of the framed body: read no more than this
     chunked: bool  # aws-chunked
+    open_ended: bool  # nobody said how long it is: HTTP's own framing ends it, and `length` is only the limit
     etag: str  # md5, fast or none
     algorithm: str  # the checksum to compute, or none
     expected: Expected
@@ -99,6 +100,7 @@ def plan_body(
     default: str = checksums.DEFAULT,
     limit: int = SINGLE_PUT_MAX,
     describes_body: bool = True,
+    open_ended: bool = False,
 ) -> BodyPlan:
     """Reads the head of a request with a body.
 
@@ -107,7 +109,8 @@ def plan_body(
     when the client promises none ("" for none; an upload's own algorithm for its parts); `limit` the longest payload.
 
     `describes_body` is False where the checksum headers are about an object and not about this body
-    (CompleteMultipartUpload): then only Content-MD5 is compared.
+    (CompleteMultipartUpload): then only Content-MD5 is compared.  `open_ended` says that a body without any length may
+    come, because HTTP's framing tells its end.
 
     Raises S3Error MissingContentLength, InvalidArgument, EntityTooLarge, IncompleteBody, and what `checksums.parse`
     does.
@@ -120,10 +123,14 @@ def plan_body(
         wire_max = wire_length_max(length)
         if content_length is not None and not length <= content_length <= wire_max:
             raise S3Error("IncompleteBody", "Content-Length does not fit x-amz-decoded-content-length.")
-    else:
-        if content_length is None:
+        open_ended = False
+    elif content_length is None:
+        if not open_ended:
             raise S3Error("MissingContentLength")
+        length = wire_max = limit
+    else:
         length = wire_max = content_length
+        open_ended = False
     if length > limit:
         raise S3Error("EntityTooLarge", details=(("ProposedSize", str(length)), ("MaxSizeAllowed", str(limit))))
     if not describes_body:
@@ -134,6 +141,7 @@ def plan_body(
         length=length,
         wire_max=wire_max if content_length is None else content_length,
         chunked=chunked,
+        open_ended=open_ended,
         etag=etag,
         algorithm=expected.algorithm or default,
         expected=expected,
@@ -291,11 +299,13 @@ class BodySink:
     def finish(self) -> Received[Body]:
         """Checks everything, then ends the ingest."""
         trailers = self._decoder.finish() if self._decoder is not None else {}
-        if self._left:
+        if self._plan.open_ended:
+            self._hand_over()
+        elif self._left:
             raise S3Error("IncompleteBody")
         assert self._target is None, "the last step handed everything over"
         etag, checksum = self._digests.check(trailers)
-        return Received(self._ingest.finish(), self._plan.length, etag, checksum)
+        return Received(self._ingest.finish(), self._plan.length - self._left, etag, checksum)
 
     def _open(self) -> memoryview:
         if self._target is None:
@@ -320,6 +330,10 @@ class BodySink:
         self._at += count
         self._left -= count
         if self._at >= HASH_STEP or self._at == len(target) or not self._left:
-            self._digests.update(target[: self._at])
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._target is not None and self._at:
+            self._digests.update(self._target[: self._at])
             self._ingest.filled(self._at)
-            self._target = None
+        self._target = None

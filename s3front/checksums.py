@@ -121,7 +121,8 @@ def parse(headers: Mapping[bytes, bytes], trailing: bool) -> Expected:
     """Reads the headers of a request with a body.
 
     `headers` maps lower-case names to values; `trailing` says that the payload's form has trailers.  Raises S3Error
-    InvalidDigest (Content-MD5 is not 16 bytes in base64) and InvalidRequest (everything about x-amz-checksum-*,
+    InvalidDigest (Content-MD5 is not 16 bytes in base64), BadDigest (x-amz-checksum-* is not base64 of its length) and
+    InvalidRequest (everything else about x-amz-checksum-*,
     x-amz-sdk-checksum-algorithm and x-amz-trailer).
     """
     md5 = _content_md5(headers[b"content-md5"]) if b"content-md5" in headers else None
@@ -192,8 +193,8 @@ def _several() -> S3Error:
 
 
 def invalid_value(algorithm: str) -> S3Error:
-    """The error for a checksum that is not base64 of the right length."""
-    return S3Error("InvalidRequest", f"Value for x-amz-checksum-{algorithm.lower()} header is invalid.")
+    """The error for a checksum that is not base64 of the right length: no body has it."""
+    return S3Error("BadDigest", f"Value for x-amz-checksum-{algorithm.lower()} header is invalid.")
 
 
 def decode(text: bytes | str, size: int) -> bytes | None:

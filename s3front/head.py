@@ -171,9 +171,10 @@ def parse_head(block: bytes) -> Head:
     expect = False
     value = framing.get(b"expect")
     if value is not None and minor:  # RFC 9110 §10.1.1: ignored from HTTP/1.0
-        if value.lower() != b"100-continue":
+        if value.lower() == b"100-continue":
+            expect = chunked or bool(length)
+        elif b"100" in value:  # spelled so that another server may read it as the one expectation that there is
             raise HeadError(417, "The only expectation served is 100-continue.")
-        expect = chunked or bool(length)
     keep_alive = minor == 1
     upgrade = b""
     value = framing.get(b"connection")

@@ -32,8 +32,9 @@ def plan(request: Request, *, default: str = checksums.DEFAULT, limit: int) -> B
         etag=request.bucket.etag,
         default=default,
         limit=limit,
+        open_ended=b"transfer-encoding" in request.headers,
     )
-    request.bytes_in = result.length
+    request.bytes_in = 0 if result.open_ended else result.length
     return result
 
 
@@ -43,10 +44,11 @@ async def take(door: Door, request: Request, plan: BodyPlan, commit: Commit[T]) 
         data = await transfer.read_small(request.scope, request.receive, plan.wire_max)
         small = await receive_small(plan, data)
         return await commit(door.store.small_body(small.body), small.etag, small.checksum)
-    with await door.store.ingest(request.bucket, plan.length, request.key) as ingest:
+    with await door.store.ingest(request.bucket, None if plan.open_ended else plan.length, request.key) as ingest:
         sink = BodySink(plan, ingest)
-        await transfer.read_body(request.scope, request.receive, _Bounded(sink))
+        await transfer.read_body(request.scope, request.receive, _Bounded(sink, plan))
         large = await trio.to_thread.run_sync(sink.finish)
+        request.bytes_in = large.size
         return await commit(large.body, large.etag, large.checksum)
 
 
@@ -80,14 +82,17 @@ def content_length(request: Request) -> int | None:
 class _Bounded:
     """A sink that refuses bytes beyond those announced, whatever the transfer's framing lets through."""
 
-    __slots__ = ("_sink",)
+    __slots__ = ("_plan", "_sink")
 
-    def __init__(self, sink: BodySink) -> None:
+    def __init__(self, sink: BodySink, plan: BodyPlan) -> None:
         self._sink = sink
+        self._plan = plan
 
     def room(self) -> memoryview:
         view = self._sink.room()
         if not view:
+            if self._plan.open_ended:
+                raise S3Error("EntityTooLarge", details=(("MaxSizeAllowed", str(self._plan.length)),))
             raise S3Error("IncompleteBody", "The body is longer than was announced.")
         return view
 

@@ -33,6 +33,12 @@ STORAGE_CLASSES: Final = frozenset(
 
 # ACLs that say what is true here anyway: the owner may everything, nobody else anything.
 CANNED_ACLS: Final = frozenset({b"private", b"bucket-owner-full-control"})
+_OTHER_CANNED_ACLS: Final = frozenset(
+    {
+        b"public-read", b"public-read-write", b"authenticated-read", b"aws-exec-read", b"bucket-owner-read",
+        b"log-delivery-write",
+    }
+)  # fmt: skip
 
 _META: Final = b"x-amz-meta-"
 _FIELDS: Final[dict[bytes, str]] = {
@@ -74,12 +80,15 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 
 
 def check_refused(headers: Mapping[bytes, bytes]) -> None:
-    """Raises NotImplemented for a header that asks for what is not here (tags, locks, encryption, grants, ACLs)."""
+    """Raises NotImplemented for a header that asks for what is not here (tags, locks, encryption, grants, ACLs),
+    InvalidArgument for an ACL that S3 does not know."""
     for name in headers:
         if name[:6] == b"x-amz-":
             if name in _REFUSED or name.startswith(_REFUSED_PREFIXES):
                 raise S3Error("NotImplemented", details=(("Header", name.decode("latin-1")),))
             if name == b"x-amz-acl" and headers[name] not in CANNED_ACLS:
+                if headers[name] not in _OTHER_CANNED_ACLS:
+                    raise invalid_argument("", "x-amz-acl", headers[name].decode("latin-1"))
                 raise S3Error(
                     "NotImplemented",
                     "Access control lists other than private are not implemented.",

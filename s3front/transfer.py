@@ -41,7 +41,7 @@ class ClientGone(ConnectionError):
 
 
 class BodyTooLarge(Exception):
-    """The request body exceeds the limit that the application gave; nothing of it is usable."""
+    """The request body exceeds the limit that the application gave, or what its sink takes; nothing of it is usable."""
 
 
 class BodyLengthError(RuntimeError):
@@ -52,7 +52,8 @@ class Sink(Protocol):
     """Where a request body goes.  Both verbs are called in worker threads, never two at a time; both may block and
     raise.
 
-    `room` gives a writable view of at least one byte; asked again without `filled` between, it gives the same room.
+    `room` gives a writable view; asked again without `filled` between, it gives the same room.  A view of no bytes says
+    that the sink wants no more: a body that goes on is then BodyTooLarge.
     `filled(n)` says that the first `n` bytes of that view hold the next bytes of the body.
     """
 
@@ -93,6 +94,8 @@ class Inflow:
         while self.left:
             trio.from_thread.check_cancelled()
             view = sink.room()
+            if not view:
+                raise BodyTooLarge("The body goes on beyond what its sink takes.")
             if len(view) > self.left:
                 view = view[: self.left]
             if self.rest:
@@ -217,6 +220,8 @@ async def pour(fetch: Callable[[], Awaitable[bytes]], sink: Sink, limiter: trio.
         if not view or ready >= HOP_SIZE:
             view = await trio.to_thread.run_sync(_advance, sink, ready, limiter=limiter)
             ready = 0
+            if not view:
+                raise BodyTooLarge("The body goes on beyond what its sink takes.")
         n = min(len(view), len(data))
         view[:n] = data[:n]
         view = view[n:]

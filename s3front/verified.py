@@ -333,14 +333,14 @@ def _presigned_claim(query: bytes, fields: Mapping[bytes, bytes], now: float) ->
     except Malformed as error:
         raise refuse("X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"", error) from error
     expires = parameters[b"X-Amz-Expires"]
-    if not re.fullmatch(rb"[0-9]{1,10}", expires):
+    if not re.fullmatch(rb"-?[0-9]{1,10}", expires):
         raise refuse("X-Amz-Expires should be a number")
     lifetime = int(expires)
-    if not 1 <= lifetime <= PRESIGNED_EXPIRY_MAX:
-        raise refuse(f"X-Amz-Expires must be at least 1 and at most {PRESIGNED_EXPIRY_MAX} seconds (a week)")
+    if lifetime > PRESIGNED_EXPIRY_MAX:
+        raise refuse(f"X-Amz-Expires must be at most {PRESIGNED_EXPIRY_MAX} seconds (a week)")
     if moment - now > CLOCK_SKEW_MAX:
         raise AuthError("AccessDenied", "Request is not valid yet")
-    if now > moment + lifetime:
+    if lifetime < 1 or now > moment + lifetime:  # one that never lived has expired
         raise AuthError(
             "AccessDenied",
             "Request has expired",

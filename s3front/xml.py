@@ -77,11 +77,12 @@ def optional(name: str, text: str) -> str:
 class Element:
     """One element of a request: its local name, its own text, its children in order."""
 
-    __slots__ = ("children", "name", "text")
+    __slots__ = ("children", "name", "pieces", "text")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.text = ""
+        self.pieces: list[str] = []  # of the text, until the element ends
         self.children: list[Element] = []
 
     def only(self, *names: str) -> Element:
@@ -157,7 +158,7 @@ class _Builder:
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         namespace, _, local = name.rpartition(" ")
-        if namespace not in ("", NAMESPACE) and not self.stack:
+        if namespace not in ("", NAMESPACE):
             raise malformed("The namespace is not S3's.")
         self.count += 1
         if len(self.stack) >= DEPTH_MAX or self.count > ELEMENTS_MAX:
@@ -170,10 +171,12 @@ class _Builder:
         self.stack.append(node)
 
     def end(self, name: str) -> None:
-        self.stack.pop()
+        node = self.stack.pop()
+        node.text = "".join(node.pieces)  # joined once: text between thousands of children must not be copied each time
+        node.pieces.clear()
 
     def characters(self, text: str) -> None:
-        self.stack[-1].text += text
+        self.stack[-1].pieces.append(text)
 
     def refuse(self, *parameters: object) -> int:
         raise malformed("Document types, entities and processing instructions are not accepted.")

@@ -47,6 +47,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     "appliance.logs": set(),
     "appliance.metrics": {"appliance.store"},
     "appliance.notify": set(),
+    "appliance.chores": {"appliance.store"},
     "appliance.premount": {"appliance.config", "appliance.notify"},
     "appliance.control": set(),
     "appliance.terminal": set(),

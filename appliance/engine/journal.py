@@ -46,14 +46,19 @@ class Found(NamedTuple):
     pool: bytes
 
     def read(self) -> memoryview:
-        """The record as written, padding included.  Raises OSError."""
+        """The record as written, padding included.  Raises IO_ERROR: it was whole a moment ago."""
         assert self.device.device is not None
         image = aligned(self.place.length)
-        self.device.device.read_into(self.device.geometry.ring_start + self.place.offset, image)
+        try:
+            self.device.device.read_into(self.device.geometry.ring_start + self.place.offset, image)
+            record.check(image, pool=self.pool)
+        except (OSError, DamagedError) as error:
+            text = f"record {self.place.seq} of the journal on {self.device.path} cannot be read again"
+            raise StoreError(Code.IO_ERROR, text, cause=str(error)) from error
         return image
 
     def decode(self) -> Record:
-        """Its row images.  Raises OSError, DamagedError."""
+        """Its row images.  Raises IO_ERROR."""
         return record.decode(self.read(), pool=self.pool)
 
 

@@ -48,7 +48,6 @@ async def operate(door: Door, request: Request) -> Response:
     PreconditionFailed."""
     precondition = await preconditions.for_write(door, request)
     asked = await _asked(request)
-    etag = checksums.multipart_etag([part.etag for part in asked])
     try:
         upload = door.store.upload(request.bucket, request.key, request.query["uploadId"])
         held = await _held(door, upload)
@@ -56,12 +55,12 @@ async def operate(door: Door, request: Request) -> Response:
             parts, whole = _judge(request, upload, asked, held)
         else:
             parts, whole = await trio.to_thread.run_sync(_judge, request, upload, asked, held)
-        done_etag, checksum = etag, whole
+        etag, checksum = checksums.multipart_etag([part.etag for part in parts]), whole
         await _complete(door, upload, parts, etag, whole, precondition)
     except StoreError as error:
         if error.code is not Code.NO_SUCH_UPLOAD:
             raise
-        done_etag, checksum = await _completed_before(door, request, etag, error)
+        etag, checksum = await _completed_before(door, request, asked, error)
     scheme = request.scope.get("scheme", "http")
     host = request.headers.get(b"host", b"").decode("latin-1")
     location = f"{scheme}://{host}{request.verified.path.decode('latin-1')}"
@@ -70,7 +69,7 @@ async def operate(door: Door, request: Request) -> Response:
             "CompleteMultipartUploadResult",
             f"<Location>{xml.escape(location)}</Location>"
             f"<Bucket>{xml.escape(request.bucket_name)}</Bucket><Key>{xml.escape_key(request.key)}</Key>"
-            f"<ETag>&quot;{done_etag}&quot;</ETag>{metadata.checksum_xml(checksum, len(asked))}",
+            f"<ETag>&quot;{etag}&quot;</ETag>{metadata.checksum_xml(checksum, len(asked))}",
         )
     )
 
@@ -78,14 +77,15 @@ async def operate(door: Door, request: Request) -> Response:
 async def _asked(request: Request) -> list[Asked]:
     document = await intake.document(request, DOCUMENT_MAX, of_object=True)
     if not document:
-        raise S3Error("InvalidRequest", "You must specify at least one part")
+        raise xml.malformed("There are no parts.")
     if len(document) <= xml.PARSE_INLINE_MAX:
         return parse(document)
     return await trio.to_thread.run_sync(parse, document)
 
 
 def parse(document: bytes) -> list[Asked]:
-    """The parts in the document's order.  Raises MalformedXML, InvalidPartOrder, InvalidPart (no ETag at all)."""
+    """The parts in the document's order.  Of a number named twice in a row, as by a client that sent a part again, the
+    later one counts.  Raises MalformedXML, InvalidPartOrder."""
     tree = xml.parse(document, "CompleteMultipartUpload", DOCUMENT_MAX).only("Part")
     if not tree.children:
         raise xml.malformed("There are no parts.")
@@ -93,9 +93,9 @@ def parse(document: bytes) -> list[Asked]:
         raise xml.malformed(f"There are more than {PART_NUMBER_MAX} parts.")
     parts = [_part(child) for child in tree.children]
     for one, following in itertools.pairwise(parts):
-        if following.number <= one.number:
+        if following.number < one.number:
             raise S3Error("InvalidPartOrder")
-    return parts
+    return list({part.number: part for part in parts}.values())
 
 
 def _part(child: Element) -> Asked:
@@ -105,8 +105,6 @@ def _part(child: Element) -> Asked:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= PART_NUMBER_MAX):
         raise xml.malformed("A part number is not an integer from 1 to 10000.")
     etag = child.need("ETag").strip().strip('"')
-    if len(etag) < 32 or not etag.isascii() or not all(c in "0123456789abcdef" for c in etag[:32]):
-        raise S3Error("InvalidPart", details=(("PartNumber", text), ("ETag", etag)))
     said = {name.removeprefix("Checksum"): child.get(name) for name in names}
     return Asked(int(text), etag, {name: value.strip() for name, value in said.items() if value})
 
@@ -128,6 +126,10 @@ def _judge(
     request: Request, upload: Upload, asked: list[Asked], held: dict[int, Part]
 ) -> tuple[list[Part], Checksum | None]:
     """The parts asked for and the checksum of the whole, or the S3Error that refuses them."""
+    for algorithm in checksums.ALGORITHMS.values():
+        promised = request.headers.get(algorithm.header)
+        if promised is not None and checksums.decode(promised.partition(b"-")[0], algorithm.size) is None:
+            raise checksums.invalid_value(algorithm.name)
     parts = [_match(part, held) for part in asked]
     whole = _checksum(upload, asked, parts)
     _check_promises(request, parts, whole)
@@ -214,11 +216,14 @@ async def _complete(
     await door.store.complete_upload(upload, pairs, etag, attributes, precondition=precondition)
 
 
-async def _completed_before(door: Door, request: Request, etag: str, error: StoreError) -> tuple[str, Checksum | None]:
+async def _completed_before(
+    door: Door, request: Request, asked: list[Asked], error: StoreError
+) -> tuple[str, Checksum | None]:
     """The object that this very list of parts made, or the error."""
     try:
+        etag = checksums.multipart_etag([part.etag for part in asked])
         node = await door.store.look_up(request.bucket, request.key)
-    except StoreError:
+    except (StoreError, S3Error):
         raise error from None
     if node.etag != etag:
         raise error

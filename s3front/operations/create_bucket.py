@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from appliance.authority import Action
+from appliance.errors import Code, StoreError
 from appliance.limits import BUCKET_NAME_MAX, BUCKET_NAME_MIN
 from s3front import intake, metadata, xml
 from s3front.errors import S3Error
@@ -17,7 +18,8 @@ NAME: Final = "CreateBucket"
 ACTION: Final = Action.CREATE_BUCKET
 ROUTES: Final = (Route("PUT", Level.BUCKET),)
 
-_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]|\.(?!\.))*[a-z0-9]")
+_LABEL: Final = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"  # RFC 1123: a name is also a host, and its parts are labels
+_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _ADDRESS: Final = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+")
 # AWS reserves these for access points, directory and table buckets; SDKs route them elsewhere.
 _RESERVED_PREFIXES: Final = ("xn--", "sthree-", "amzn-s3-demo-")
@@ -39,12 +41,18 @@ async def operate(door: Door, request: Request) -> Response:
     document = await intake.document(request)
     if document:
         _check_location(document, door.region)
-    await door.store.create_bucket(name, request.verified.principal.owner)
+    try:
+        await door.store.create_bucket(name, request.verified.principal.owner)
+    except StoreError as error:
+        # As in AWS: the oldest region takes the second creation for a success, the others tell.
+        if error.code is not Code.BUCKET_OWNED or door.region != "us-east-1":
+            raise
     return Response(200, [(b"location", b"/" + name.encode())])
 
 
 def valid_name(name: str) -> bool:
-    """The rules of "General purpose bucket naming rules" in the Amazon S3 User Guide."""
+    """The rules of "General purpose bucket naming rules" in the Amazon S3 User Guide, and those of host names: no label
+    begins or ends with a dash."""
     return (
         BUCKET_NAME_MIN <= len(name) <= BUCKET_NAME_MAX
         and _NAME.fullmatch(name) is not None

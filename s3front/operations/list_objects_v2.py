@@ -27,7 +27,7 @@ async def operate(door: Door, request: Request) -> Response:
         return await list_objects.operate(door, request)
     write = list_objects.key_writer(request)
     token, start_after = query.get("continuation-token"), query.get("start-after", "")
-    after = start_after.encode() if token is None else tokens.decode(token, "continuation-token")
+    after = start_after.encode() if not token else tokens.decode(token, "continuation-token")
     page, limit = await list_objects.look(door, request, after)
     said = ""
     if token is not None:

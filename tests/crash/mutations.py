@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from appliance.catalogue.database import ID_STEP, Rows
-from appliance.catalogue.schema import PAGE, Table
+from appliance.catalogue.schema import CHUNK, PAGE, Table
 from appliance.engine import commit, journal, pool, retrieve, startup
 from appliance.engine.commit import Committer
 from appliance.engine.journal import Found
@@ -150,13 +150,12 @@ def passing_pages_recorded() -> Iterator[None]:
 
     def remembering(self: Rows, table: Table, row: Any) -> None:
         put(self, table, row)
-        if table is PAGE:
-            written.setdefault(id(self), {})[row[:2]] = row
+        if table in (PAGE, CHUNK):
+            written.setdefault(id(self), {})[table.number, *row[: table.key]] = row
 
     def listing(self: Rows) -> Any:
         rows = written.pop(id(self), {})
-        passing = [[PAGE.number, 0, *row] for place, row in rows.items() if self.images[PAGE.number, *place] is None]
-        return passing + images(self)
+        return [[key[0], 0, *row] for key, row in rows.items() if self.images[key] is None] + images(self)
 
     with replaced(Rows, "put", remembering), replaced(Rows, "image_list", listing):
         yield

@@ -228,11 +228,11 @@ def test_a_digest_that_does_not_match_is_a_bad_digest(way: Way, etag: str, promi
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("payload", [Payload.STREAMING_SIGNED_TRAILER, Payload.STREAMING_UNSIGNED_TRAILER])
-@pytest.mark.parametrize(("value", "code"), [(b64(bytes(4)), "BadDigest"), ("AAAA", "InvalidRequest")])
-def test_a_trailer_that_does_not_match_is_refused(way: Way, payload: Payload, value: str, code: str) -> None:
+@pytest.mark.parametrize("value", [b64(bytes(4)), "AAAA"])
+def test_a_trailer_that_does_not_match_is_refused(way: Way, payload: Payload, value: str) -> None:
     verified = verified_streaming(payload, len(BODY))
     wire = encode(verified, [BODY], [(TRAILER, value)])
-    assert refused(way, plan(verified, len(wire)), wire).code == code
+    assert refused(way, plan(verified, len(wire)), wire).code == "BadDigest"
 
 
 @pytest.mark.parametrize("way", WAYS)

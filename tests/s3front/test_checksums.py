@@ -98,10 +98,6 @@ def test_a_content_md5_that_is_none_is_an_invalid_digest(value: str) -> None:
 @pytest.mark.parametrize(
     "headers",
     [
-        promised(x_amz_checksum_crc32="AAAA"),
-        promised(x_amz_checksum_crc32="AAAAAB=="),  # bits beyond the value
-        promised(x_amz_checksum_crc32="!!!!!!=="),
-        promised(x_amz_checksum_sha256=CRC32),
         promised(x_amz_checksum_md4=MD5),
         promised(x_amz_checksum_crc32=CRC32, x_amz_checksum_crc32c=CRC32),
         promised(x_amz_sdk_checksum_algorithm="CRC32"),
@@ -111,6 +107,19 @@ def test_a_content_md5_that_is_none_is_an_invalid_digest(value: str) -> None:
 )
 def test_a_checksum_that_is_none_is_an_invalid_request(headers: dict[bytes, bytes]) -> None:
     assert (refused(headers).code, refused(headers).status) == ("InvalidRequest", 400)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        promised(x_amz_checksum_crc32="AAAA"),
+        promised(x_amz_checksum_crc32="AAAAAB=="),  # bits beyond the value
+        promised(x_amz_checksum_crc32="!!!!!!=="),
+        promised(x_amz_checksum_sha256=CRC32),
+    ],
+)
+def test_a_checksum_that_no_body_has_is_a_bad_digest(headers: dict[bytes, bytes]) -> None:
+    assert (refused(headers).code, refused(headers).status) == ("BadDigest", 400)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_date_and_server_are_added_once() -> None:
         (b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n", 501, b"NotImplemented"),
         (b"BREW / HTTP/1.1\r\nHost: h\r\n\r\n", 501, b"NotImplemented"),
         (b"GET / HTTP/3.0\r\nHost: h\r\n\r\n", 505, b"HTTPVersionNotSupported"),
-        (b"PUT / HTTP/1.1\r\nHost: h\r\nExpect: tea\r\nContent-Length: 1\r\n\r\n", 417, b"ExpectationFailed"),
+        (b"PUT / HTTP/1.1\r\nHost: h\r\nExpect: 100-tea\r\nContent-Length: 1\r\n\r\n", 417, b"ExpectationFailed"),
     ],
 )
 def test_malformed_requests_get_an_error_document_and_the_door(request_bytes: bytes, status: int, code: bytes) -> None:

@@ -68,7 +68,16 @@ def test_expect_counts_only_with_a_body() -> None:
     assert head(b"Expect: 100-Continue", b"Content-Length: 1").expect
     assert head(b"Expect: 100-continue", b"Transfer-Encoding: chunked").expect
     assert not head(b"Expect: 100-continue", b"Content-Length: 0").expect
-    assert status(b"Expect: 200-ok", b"Content-Length: 1") == 417
+
+
+@pytest.mark.parametrize("value", [b"", b"200-ok", b"tea"])
+def test_an_expectation_that_nobody_has_is_ignored(value: bytes) -> None:
+    assert not head(b"Expect: " + value, b"Content-Length: 1").expect
+
+
+@pytest.mark.parametrize("value", [b"y 100-continue", b"100-continue, x", b"\x0b100-continue", b"100 - continue"])
+def test_an_expectation_that_two_servers_may_read_differently_is_refused(value: bytes) -> None:
+    assert status(b"Expect: " + value, b"Content-Length: 1") in (400, 417)
 
 
 def test_upgrade_is_named_by_both_headers() -> None:

@@ -84,7 +84,10 @@ BROKEN = {
     "a missing chunk": ("DELETE FROM chunk WHERE len=5000", "refs"),
     "a missing map": ("DELETE FROM map WHERE composed", "refs"),
     "an id beyond the promise": ("UPDATE meta SET value=5 WHERE name='next_id'", "ids"),
-    "slices that overlap": ("UPDATE slice SET len=len+1 WHERE off=0 AND map IN (SELECT id FROM map WHERE composed)", "slice"),
+    "slices that overlap": (
+        "UPDATE slice SET len=len+1 WHERE off=0 AND map IN (SELECT id FROM map WHERE composed)",
+        "slice",
+    ),
     "a slice beyond its chunk": ("UPDATE slice SET roff=roff+1 WHERE kind=2", "slice"),
     "a slice of no map": ("INSERT INTO slice SELECT 999999, off, len, kind, ref, roff FROM slice LIMIT 1", "slice"),
     "a map that hides its depth": ("UPDATE map SET composed=1-composed", "map"),
@@ -103,7 +106,7 @@ BROKEN = {
     "a page that is not aligned": ("UPDATE page SET off=off+512 WHERE idx=1", "extent"),
     "space that nobody accounts for": ("DELETE FROM page WHERE dev=2", "space"),
     "an unlinked node that nobody holds": (
-        "INSERT INTO node SELECT 3000, mode, 0, 0, 0, size, 0, 0, 0, 0, 1, '', 0, 0, x'', 0, x'', 1 FROM node WHERE size=10",
+        "INSERT INTO node SELECT 3000, mode, 0, 0, 0, 9, 0, 0, 0, 0, 1, '', 0, 0, x'', 0, x'', 1 FROM node WHERE size=10",
         "unlinked",
     ),
     "an implied directory without a reason": ("UPDATE node SET flags=1 WHERE data=x'6578706c696369742f'", "implied"),

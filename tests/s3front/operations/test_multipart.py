@@ -85,7 +85,8 @@ def test_what_is_not_completed(box: Box) -> None:
     for parts, code in (
         ([(1, big, ""), (2, small, ""), (3, last, "")], "EntityTooSmall"),
         ([(2, small, ""), (1, big, "")], "InvalidPartOrder"),
-        ([(1, big, ""), (1, big, "")], "InvalidPartOrder"),
+        ([(1, big, ""), (3, last, ""), (1, big, "")], "InvalidPartOrder"),
+        ([(1, big, ""), (1, small, "")], "InvalidPart"),
         ([(1, small, "")], "InvalidPart"),
         ([(1, "", "")], "InvalidPart"),
         ([(1, "x" * 32, "")], "InvalidPart"),
@@ -102,10 +103,12 @@ def test_what_is_not_completed(box: Box) -> None:
         ({"x-amz-mp-object-size": "5"}, "InvalidRequest"),
         ({"x-amz-checksum-crc64nvme": "AAAAAAAAAAA="}, "BadDigest"),
         ({"x-amz-checksum-sha256": b64(bytes(32))}, "InvalidRequest"),
+        ({"x-amz-checksum-sha256": "bad"}, "BadDigest"),
         ({"if-match": '"x"'}, "NoSuchKey"),
     ):
         assert complete(box, upload, [(1, big, ""), (3, last, "")], headers).code == code, headers
-    assert box.send("POST", "/b/k", f"uploadId={upload}").code == "InvalidRequest"
+    assert box.send("POST", "/b/k", f"uploadId={upload}").code == "MalformedXML"
+    assert complete(box, "other", [(1, "1234", "")]).code == "NoSuchUpload"
     assert box.send("GET", "/b/k").status == 404
     headers = {"x-amz-mp-object-size": str(len(BIG) + 4), "if-none-match": "*"}
     assert complete(box, upload, [(1, big, ""), (3, last, "")], headers).status == 200
@@ -206,11 +209,31 @@ def test_the_list_of_parts(box: Box) -> None:
 def test_an_aborted_upload_is_gone(box: Box) -> None:
     upload = create(box)
     part(box, upload, 1, b"x")
-    assert box.send("DELETE", "/b").code == "BucketNotEmpty"
     assert box.send("DELETE", "/b/k", f"uploadId={upload}").status == 204
     for method in ("DELETE", "GET"):
         assert box.send(method, "/b/k", f"uploadId={upload}").code == "NoSuchUpload"
     assert box.send("DELETE", "/b").status == 204
+
+
+def test_uploads_keep_no_bucket_but_go_with_no_object_left_behind(box: Box) -> None:
+    upload = create(box)
+    part(box, upload, 1, b"x")
+    box.send("PUT", "/b/other", body=b"x")
+    assert box.send("DELETE", "/b").code == "BucketNotEmpty"
+    assert box.send("GET", "/b/k", f"uploadId={upload}").status == 200
+    box.send("DELETE", "/b/other")
+    assert box.send("DELETE", "/b").status == 204
+    assert box.send("HEAD", "/b").status == 404
+
+
+def test_a_part_named_twice_in_a_row_counts_once(box: Box) -> None:
+    upload = create(box)
+    first = part(box, upload, 1, b"first").headers["etag"]
+    second = part(box, upload, 1, b"second").headers["etag"]
+    done = complete(box, upload, [(1, first, ""), (1, second, "")])
+    assert done.status == 200
+    assert b"-1&quot;</ETag>" in done.body
+    assert box.send("GET", "/b/k").body == b"second"
 
 
 def test_ten_thousand_parts(box: Box) -> None:

@@ -1,0 +1,47 @@
+"""The chores by the clock: trio's own mock clock, a store that writes down what it was asked."""
+
+from __future__ import annotations
+
+import trio
+import trio.testing
+
+from appliance.chores import run_chores
+
+
+class Asked:
+    """What the chores may ask of a store."""
+
+    def __init__(self, expired: list[int]) -> None:
+        self.snapshots: list[float] = []
+        self.expiries: list[int] = []
+        self._expired = expired
+
+    def checkpoint(self) -> None:
+        self.snapshots.append(trio.current_time())
+
+    async def expire_uploads(self, before_ns: int, limit: int) -> int:
+        self.expiries.append(before_ns)
+        return self._expired.pop(0) if self._expired else 0
+
+
+def run_for(store: Asked, seconds: float, *, upload_expiry: float) -> None:
+    async def main() -> None:
+        with trio.move_on_after(seconds):
+            await run_chores(store, snapshot_interval=3600, upload_expiry=upload_expiry)  # type: ignore[arg-type]
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_snapshot_comes_every_interval() -> None:
+    store = Asked([])
+    run_for(store, 3 * 3600 + 600, upload_expiry=0)
+    gaps = [later - earlier for earlier, later in zip(store.snapshots, store.snapshots[1:], strict=False)]
+    assert len(store.snapshots) == 3
+    assert all(3600 <= gap <= 3720 for gap in gaps)
+    assert store.expiries == []  # 0 keeps uploads for ever
+
+
+def test_expired_uploads_are_ended_until_none_is_left() -> None:
+    store = Asked([100, 100, 7])
+    run_for(store, 90, upload_expiry=86_400)
+    assert len(store.expiries) == 4  # three that found some, one that found none
