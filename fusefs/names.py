@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from pyfuse3 import EntryAttributes, FUSEError
 
 from appliance.errors import Code, StoreError
+from appliance.limits import NAME_MAX
 from appliance.model import Bucket, Entry, Node
 from fusefs import attributes, tree
 from fusefs.handles import File
@@ -34,7 +35,9 @@ class Names:
 
     # ------------------------------------------------------------------ finding
     def find(self, parent: int, name: bytes) -> Entry | File | None:
-        """What the mount's `name` is in `parent`."""
+        """What the mount's `name` is in `parent`.  ENAMETOOLONG: the kernel's own bound for FUSE is wider than ours."""
+        if len(name) > NAME_MAX:
+            raise FUSEError(errno.ENAMETOOLONG)
         if parent == ROOT:
             bucket = self.bucket_named(name)
             return None if bucket is None else Entry(name, True, self.store.node(bucket.root))
@@ -66,7 +69,9 @@ class Names:
 
     def new(self, parent: int, name: bytes) -> bytes:
         """The catalogue's name for what is about to be made as `name`.  EPERM in the root, EINVAL for a reserved name,
-        EEXIST."""
+        EEXIST, ENAMETOOLONG."""
+        if len(name) > NAME_MAX:
+            raise FUSEError(errno.ENAMETOOLONG)
         if parent == ROOT:
             raise FUSEError(errno.EPERM)
         target = tree.from_mount(name)

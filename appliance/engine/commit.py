@@ -187,7 +187,7 @@ class Committer:
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            raise StoreError(Code.UNAVAILABLE, "the catalogue cannot be written now", cause=str(error)) from error
+            raise _catalogue_error(error) from error
         gathered: list[tuple[int, int]] = []  # extents reserved here
         freeing: list[tuple[int, int, int]] = []
         try:
@@ -229,7 +229,7 @@ class Committer:
             if isinstance(error, StoreError):
                 raise
             if isinstance(error, sqlite3.Error):
-                raise StoreError(Code.UNAVAILABLE, "the catalogue cannot be written now", cause=str(error)) from error
+                raise _catalogue_error(error) from error
             log.exception("a batch failed in a way that must not happen")
             raise StoreError(Code.UNAVAILABLE, "internal error", cause=repr(error)) from error
         self._commit(tx, tickets, Place(seq, offset, total), digest, gathered, freeing)
@@ -443,6 +443,13 @@ class Committer:
             while self._limbo and self._limbo[0][0] <= oldest:
                 _, extents = self._limbo.popleft()
                 self.pool.allocator.release(extents)
+
+
+def _catalogue_error(error: sqlite3.Error) -> StoreError:
+    """SQLite's failure before anything was written to a device: the batch is as if it had never been."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+        return StoreError(Code.NO_SPACE, "the host's disk is full: the catalogue cannot grow", cause=str(error))
+    return StoreError(Code.UNAVAILABLE, "the catalogue cannot be written now", cause=str(error))
 
 
 class _RingFull(Exception):

@@ -209,6 +209,7 @@ class SimulatedDisk:
         self._unflushed: list[tuple[int, bytes | int]] = []  # content, or the length of a discard
         self._faults: dict[str, list[_Fault]] = {}
         self._calls: collections.Counter[str] = collections.Counter()
+        self.struck = 0  # planned faults that have happened
         self._lock = threading.Lock()
         self._closed = False
         self._holding = False
@@ -373,6 +374,7 @@ class SimulatedDisk:
             raise OSError(errno.EIO, f"{verb}: by chance", self.name)
         for fault in self._faults.get(verb, ()):
             due = self._calls[verb] >= fault.nth if fault.for_ever else self._calls[verb] == fault.nth
+            self.struck += due
             if due and fault.kind == "error":
                 raise OSError(fault.error, f"{verb} {offset}+{length}", self.name)
             if due:

@@ -237,7 +237,7 @@ class Bucket:
         elif target in self.files:
             require(replace, Code.EXISTS)
         if directory:
-            self._move_all({source: target})
+            self._move_all([(source, target, True)])
         else:
             self.files[target] = self.files.pop(source)
 
@@ -252,22 +252,20 @@ class Bucket:
         if not same_kind:
             crossing = old in self.files if directory else self.exists(old + b"/")
             require(not crossing, Code.EXISTS)
-        moves: dict[bytes, bytes] = {}
+        moves = []
         for here, there, is_directory in ((old, new, directory), (new, old, target_directory)):
-            if is_directory:
-                moves[here + b"/"] = there + b"/"
-            else:
-                moves[here] = there
+            ending = b"/" if is_directory else b""
+            moves.append((here + ending, there + ending, is_directory))
         self._move_all(moves)
 
-    def _move_all(self, moves: dict[bytes, bytes]) -> None:
-        """Renames at once: a key ending with "/" stands for everything below it too."""
+    def _move_all(self, moves: list[tuple[bytes, bytes, bool]]) -> None:
+        """Renames at once; with a directory goes everything below it."""
 
-        def moved(key: bytes) -> bytes:
-            for source, target in moves.items():
-                if key == source or (source.endswith(b"/") and key.startswith(source)):
+        def moved(key: bytes, explicit: bool) -> bytes:
+            for source, target, is_directory in moves:
+                if key.startswith(source) if is_directory else key == source and not explicit:
                     return target + key[len(source) :]
             return key
 
-        self.files = {moved(key): file for key, file in self.files.items()}
-        self.explicit = {moved(key) for key in self.explicit}
+        self.files = {moved(key, False): file for key, file in self.files.items()}
+        self.explicit = {moved(key, True) for key in self.explicit}
