@@ -47,7 +47,7 @@ class PoolSection(Section, frozen=True):
 
     name: str = "tierce"
     devices: tuple[str, ...] = ()
-    copies: int = 1
+    copies: int = 0
     snapshot_interval: float = 3600.0
     upload_expiry: float = 7 * 86_400.0
 
@@ -273,8 +273,8 @@ def _check_rules(config: Config) -> None:
         raise ConfigError("s3.addr: at least one address is needed")
     if bool(config.s3.tls_cert) != bool(config.s3.tls_key):
         raise ConfigError("s3.tls_cert and s3.tls_key belong together: set both, or neither for plain HTTP")
-    if not 1 <= config.pool.copies <= COPIES_MAX:
-        raise ConfigError(f"pool.copies: {config.pool.copies} is not in 1…{COPIES_MAX}")
+    if not 0 <= config.pool.copies <= COPIES_MAX:
+        raise ConfigError(f"pool.copies: {config.pool.copies} is not in 0…{COPIES_MAX}")
     for key, value in (
         ("pool.snapshot_interval", config.pool.snapshot_interval),
         ("pool.upload_expiry", config.pool.upload_expiry),

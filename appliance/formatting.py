@@ -68,12 +68,13 @@ def format_pool(
     erase: Collection[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> str:
-    """Makes a pool of (path, tier); its UUID.  Nothing is written until every device is held and found free.
+    """Makes a pool of (path, tier) whose buckets keep `copies` (0: `default_copies`); its UUID.  Nothing is written until every device is held and found free.
 
     Raises StoreError: what `refuse_occupied` says, UNAVAILABLE, IN_USE (a daemon has it), INVALID_ARGUMENT (too small,
     too many copies), IO_ERROR.
     """
     found = [_free(path, erase) for path, _ in devices]
+    copies = copies or default_copies([tier for _, tier in devices])
     if copies > len(devices):
         raise StoreError(Code.INVALID_ARGUMENT, f"{copies} copies need {copies} devices; {len(devices)} given")
     with contextlib.ExitStack() as stack:
@@ -85,6 +86,11 @@ def format_pool(
         for number, device in enumerate(found, 1):
             protect(device, name, str(number))
     return str(uuid.UUID(bytes=pool))
+
+
+def default_copies(tiers: Sequence[Tier]) -> int:
+    """Two where the copies can lie on two devices of one kind, so that a dead disk costs nothing; else one."""
+    return 2 if max((tiers.count(tier) for tier in tiers), default=0) >= 2 else 1
 
 
 def prepare_device(path: str, pool: str, erase: Collection[str] = ()) -> RawDevice:

@@ -123,9 +123,12 @@ class ObjectVerbs(Verbs):
         return Reader(self.engine.retrieval, node, min(start, node.size), max(0, end - start), self.engine.ring.seq)
 
     async def ingest(self, bucket: Bucket, size: int | None, key: bytes = b"") -> Ingest:
-        """Waits for a buffer.  `size` as announced, None if unknown.  Raises NO_SPACE at once when it cannot fit."""
+        """Waits for a buffer.  `size` as announced, None if unknown.  Raises NO_SPACE at once when it cannot fit,
+        UNAVAILABLE when devices failed."""
         self.engine.require_writable()
         if size is not None and size > self.engine.space(bucket.copies)[1]:
+            if sum(device.online for device in self.engine.pool.devices.values()) < bucket.copies:
+                raise StoreError(Code.UNAVAILABLE, "too few devices are left for the bucket's copies")
             raise StoreError(Code.NO_SPACE, "the pool is full: delete something or add a device")
         buffer = await self.engine.pool.buffers.acquire_async()
         return Ingest(

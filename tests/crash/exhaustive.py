@@ -165,7 +165,8 @@ async def complete(session: Session) -> None:
 
 
 async def copy(session: Session) -> None:
-    source = await session.store.look_up(session.bucket, b"file")
+    name = b"file" if session.store.entry(session.bucket.root, b"file", False) is not None else b"other"
+    source = await session.store.look_up(session.bucket, name)
     await session.store.copy_object(source, session.bucket, b"copied", None)
 
 

@@ -78,7 +78,7 @@ class Bench:
         """A restart on sound devices."""
         self.host.restart(files)
         disks = self.disks(media)
-        witness = Witness(models[0], self.host, random.Random(1), disks)
+        witness = Witness(models[0].copy(), self.host, random.Random(1), disks)
 
         async def run() -> None:
             async with open_store([(disk.name, disk) for disk in disks], self.host.path, threaded=False, buffers=2) as store:
@@ -86,7 +86,7 @@ class Bench:
                 texts = [observed.difference(model.state(), found) for model in models]
                 assert not all(texts), "\nnor:\n".join(texts)
                 observed.audit(store, excused=lambda chunk: len(models) > 1)
-                await store.put_object(store.bucket("box"), b"after", store.small_body(b"x" * 5000), "e", exhaustive.NO_ATTRIBUTES)
+                await store.put_object(store.bucket("box"), b"after", store.small_body(b"x" * 700), "e", exhaustive.NO_ATTRIBUTES)
 
         with simulated(witness):
             trio.run(run)
@@ -131,7 +131,7 @@ class Bench:
         """No half state in the running engine."""
         found = observed.observe(store)
         assert not observed.difference(witness.model.state(), found)
-        if store.engine.committer.failed is None:
+        if store.engine.committer.failed is None and store.engine.pool.journals:  # else what is held is uncertain
             observed.audit(store)
         for device in store.engine.pool.devices.values():
             assert (device.state == "failed") == (device.write_errors > 0), "a device that failed a write takes no more"

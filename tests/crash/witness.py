@@ -92,6 +92,7 @@ class Witness:
         self.compared = False  # the model is what the store has, from now on
         self.batches = 0
         self.failed_batches = 0
+        self.error: Exception | None = None  # of the model
         self.scope = trio.CancelScope()
         self._possible: list[Model] = [model]
         self.on_commit: Callable[[], None] = lambda: None
@@ -152,7 +153,11 @@ class WatchedCommitter(Committer):
         witness.in_flight = None
         if self.batches > before[1] and witness.batches == before[0]:  # not counted by a retry inside
             witness.batches += 1
-            witness.model.apply_all(tickets)
+            try:
+                witness.model.apply_all(tickets)
+            except Exception as error:
+                witness.error = error  # the writer would take it for its own
+                raise
             if witness.random.random() < witness.remember:
                 witness.host.remember()
             witness.on_commit()
@@ -230,6 +235,8 @@ def simulated(witness: Witness) -> Iterator[None]:
         _now.pop()
         for (module, name, _), old in zip(replaced, olds, strict=True):
             setattr(module, name, old)
+        if witness.error is not None:
+            raise witness.error
 
 
 def failed(devices: Sequence[PoolDevice]) -> set[int]:

@@ -247,11 +247,11 @@ class Bucket:
         other_kind = new in self.files if directory else self.exists(new + b"/")
         require(same_kind or other_kind, Code.NO_SUCH_NODE)
         target_directory = directory if same_kind else not directory
-        if target_directory:
-            require(not parent.startswith(new + b"/"), Code.INVALID_ARGUMENT)
         if not same_kind:
             crossing = old in self.files if directory else self.exists(old + b"/")
             require(not crossing, Code.EXISTS)
+        if target_directory:
+            require(not parent.startswith(new + b"/"), Code.INVALID_ARGUMENT)
         moves = []
         for here, there, is_directory in ((old, new, directory), (new, old, target_directory)):
             ending = b"/" if is_directory else b""

@@ -1,8 +1,8 @@
-"""The S3 door as an attacker meets it: the real server on a real port, the real gate with sealed secrets, the real store
-over memory devices.  Nothing of it is replaced but the clock of signatures.
+"""The S3 door as an attacker meets it: the real server on a real port, the real gate with sealed secrets, the real
+store over memory devices.  Nothing of it is replaced but the clock of signatures.
 
-`ServedBox` runs it in a thread, so that tests are plain sockets and plain calls.  When it ends the store's audit must be
-clean and nothing may have been logged as a failure: an attack that left a traceback has found something.
+`ServedBox` runs it in a thread, so that tests are plain sockets and plain calls.  When it ends the store's audit must
+be clean and nothing may have been logged as a failure: an attack that left a traceback has found something.
 """
 
 from __future__ import annotations

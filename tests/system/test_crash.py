@@ -20,7 +20,7 @@ from tests.system.box import Box, digest, running
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 ROUNDS = 20
-LOAD = 0.8  # seconds at most between the first request and the kill
+LOAD = 80  # acknowledged changes at most before the kill
 GONE = None  # the state of a key without an object
 SIZES = (0, 100, 2048, 5000, 60_000, 131_072, 400_000)
 
@@ -31,8 +31,11 @@ State = set[str | None]
 class Load(threading.Thread):
     """Changes its own keys as fast as the daemon answers, remembering what each may hold, until the daemon is gone."""
 
-    def __init__(self, box: Box, name: str, states: dict[str, State], seed: int) -> None:
+    def __init__(
+        self, box: Box, name: str, states: dict[str, State], seed: int, acknowledged: threading.Semaphore
+    ) -> None:
         super().__init__()
+        self.told = acknowledged  # released once for each
         self.box = box
         self.prefix = name
         self.states = states
@@ -47,6 +50,7 @@ class Load(threading.Thread):
             while True:
                 self.change()
                 self.acknowledged += 1
+                self.told.release()
         except (BotoCoreError, ClientError, OSError, EOFError) as error:
             if not self.ending:  # before the kill nothing may fail
                 self.failure = error
@@ -151,10 +155,14 @@ def test_nothing_acknowledged_is_lost_to_kill_9(fuse: None, tmp_path: Path) -> N
         box.s3().create_bucket(Bucket="bucket")
         for turn in range(ROUNDS):
             kinds: list[type[Load]] = [S3Load, S3Load, S3Load, MountLoad]
-            loads = [kind(box, f"t{number}", states, seed + 97 * turn + number) for number, kind in enumerate(kinds)]
+            told = threading.Semaphore(0)
+            loads = [
+                kind(box, f"t{number}", states, seed + 97 * turn + number, told) for number, kind in enumerate(kinds)
+            ]
             for load in loads:
                 load.start()
-            time.sleep(chance.uniform(0.2, LOAD))
+            for _ in range(chance.randint(4, LOAD)):
+                assert told.acquire(timeout=60), "the daemon answers nothing more"
             for load in loads:
                 load.ending = True
             box.kill()
