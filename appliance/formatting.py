@@ -68,7 +68,9 @@ def format_pool(
     erase: Collection[str] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> str:
-    """Makes a pool of (path, tier) whose buckets keep `copies` (0: `default_copies`); its UUID.  Nothing is written until every device is held and found free.
+    """Makes a pool of (path, tier) whose buckets keep `copies` (0: `default_copies`); its UUID.
+
+    Nothing is written until every device is held and found free.
 
     Raises StoreError: what `refuse_occupied` says, UNAVAILABLE, IN_USE (a daemon has it), INVALID_ARGUMENT (too small,
     too many copies), IO_ERROR.

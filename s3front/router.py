@@ -166,7 +166,12 @@ class Router(Generic[T]):
             raise S3Error("NotImplemented", details=(("Operation", ABSENT[place]),))
         if name and method in _KNOWN_METHODS and not self._serves(level, name):
             raise S3Error("NotImplemented", details=(("ResourceType", name.upper()),))
-        raise S3Error("MethodNotAllowed", details=(("Method", method), ("ResourceType", name.upper() or level.name)))
+        allowed = sorted({m for m, of, by in self._by_query if of is level and by == name})
+        raise S3Error(
+            "MethodNotAllowed",
+            details=(("Method", method), ("ResourceType", name.upper() or level.name)),
+            headers=((b"allow", ", ".join(allowed).encode()),),  # RFC 9110 §15.5.6: must be there
+        )
 
     def _serves(self, level: Level, name: str) -> bool:
         return any((method, level, name) in self._by_query for method in _KNOWN_METHODS)

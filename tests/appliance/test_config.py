@@ -103,7 +103,7 @@ def test_no_known_key_is_stale() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[pool]\ncopies = 4", "pool.copies: 4 is not in 1…3"),
+        ("[pool]\ncopies = 4", "pool.copies: 4 is not in 0…3"),
         ('[pool]\ncopies = "two"', "pool.copies: expected `int`, got `str`"),
         ("[pool]\nsnapshot_interval = 0", "pool.snapshot_interval"),
         ('[pool]\nname = ""', "pool.name"),
