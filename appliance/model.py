@@ -100,6 +100,7 @@ class Node(Frozen, frozen=True):
     flags: int
     packed: bytes  # Attributes in MessagePack: decoded only by who needs them
     bucket: int = 0
+    dsum: bytes = b""  # vouches for inline bytes
 
     @property
     def attributes(self) -> Attributes:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from appliance.authority import Action, authorize
-from appliance.errors import StoreError
+from appliance.errors import Code, StoreError
 from s3front import transfer, xml
 from s3front.errors import S3Error, from_store
 from s3front.operations import table
@@ -89,6 +89,7 @@ class S3App:
         id = b"%b%08X" % (self._prefix, next(self._numbers))
         name, code, bytes_in = "-", "", 0
         response: Response
+        request: Request | None = None
         try:
             verified = verify(
                 SignedRequest(scope["method"], scope["raw_path"], scope["query_string"], scope["headers"]),
@@ -108,7 +109,7 @@ class S3App:
             self._note(name, 499, started, bytes_in, 0, "ClientGone")
             raise
         except Exception as error:
-            failure = self._failure(error, scope, id)
+            failure = self._failure(error, id, request)
             code = failure.code
             if isinstance(error, AuthError) and error.guess:
                 await self._slow_down(scope)
@@ -134,7 +135,10 @@ class S3App:
         if operation.copies:
             source = parse_copy_source(headers[COPY_SOURCE])
             authorize(principal, Action.GET_OBJECT, source.bucket_name)
-            source.bucket = self._store.bucket(source.bucket_name)
+            try:
+                source.bucket = self._store.bucket(source.bucket_name)
+            except StoreError as error:
+                raise from_store(error, source.bucket_name) from error
             _check_owner(headers, _EXPECTED_SOURCE_OWNER, source.bucket.owner)
             request.source = source
         if operation.needs_bucket:
@@ -145,14 +149,15 @@ class S3App:
         if version is not None:
             check_version(version)
 
-    def _failure(self, error: Exception, scope: Scope, id: bytes) -> S3Error:
+    def _failure(self, error: Exception, id: bytes, request: Request | None) -> S3Error:
         """What to answer.  Anything but the expected is a bug or a broken device: logged, told as InternalError."""
         if isinstance(error, S3Error):
             return error
         if isinstance(error, StoreError):
-            failure = from_store(error)
-            if failure.status >= 500:
-                log.error("request %s failed: %r", id.decode(), error)
+            failure = from_store(error) if request is None else from_store(error, request.bucket_name, request.key)
+            if failure.status >= 500:  # a full box is no failure of the box
+                level = logging.WARNING if error.code is Code.NO_SPACE else logging.ERROR
+                log.log(level, "request %s failed: %r", id.decode(), error)
             return failure
         if isinstance(error, BodyTooLarge):
             return S3Error("MaxMessageLengthExceeded")
@@ -181,7 +186,7 @@ class S3App:
         try:
             await transfer.send_pieces(scope, send, response.status, headers, response.length, pieces)
         except StoreError as error:
-            failure = self._failure(error, scope, id)
+            failure = self._failure(error, id, None)
             if pieces.begun:
                 raise
             await self._respond(scope, send, error_response(failure, _resource(scope), id), id)

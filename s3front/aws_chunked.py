@@ -185,10 +185,7 @@ class ChunkedDecoder:
             self._signature = match[2]
         if size:
             if self._chunk_size < CHUNK_MIN:
-                self._fail(
-                    "InvalidChunkSizeError",
-                    f"Only the last chunk is allowed to have a size less than {CHUNK_MIN} bytes",
-                )
+                self._fail("InvalidChunkSizeError")
             self._chunk_left = self._chunk_size = size
             self._state = _State.PAYLOAD
             return
@@ -231,4 +228,4 @@ class ChunkedDecoder:
 
     def _fail(self, code: str, message: str = "") -> NoReturn:
         self._state = _State.FAILED
-        raise S3Error(code, message, status=403 if code == "InvalidChunkSizeError" else 0)
+        raise S3Error(code, message)

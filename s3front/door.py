@@ -54,7 +54,7 @@ class Door:
         wrapped: AppWrapper | None = None,
         state: dict[str, Any] | None = None,
         http2: bool = True,
-        websocket: bool = True,
+        websocket: bool = False,
     ) -> None:
         """`config`, `context` and `wrapped` are hypercorn's, for what is handed over to it; without them nothing is."""
         self.app = app

@@ -35,6 +35,7 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
     "InvalidAccessKeyId": (403, "The AWS Access Key Id you provided does not exist in our records."),
     "InvalidArgument": (400, "Invalid Argument"),
     "InvalidBucketName": (400, "The specified bucket is not valid."),
+    "InvalidChunkSizeError": (403, "Only the last chunk is allowed to have a size less than 8192 bytes"),
     "InvalidDigest": (400, "The Content-MD5 or checksum value that you specified is not valid."),
     "InvalidEncryptionAlgorithmError": (400, "The encryption request that you specified is not valid."),
     "InvalidLocationConstraint": (400, "The specified location constraint is not valid."),
@@ -182,11 +183,17 @@ class S3Error(Exception):
         return f"S3Error({self.code!r}, {self.status}, {self.message!r})"
 
 
-def from_store(error: StoreError) -> S3Error:
-    """The store's error in S3's words.  `error.cause` (devices, offsets) stays inside."""
+def from_store(error: StoreError, bucket: str = "", key: bytes = b"") -> S3Error:
+    """The store's error in S3's words, naming the bucket or key that was not there.  `error.cause` (devices, offsets)
+    stays inside."""
     code = STORE_CODES.get(error.code, "InternalError")
     message = error.message if error.code in _TELLING and error.message != error.code.value else ""
-    return S3Error(code, message)
+    details: tuple[tuple[str, str], ...] = ()
+    if code == "NoSuchKey" and key:
+        details = (("Key", key.decode("utf-8", "backslashreplace")),)
+    elif code == "NoSuchBucket" and bucket:
+        details = (("BucketName", bucket),)
+    return S3Error(code, message, details=details)
 
 
 def invalid_argument(message: str, name: str = "", value: str = "") -> S3Error:

@@ -58,13 +58,14 @@ async def serve(
     limits: Limits = DEFAULT_LIMITS,
     lanes: int = 16,
     http2: bool = True,
-    websocket: bool = True,
+    websocket: bool = False,
 ) -> None:
     """Serves `app` until `shutdown()` returns.
 
     `bind`: "host:port", "[v6]:port" or "unix:path"; port 0 takes a free one.  With `tls` every address speaks TLS
     1.3. `ready` is called once with the addresses as URLs.  `graceful_timeout`: seconds that requests in progress
-    have to finish.  `lanes`: how many large bodies move at the same time.  Raises OSError or ValueError if an
+    have to finish.  `lanes`: how many large bodies move at the same time.  `websocket`: whether an upgrade is handed
+    over; otherwise it is a request like any other (S3 has no use for it, and what nobody uses is only attacked).  Raises OSError or ValueError if an
     address cannot be bound, ssl.SSLError or OSError for unusable TLS files, and what the application's lifespan
     startup raises as hypercorn's LifespanFailureError.
     """

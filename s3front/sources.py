@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from appliance.errors import Code, StoreError
 from appliance.model import Node
-from s3front.errors import S3Error
+from s3front.errors import S3Error, from_store
 from s3front.request import Door, Source
 
 T = TypeVar("T")
@@ -22,7 +22,10 @@ ATTEMPTS: Final = 20  # an object replaced twenty times within one request is un
 async def with_source(door: Door, source: Source, act: Callable[[Node], Awaitable[T]]) -> T:
     """`act` on the source as it is now.  Raises NoSuchKey, what `act` raises, SlowDown."""
     for _ in range(ATTEMPTS):
-        node = await door.store.look_up(source.bucket, source.key)
+        try:
+            node = await door.store.look_up(source.bucket, source.key)
+        except StoreError as error:
+            raise from_store(error, key=source.key) from error
         try:
             return await act(node)
         except StoreError as error:

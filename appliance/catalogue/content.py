@@ -7,12 +7,15 @@ the mount's overwrites are all moves of references; only `patch` cuts slices.  E
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from blake3 import blake3
 
 from appliance.catalogue.database import NewData, Rows
 from appliance.catalogue.schema import CHUNK, MAP, PAGE, SLICE
+from appliance.errors import Code, StoreError
 from appliance.limits import INLINE_MAX
-from appliance.model import Body, BodyKind, NewChunk, NewSlice
+from appliance.model import Body, BodyKind, NewChunk, NewSlice, Node
 
 EMPTY, INLINE, WHOLE, MAPPED = (int(kind) for kind in (BodyKind.EMPTY, BodyKind.INLINE, BodyKind.CHUNK, BodyKind.MAP))
 
@@ -26,8 +29,23 @@ class Content(NamedTuple):
 
 
 NOTHING = Content(EMPTY)
+SUM: Final = 16
 
 type_all = Callable[..., list[Any]]
+
+
+def data_sum(data: bytes) -> bytes:
+    """What vouches for inline bytes."""
+    return blake3(data).digest(length=SUM)
+
+
+def inline_bytes(node: Node) -> bytes:
+    """A node's inline bytes, verified in this read (H3).  Raises DAMAGED."""
+    if data_sum(node.data) != node.dsum:
+        raise StoreError(
+            Code.DAMAGED, "the data is damaged in the catalogue", cause=f"inline bytes of node {node.id}: rebuild it"
+        )
+    return node.data
 
 
 class Flat(NamedTuple):

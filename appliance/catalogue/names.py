@@ -147,7 +147,7 @@ def add_directory(
     tx.put(ENTRY, (parent, name, node))
     tx.put(
         NODE,
-        (node, mode, uid, gid, 2, 0, now_ns, now_ns, now_ns, now_ns, 0, "", 0, parent, name, flags, b"", bucket),
+        (node, mode, uid, gid, 2, 0, now_ns, now_ns, now_ns, now_ns, 0, "", 0, parent, name, flags, b"", bucket, b""),
     )
     tx.touch(parent, now_ns)
     tx.note(Change(parent, name[:-1], True, 0, False))

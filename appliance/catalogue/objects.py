@@ -57,8 +57,9 @@ def current_at(
 
 
 def put_node(tx: Rows, node: Node) -> None:
-    """Writes a node's row."""
-    tx.put(NODE, msgspec.structs.astuple(node))
+    """Writes a node's row, and the sum of its inline bytes."""
+    dsum = content.data_sum(node.data) if node.kind == content.INLINE else b""
+    tx.put(NODE, (*msgspec.structs.astuple(node)[:-1], dsum))
 
 
 def unlink_node(tx: Rows, node: Node, now_ns: int) -> None:
@@ -161,7 +162,7 @@ def copy_object(tx: Rows, cache: DirectoryCache, command: CopyObject) -> Written
         source.etag,
         source.kind,
         source.ref,
-        source.data,
+        content_of(source).data,
         flags,
         source.packed if command.packed is None else command.packed,
         command.bucket,
@@ -195,5 +196,5 @@ def reap(tx: Rows, cache: DirectoryCache, node_id: int, now_ns: int) -> None:
 
 
 def content_of(node: Node) -> Content:
-    """Where a node's bytes are."""
-    return Content(node.kind, node.ref, node.data)
+    """Where a node's bytes are.  Raises DAMAGED: inline bytes that do not match their sum must not get a new one."""
+    return Content(node.kind, node.ref, content.inline_bytes(node) if node.kind == content.INLINE else b"")

@@ -104,7 +104,8 @@ NODE: Final = _table(
     data BLOB NOT NULL,        -- inline bytes; a symlink's target; a directory's: its name in the parent
     flags INTEGER NOT NULL,    -- IMPLIED
     packed BLOB NOT NULL,      -- Attributes
-    bucket INTEGER NOT NULL
+    bucket INTEGER NOT NULL,
+    dsum BLOB NOT NULL         -- of inline bytes: the first 16 of their BLAKE3, for no page vouches for them
     """,
     rowid=True,
 )

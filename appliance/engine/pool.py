@@ -41,6 +41,7 @@ class PageRef(NamedTuple):
     length: int
     part: int  # which part of the chunk
     hsum: bytes
+    chunk: int | None = None  # if given, the page must be this chunk's: a row may be damaged like a page
 
 
 class PoolDevice:
@@ -243,6 +244,7 @@ class Pool:
             assert not whole_blocks, "a small page is remembered whole"
             return self._read_small(device, ref, start, end, into)
         header = self.header(device, ref)
+        _require_chunk(header, ref)
         low = start // BLOCK * BLOCK
         high = min(-(-end // BLOCK) * BLOCK, header.payload)
         if not start <= end <= header.payload:
@@ -260,6 +262,7 @@ class Pool:
         assert device.device is not None
         device.device.read_into(ref.offset, room)
         header = page.check(room, pool=self.uuid, device=device.uuid, offset=ref.offset, hsum=ref.hsum)
+        _require_chunk(header, ref)
         at = page.header_length(header.payload)
         if not start <= end <= header.payload:
             raise DamagedError("page: shorter than the catalogue says")
@@ -367,6 +370,11 @@ class Pool:
         for device in self.devices.values():
             if device.device is not None:
                 device.device.close()
+
+
+def _require_chunk(header: PageHeader, ref: PageRef) -> None:
+    if ref.chunk is not None and (header.chunk != ref.chunk or header.index != ref.part):
+        raise DamagedError("page: it is another chunk's, or another part's, than its row says")
 
 
 def page_room(start: int, end: int) -> int:

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-from appliance.catalogue.content import INLINE, MAPPED, WHOLE, flatten
+from appliance.catalogue.content import INLINE, MAPPED, WHOLE, flatten, inline_bytes
 from appliance.device.buffers import scratch
 from appliance.device.lanes import CallLanes
 from appliance.engine.pool import PageRef, Pool, page_room
@@ -22,7 +22,7 @@ from appliance.limits import BLOCK, BODY_CACHE, GATHER_MAX, KIB, MIB, PAGE_PAYLO
 from appliance.model import Node
 from appliance.ondisk.page import extent_length
 
-_PAGES = "SELECT dev, off, len, idx, hsum FROM page WHERE chunk=? ORDER BY idx, copy"
+_PAGES = "SELECT dev, off, len, idx, hsum, chunk FROM page WHERE chunk=? ORDER BY idx, copy"
 _ZEROS = memoryview(bytes(MIB))
 SMALL_EXTENT: Final = extent_length(GATHER_MAX)  # longer extents have the long header and blocks of their own
 RANGE_KEPT_MAX: Final = 256 * KIB  # ranges up to this leave their blocks in memory; streams would only flush it out
@@ -199,7 +199,7 @@ class Reader:
         if length == 0:
             self._data = b""
         elif node.kind == INLINE:
-            data = node.data[start : start + length]
+            data = inline_bytes(node)[start : start + length]
             self._data = data if len(data) == length else data + bytes(length - len(data))
         elif node.kind in (WHOLE, MAPPED):
             if node.kind == WHOLE and node.size <= GATHER_MAX:

@@ -219,7 +219,11 @@ def open_parts(attached: Sequence[Attached], database: Path, *, buffers: int | N
     pool.write_superblocks()
     row = writer.execute("SELECT value FROM meta WHERE name='next_id'").fetchone()
     next_id = max(int(row[0]) if row else 0, FIRST_ID)
-    return OpenParts(pool, ring, database, writer, reader, next_id, next_id, checkpointer, behind, replayed, rebuilt)
+    # a snapshot whose index can't be read does not say which pages it needs: they may be used otherwise from now on
+    must_checkpoint = behind or (pool.snapshot is not None and index is None)
+    return OpenParts(
+        pool, ring, database, writer, reader, next_id, next_id, checkpointer, must_checkpoint, replayed, rebuilt
+    )
 
 
 def _census(attached: Sequence[Attached]) -> list[tuple[Attached, Superblock]]:
@@ -478,7 +482,7 @@ def _is_whole(pool: Pool, found: Found) -> bool:
         if image[0] == PAGE.number and image[1] == 0:
             dev, off, length, chunk, index, _, hsum = image[2:]
             if (dev, off) not in covered:
-                pages.setdefault((chunk, index), []).append(PageRef(dev, off, length, index, hsum))
+                pages.setdefault((chunk, index), []).append(PageRef(dev, off, length, index, hsum, chunk))
         elif image[0] == 7 and image[1] == 0:
             lengths[image[2]] = image[3]
     for (chunk, index), copies in pages.items():

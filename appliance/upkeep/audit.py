@@ -296,12 +296,12 @@ class _Proof:
         self._pool.forget_headers()  # the devices' own word
         total = connection.execute("SELECT count(*) FROM page").fetchone()[0]
         cursor = connection.execute(
-            "SELECT p.dev, p.off, p.len, p.idx, p.hsum, c.len FROM page p JOIN chunk c ON c.id=p.chunk"
+            "SELECT p.dev, p.off, p.len, p.idx, p.hsum, p.chunk, c.len FROM page p JOIN chunk c ON c.id=p.chunk"
             " ORDER BY p.dev, p.off"
         )
         done = 0
         while rows := cursor.fetchmany(PAGES_STEP):
-            self._todo = [(PageRef(*row[:5]), min(PAGE_PAYLOAD, row[5] - row[3] * PAGE_PAYLOAD)) for row in rows]
+            self._todo = [(PageRef(*row[:6]), min(PAGE_PAYLOAD, row[6] - row[3] * PAGE_PAYLOAD)) for row in rows]
             yield done, total
             done += len(rows)
 

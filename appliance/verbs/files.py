@@ -159,7 +159,7 @@ class FileVerbs(ObjectVerbs):
         refs: dict[int, list[PageRef]] = {}
         for item in chunk.pages:
             refs.setdefault(item.index, []).append(
-                PageRef(item.device, item.offset, item.length, item.index, item.hsum)
+                PageRef(item.device, item.offset, item.length, item.index, item.hsum, chunk.id)
             )
         return await self.engine.lanes.call(self.engine.retrieval.read_pages, refs, start, length)
 

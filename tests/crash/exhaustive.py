@@ -1,9 +1,9 @@
-"""R3: every short sequence of operations, crashed at every device call, with every rule of what stays (CrashMonkey, ACE).
+"""R3: every short sequence of operations, crashed at every device call, by every rule of what stays (CrashMonkey, ACE).
 
-A *base* is a pool with a little of everything.  A *sequence* runs on a copy of it; before each write and flush of its last
-operation, and at its end, the state of the world is kept: what each disk has durable and what it has not, the host's
-SQLite files, and which models are then possible.  Copies share memory, so a state costs next to nothing.  From each state
-follow the media that a crash may leave, by rule:
+A *base* is a pool with a little of everything.  A *sequence* runs on a copy of it; before each write and flush of its
+last operation, and at its end, the state of the world is kept: what each disk has durable and what it has not, the
+host's SQLite files, and which models are then possible.  Copies share memory, so a state costs next to nothing.  From
+each state follow the media that a crash may leave, by rule:
 
     nothing of what was not flushed; all of it; all with the last write torn in half; only each disk's last write;
     of each disk in turn every prefix, and all but each one write, while the others keep all
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import trio

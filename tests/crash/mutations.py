@@ -1,8 +1,8 @@
 """The protocol broken on purpose: each variant drops one rule, and the simulation must notice.
 
 A model that catches nothing proves nothing.  Each function is a context manager; within it every engine has the fault.
-`HastyFreeMap` belongs to the sound engine: it gives out at once what was freed last, which no allocator must rely on not
-happening.
+`HastyFreeMap` belongs to the sound engine: it gives out at once what was freed last, so that a page that was freed too
+early is soon overwritten.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from appliance.catalogue.database import ID_STEP, Rows
 from appliance.catalogue.schema import CHUNK, PAGE, Table
-from appliance.engine import commit, journal, pool, retrieve, startup
+from appliance.engine import journal, retrieve, startup
 from appliance.engine.commit import Committer
 from appliance.engine.journal import Found
 from appliance.engine.pool import Pool
@@ -204,5 +204,3 @@ FAULTS: Final = (
     header_unchecked,
     ids_promised_too_early,
 )
-assert pool.page is page, "the pool checks pages through the module"
-assert commit.Rows is Rows

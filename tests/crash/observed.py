@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable, Collection
 from typing import Any
 
+from appliance import limits
 from appliance.catalogue.schema import TABLES
 from appliance.device.buffers import scratch
 from appliance.engine.pool import PageRef, page_room
@@ -113,7 +114,9 @@ def difference(wanted: State, found: State) -> str:
             keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
             lines += [f"{field}[{key!r}]: wanted {_show(one.get(key))}, found {_show(other.get(key))}" for key in keys]
         else:
-            lines.append(f"{field}: wanted {set(one) - set(other)}, found {set(other) - set(one)}")
+            assert isinstance(one, frozenset)
+            assert isinstance(other, frozenset)
+            lines.append(f"{field}: wanted {one - other}, found {other - one}")
     return "\n".join(lines[:12])
 
 
@@ -129,9 +132,9 @@ def _show(value: object) -> str:
 def audit(
     store: ObjectStore, *, absent: Collection[int] = (), excused: Callable[[int], bool] = lambda chunk: False
 ) -> tuple[set[int], set[int]]:
-    """Raises Broken.  Copies on devices in `absent` are not asked.  A chunk that is `excused` (an unacknowledged batch may
-    have been recovered by its good copies) may have bad ones as long as one is good.  Returns the chunks of which every
-    copy is good, and the others."""
+    """Raises Broken.  Copies on devices in `absent` are not asked.  A chunk that is `excused` (an unacknowledged batch
+    may have been recovered by its good copies) may have bad ones as long as one is good.  Returns the chunks of which
+    every copy is good, and the others."""
     rows = _reader(store)
     _audit_references(rows)
     _audit_usage(rows)
@@ -196,7 +199,9 @@ def _audit_space(store: ObjectStore, rows: type_rows) -> None:
         if position > device.geometry.pages_end:
             raise Broken(f"audit: an extent of device {device.id} ends at {position}, beyond the pages")
         used = sum(length for _, length in (*claimed, *held))
-        _require(f"free bytes of device {device.id}", pool.allocator.size(device.id) - used, pool.allocator.free(device.id))
+        _require(
+            f"free bytes of device {device.id}", pool.allocator.size(device.id) - used, pool.allocator.free(device.id)
+        )
 
 
 def _audit_pages(
@@ -233,9 +238,8 @@ def _is_good(store: ObjectStore, ref: PageRef, length: int) -> bool:
 
 
 def _payload() -> int:
-    from appliance.engine import ingest  # the size in force: see scale.py
-
-    return ingest.PAGE_PAYLOAD
+    """The size in force: see scale.py."""
+    return limits.PAGE_PAYLOAD
 
 
 def dump(connection: sqlite3.Connection) -> dict[str, list[Any]]:

@@ -1,8 +1,8 @@
 """The product at a small scale: the same code with smaller sizes, so that a crash is simulated in milliseconds.
 
-Devices of 8 MiB instead of 64, pages of 128 KiB instead of 4 MiB, chunks of two pages as in the product.  Every relation
-that the code relies on stays: blocks of 64 KiB, short headers up to GATHER_MAX, pieces below it, a page well inside a
-region.  Modules import such sizes by name, so each module's own name is replaced; nothing else is.
+Devices of 8 MiB instead of 64, pages of 128 KiB instead of 4 MiB, chunks of two pages as in the product.  Every
+relation that the code relies on stays: blocks of 64 KiB, short headers up to GATHER_MAX, pieces below it, a page well
+inside a region.  Modules import such sizes by name, so each module's own name is replaced; nothing else is.
 """
 
 from __future__ import annotations

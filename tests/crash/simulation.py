@@ -1,9 +1,10 @@
 """R2: the whole engine on simulated disks, crashed again and again, from a seed.
 
-A *trial* makes a pool (1 to 4 disks, blaze and bulk, copies 1 to 3, a small ring) and lives several *lives* on it.  A life
-opens the pool as a boot would, compares what it finds with the model, audits it, and lets concurrent clients work until
-the power goes at a random write or flush.  Then each disk keeps, loses or tears what it had not flushed, and the host's
-SQLite file goes back to any commit since its last durable checkpoint, or is gone.
+A *trial* makes a pool (1 to 4 disks, blaze and bulk, copies 1 to 3, a small ring) and lives several *lives* on it.  A
+life opens the pool as a boot would, compares what it finds with the model, audits it, and lets concurrent clients work
+until the power goes at a random write or flush.  Then each disk keeps, loses or tears what it had not flushed, and the
+host's SQLite file goes back to any commit since its last durable checkpoint, or is gone.  In some lives a device fails
+or is missing.
 
 What must hold after each crash: every acknowledged change is there; of the batch under way all or nothing; every byte
 reads right; counts, references and free space agree; every copy of every page is good.
@@ -43,7 +44,7 @@ from tests.crash.observed import Broken
 from tests.crash.scale import scaled
 from tests.crash.witness import Host, Witness, failed, simulated
 from tests.crash.workload import Clients
-from tests.doubles.disks import Crash, Power, SimulatedDisk
+from tests.doubles.disks import Crash, CrashMode, Power, SimulatedDisk
 
 LIVES: Final = 6
 LAYOUTS: Final[tuple[tuple[Tier, ...], ...]] = (
@@ -161,7 +162,7 @@ class Trial:
             elif store.engine.checkpointer.taken > taken:
                 self.degraded = False
             self.counts["fenced"] += len(broken)
-        if not witness.crashed and self.random.random() < 0.7:
+        if self.random.random() < 0.7:
             witness.crash()  # nothing was under way: all of it must survive
 
     async def _make_buckets(self, clients: Clients) -> None:
@@ -204,7 +205,7 @@ class Trial:
         if witness.compared:  # else only files that nobody sees were reaped
             self.candidates = witness.possible()
         chance = self.random.random()
-        mode = "all" if chance < 0.25 else "none" if chance < 0.4 else None
+        mode: CrashMode | None = "all" if chance < 0.25 else "none" if chance < 0.4 else None
         for disk in self.disks:
             disk.heal()
             if not witness.crashed:

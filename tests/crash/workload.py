@@ -197,7 +197,14 @@ class Clients:
         await self._write(bucket, node, (self._directory(bucket), self.random.choice(NAMES)), size, None, 0, size)
 
     async def _write(
-        self, bucket: Bucket, node: int, create: tuple[int, bytes] | None, size: int, cut: int | None, at: int, length: int
+        self,
+        bucket: Bucket,
+        node: int,
+        create: tuple[int, bytes] | None,
+        size: int,
+        cut: int | None,
+        at: int,
+        length: int,
     ) -> None:
         chunks, slices = [], []
         if length:

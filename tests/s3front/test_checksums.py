@@ -126,7 +126,7 @@ def test_a_checksum_that_no_body_has_is_a_bad_digest(headers: dict[bytes, bytes]
     ("headers", "trailing"),
     [
         (promised(x_amz_trailer="x-amz-checksum-crc32"), False),
-        (promised(x_amz_trailer="x-amz-checksum-crc32", x_amz_checksum_sha1=MD5), True),
+        (promised(x_amz_trailer="x-amz-checksum-crc32", x_amz_checksum_crc32c=CRC32), True),
         (promised(x_amz_trailer="x-amz-checksum-crc32,x-amz-checksum-sha1"), True),
         (promised(x_amz_trailer="content-length"), True),
         (promised(x_amz_trailer="authorization"), True),

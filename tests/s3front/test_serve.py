@@ -240,7 +240,7 @@ def test_a_websocket_is_handed_over_with_what_was_read() -> None:
         await send({"type": "websocket.close"})
 
     async def main() -> None:
-        async with running(echo) as server:
+        async with running(echo, websocket=True) as server:
             stream = (await server.connect()).stream
             protocol = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
             await stream.send_all(protocol.send(wsproto.events.Request(host="h", target="/")))

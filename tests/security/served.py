@@ -57,7 +57,7 @@ class _Failures(logging.Handler):
     """Collects what a server says when something went wrong that should not have."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.ERROR)
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -44,6 +44,7 @@ ABSENT_ROUTES = [Route(method, level, query) for method, level, query in ABSENT]
 UNKNOWN_ROUTES = [Route(method, level) for method in ("PATCH", "OPTIONS", "TRACE") for level in Level]
 
 Make = Callable[..., SignedRequest]
+Expected = tuple[int, str]
 
 
 def by_header(method: str, path: str, query: str, headers: dict[str, str], **how: Any) -> SignedRequest:
@@ -74,7 +75,7 @@ KINDS: dict[str, Make] = {
 }
 # Defect -> (how it is signed, (status, code) by header, (status, code) by query)
 MALFORMED = ((400, "AuthorizationHeaderMalformed"), (400, "AuthorizationQueryParametersError"))
-DEFECTS: dict[str, tuple[dict[str, Any], tuple[int, str], tuple[int, str]]] = {
+DEFECTS: dict[str, tuple[dict[str, Any], Expected, Expected]] = {
     "bad signature": ({"secret": SECRET[:-1] + "x"}, (403, "SignatureDoesNotMatch"), (403, "SignatureDoesNotMatch")),
     "unknown key": ({"key_id": "TCNOBODYNOBODY123456"}, (403, "InvalidAccessKeyId"), (403, "InvalidAccessKeyId")),
     "expired": ({"at": NOW - 4000}, (403, "RequestTimeTooSkewed"), (403, "AccessDenied")),
@@ -145,7 +146,9 @@ def test_no_route_opens_to_a_defective_authentication(box: ServedBox, kind: str)
     with box.unchanged():
         answers = into_the_application(box, requests)
     for (route, defect), (status, code) in zip(cases, answers, strict=True):
-        wanted = DEFECTS[defect][2 if kind == "query" else 1]
+        _, wanted, by_query_wanted = DEFECTS[defect]
+        if kind == "query":
+            wanted = by_query_wanted
         assert (status, code) == (wanted[0], "" if route.method == "HEAD" else wanted[1]), (route, defect)
 
 

@@ -15,6 +15,8 @@ import time
 import zlib
 from collections.abc import Iterator
 
+import h2.connection
+import h2.events
 import pytest
 
 from appliance.limits import GATHER_MAX
@@ -382,3 +384,37 @@ def test_a_full_box_says_so_and_still_deletes() -> None:
         assert full.ask(sign_by_header("GET", f"/{BUCKET}/0")).body == block
         assert full.ask(sign_by_header("DELETE", f"/{BUCKET}/0")).status == 204
         assert full.ask(sign_by_header("GET", f"/{BUCKET}/1")).body == block
+
+
+def test_http_2_meets_the_same_gate(box: ServedBox) -> None:
+    """Handed over to another server, whose limits are its own: anonymous stays outside, and what is broken breaks only
+    its own connection."""
+    plain = [(":method", "DELETE"), (":path", f"/{BUCKET}/mine"), (":scheme", "http"), (":authority", "h")]
+    lies = [*plain[1:], (":method", "PUT"), ("content-length", "5")]
+    with box.unchanged():
+        for fields, body in ((plain, b""), (lies, b"more than five"), (lies, None)):
+            with box.connect() as sock:
+                client = h2.connection.H2Connection()
+                client.config.validate_outbound_headers = False
+                client.initiate_connection()
+                client.send_headers(1, sorted(fields), end_stream=body == b"")
+                if body:
+                    client.send_data(1, body, end_stream=True)
+                sock.sendall(client.data_to_send())
+                if body is None:
+                    continue  # gone within the body
+                statuses: list[bytes] = []
+                while not statuses and (data := sock.recv(65536)):
+                    for event in client.receive_data(data):
+                        if isinstance(event, h2.events.ResponseReceived):
+                            statuses.append(dict(event.headers)[b":status"])
+                        elif isinstance(event, (h2.events.StreamReset, h2.events.ConnectionTerminated)):
+                            statuses.append(b"gone")
+                assert set(statuses) <= {b"403", b"gone"}
+        for noise in (bytes(1000), b"\xff" * 1000, b"\x00\x00\x04\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00" * 50):
+            with box.connect() as sock:
+                sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + noise)
+                sock.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionResetError):
+                    while sock.recv(65536):
+                        pass
