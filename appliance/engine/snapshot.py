@@ -21,7 +21,7 @@ from appliance.device.buffers import aligned, scratch
 from appliance.engine.journal import Ring
 from appliance.engine.pool import PageRef, Pool, header_for, page_room
 from appliance.errors import Code, StoreError
-from appliance.limits import MIB, PAGE_PAYLOAD
+from appliance.limits import PAGE_PAYLOAD
 from appliance.ondisk import page
 from appliance.ondisk.record import IndexPage, SnapshotIndex, decode_index, encode_index
 from appliance.ondisk.superblock import SnapshotPointer
@@ -29,6 +29,7 @@ from appliance.ondisk.superblock import SnapshotPointer
 log = logging.getLogger(__name__)
 
 COPIES: Final = 2
+SNAPSHOT_PAGE: Final = PAGE_PAYLOAD // 8  # less than an object's: a full and fragmented box must still find room
 FREE_SHARE: Final = 0.5  # of the ring: at this fill the next checkpoint is due
 
 
@@ -122,8 +123,8 @@ class Checkpointer:
             pages: list[IndexPage] = []
             length = path.stat().st_size
             with path.open("rb") as file:
-                for index in range(-(-length // PAGE_PAYLOAD)):
-                    payload = file.read(PAGE_PAYLOAD)
+                for index in range(-(-length // SNAPSHOT_PAGE)):
+                    payload = file.read(SNAPSHOT_PAGE)
                     pages += self._write(payload, index, page.SNAPSHOT, seq, reserved)
             body = encode_index(SnapshotIndex(seq, length, pool.generation, tuple(pages)))
             index_pages = self._write(body, 0, page.INDEX, seq, reserved)
@@ -162,7 +163,7 @@ class Checkpointer:
                 birth=seq,
                 chunk=0,
                 owner=0,
-                logical=index * PAGE_PAYLOAD,
+                logical=index * SNAPSHOT_PAGE,
                 payload=len(payload),
                 index=index,
                 copies=COPIES,
@@ -207,9 +208,8 @@ def _pieces(pool: Pool, index: SnapshotIndex) -> Iterator[memoryview]:
     copies: dict[int, list[PageRef]] = {}
     for item in index.pages:
         copies.setdefault(item.index, []).append(PageRef(item.device, item.offset, item.length, item.index, item.hsum))
-    with scratch(MIB + page_room(0, 1)) as room:
-        for number in range(-(-index.length // PAGE_PAYLOAD)):
-            length = min(PAGE_PAYLOAD, index.length - number * PAGE_PAYLOAD)
+    with scratch(page_room(0, SNAPSHOT_PAGE)) as room:
+        for number in range(-(-index.length // SNAPSHOT_PAGE)):
+            length = min(SNAPSHOT_PAGE, index.length - number * SNAPSHOT_PAGE)
             refs: Sequence[PageRef] = copies.get(number, ())
-            for low in range(0, length, MIB):
-                yield pool.read_any(refs, low, min(low + MIB, length), room)
+            yield pool.read_any(refs, 0, length, room)

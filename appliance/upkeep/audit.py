@@ -348,7 +348,7 @@ class _Proof:
             self._tell("damaged", "snapshot index", str(error))
         else:
             for item in index.pages:
-                payload = min(PAGE_PAYLOAD, index.length - item.index * PAGE_PAYLOAD)
+                payload = min(snapshot.SNAPSHOT_PAGE, index.length - item.index * snapshot.SNAPSHOT_PAGE)
                 self._prove(
                     PageRef(item.device, item.offset, item.length, item.index, item.hsum), payload, "snapshot page"
                 )

@@ -26,6 +26,7 @@ SMALL: Final[Mapping[str, int]] = {
     "PIECE_MIN": 4 * KIB,
     "PART_SIZE_MIN": 16 * KIB,
     "GATHER_MEMORY": 4 * MIB,
+    "SNAPSHOT_PAGE": 64 * KIB,
 }
 ROOMS: Final = ("appliance.engine", "appliance.ondisk", "appliance.catalogue", "appliance.verbs", "appliance.limits")
 

@@ -32,9 +32,23 @@ def test_an_error_is_s3s_xml(box: Box) -> None:
     assert answer.headers["content-type"] == "application/xml"
     assert answer.body.decode() == (
         '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>NoSuchKey</Code>'
-        "<Message>The specified key does not exist.</Message>"
+        "<Message>The specified key does not exist.</Message><Key>a&lt;b</Key>"
         f"<Resource>/b/a%3Cb</Resource><RequestId>{request_id}</RequestId></Error>"
     )
+
+
+def test_an_error_names_what_is_not_there(box: Box) -> None:
+    def named(answer: Answer, code: str, element: str) -> str | None:
+        assert answer.code == code
+        return ET.fromstring(answer.body).findtext(element)
+
+    copy = {"x-amz-copy-source": "/b/source"}
+    assert named(box.send("GET", "/b/k%2Fk"), "NoSuchKey", "Key") == "k/k"
+    assert named(box.send("GET", "/none"), "NoSuchBucket", "BucketName") == "none"
+    assert named(box.send("PUT", "/b/k", headers=copy), "NoSuchKey", "Key") == "source"
+    assert named(box.send("PUT", "/b/k", headers={"if-match": '"x"'}, body=b"x"), "NoSuchKey", "Key") == "k"
+    copy = {"x-amz-copy-source": "/nowhere/source"}
+    assert named(box.send("PUT", "/b/k", headers=copy), "NoSuchBucket", "BucketName") == "nowhere"
 
 
 def test_an_error_about_an_odd_name_can_be_read(box: Box) -> None:
