@@ -19,6 +19,8 @@ from s3front.errors import S3Error, invalid_argument
 class Level(enum.Enum):
     """What a path names."""
 
+    __hash__ = object.__hash__  # members are singletons; Enum's own is a call of Python in every look-up
+
     SERVICE = "service"
     BUCKET = "bucket"
     OBJECT = "object"

@@ -65,9 +65,9 @@ async def serve(
     `bind`: "host:port", "[v6]:port" or "unix:path"; port 0 takes a free one.  With `tls` every address speaks TLS
     1.3. `ready` is called once with the addresses as URLs.  `graceful_timeout`: seconds that requests in progress
     have to finish.  `lanes`: how many large bodies move at the same time.  `websocket`: whether an upgrade is handed
-    over; otherwise it is a request like any other (S3 has no use for it, and what nobody uses is only attacked).  Raises OSError or ValueError if an
-    address cannot be bound, ssl.SSLError or OSError for unusable TLS files, and what the application's lifespan
-    startup raises as hypercorn's LifespanFailureError.
+    over; otherwise it is a request like any other (S3 has no use for it, and what nobody uses is only attacked).
+    Raises OSError or ValueError if an address cannot be bound, ssl.SSLError or OSError for unusable TLS files, and what
+    the application's lifespan startup raises as hypercorn's LifespanFailureError.
     """
     config = _configure([bind] if isinstance(bind, str) else list(bind), tls, graceful_timeout, limits, http2=http2)
     wrapped = wrap_app(cast(Any, app), config.wsgi_max_body_size, "asgi")

@@ -156,13 +156,15 @@ def canonical_headers(fields: Mapping[bytes, bytes], names: tuple[bytes, ...]) -
 
     `fields` maps lower-case names to values, repeated ones joined by ",".
     """
-    lines = []
+    parts: list[bytes] = []
     for name in names:
         value = fields.get(name)
         if value is None:
             return None
-        lines.append(b"%b:%b\n" % (name, b" ".join(value.split())))
-    return b"".join(lines)
+        if b" " in value or b"\t" in value:
+            value = b" ".join(value.split())
+        parts += (name, b":", value, b"\n")
+    return b"".join(parts)
 
 
 def canonical_query(query: bytes, presigned: bool = False) -> bytes:

@@ -143,7 +143,7 @@ def _clear(device: BlockDevice, offset: int, length: int) -> None:
     """Zeros, written only where there is something else: a sparse file stays sparse."""
     with scratch(length) as buffer:
         device.read_into(offset, buffer)
-        if any(buffer):
+        if buffer.tobytes() != bytes(length):  # compared as one: a loop over the bytes took a second per 64 MiB
             buffer[:] = bytes(length)
             device.write(offset, buffer)
 

@@ -73,7 +73,9 @@ class Trial:
         self.torn: set[int] = set()  # chunks of an unacknowledged batch that was recovered though a copy was torn
         self.good: set[int] = set()  # chunks of which every copy was found good
         self.host = Host(directory)
-        self.tiers = self.random.choice(LAYOUTS)
+        self.hasty = self.random.random() < 0.7  # what was freed last is given out first
+        self.dense = self.random.random() < 0.4  # few keys, few sizes, mostly one device: what is lost matters
+        self.tiers = self.random.choice(LAYOUTS[:3] if self.dense else LAYOUTS)
         self.copies = self.random.randint(1, min(3, len(self.tiers)))
         self.power = Power()
         size = self.random.choice((8, 9, 12)) * MIB
@@ -82,8 +84,6 @@ class Trial:
             for number in range(1, len(self.tiers) + 1)
         ]
         self.history: list[str] = [f"{'+'.join(self.tiers)}, {self.copies} copies"]  # for whoever reads a failure
-        self.hasty = self.random.random() < 0.7  # what was freed last is given out first
-        self.dense = self.random.random() < 0.35
         self.degraded = False  # a device was missing or failed since the last snapshot
         new = [NewDevice(disk.name, disk, tier) for disk, tier in zip(self.disks, self.tiers, strict=True)]
         ring = self.random.choice((64, 96, 160, 256)) * KIB
@@ -205,7 +205,7 @@ class Trial:
         if witness.compared:  # else only files that nobody sees were reaped
             self.candidates = witness.possible()
         chance = self.random.random()
-        mode: CrashMode | None = "all" if chance < 0.25 else "none" if chance < 0.4 else None
+        mode: CrashMode | None = "all" if chance < 0.2 else "none" if chance < 0.3 else "writes" if chance < 0.5 else None
         for disk in self.disks:
             disk.heal()
             if not witness.crashed:

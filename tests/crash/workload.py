@@ -56,7 +56,7 @@ class Clients:
         # few keys, few sizes: every page soon lies where another one lay
         self.dense = dense
         self.keys = KEYS[:2] if dense else KEYS
-        self.small = (700, 5000) if dense else SMALL
+        self.small = (5000,) if dense else SMALL
         self.streamed = (9 * KIB,) if dense else STREAMED
 
     async def run(self, tasks: int, operations: int) -> None:

@@ -9,8 +9,8 @@ import re
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
 
 import boto3
 import botocore.awsrequest
@@ -20,10 +20,13 @@ import trio
 from appliance.model import AccessKey
 from s3front.app import S3App, s3_app
 from s3front.sigv4 import format_timestamp
+from tests.models import boxes
 from tests.s3front.memory_store import MemoryStore
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+T = TypeVar("T")
 
 KEY, SECRET, REGION = "AKIATEST", "secret+/=", "eu-test-1"
 READER, SCOPED = "AKIAREADER", "AKIASCOPED"
@@ -46,11 +49,25 @@ class Answer(NamedTuple):
         return found[1].decode() if found else ""
 
 
-class Box:
-    """A store with one owner's keys and the application over it.  `seen` collects what was observed."""
+class _RealStore(boxes.Box):
+    """The real store over memory devices, its threads as in the daemon, its loop in a thread of its own."""
 
-    def __init__(self, *, domain: str | None = None, region: str = REGION, now: float = NOW) -> None:
-        self.store = MemoryStore()
+    def _open(self) -> None:
+        self._context = boxes.store_over(self.devices, self.database, threaded=True)
+        self.store = self.run(self._context.__aenter__)
+
+
+class Box:
+    """A store with one owner's keys and the application over it.  `seen` collects what was observed.
+
+    `real` puts the real store in the place of its double; then the box is a context manager, and its end is an audit.
+    """
+
+    def __init__(
+        self, *, domain: str | None = None, region: str = REGION, now: float = NOW, real: bool = False
+    ) -> None:
+        self._real = _RealStore().__enter__() if real else None
+        self.store: MemoryStore = MemoryStore() if self._real is None else cast(Any, self._real.store)
         self.seen: list[tuple[str, int, float, int, int, str]] = []
         self.now = now
         self._turn = threading.Lock()  # boto3's transfers come from several threads
@@ -63,10 +80,27 @@ class Box:
             clock=lambda: self.now,
             observe=lambda *seen: self.seen.append(seen),
         )
-        trio.run(self.store.put_access_key, AccessKey(KEY, "main", "owner", 0, b"sealed"))
-        trio.run(self.store.put_access_key, AccessKey(READER, "reader", "owner", 0, b"sealed-2", read_only=True))
-        trio.run(self.store.put_access_key, AccessKey(SCOPED, "scoped", "owner", 0, b"sealed-3", buckets=("b",)))
-        trio.run(self.store.create_bucket, "b", "owner")
+        self.run(self.store.put_access_key, AccessKey(KEY, "main", "owner", 0, b"sealed"))
+        self.run(self.store.put_access_key, AccessKey(READER, "reader", "owner", 0, b"sealed-2", read_only=True))
+        self.run(self.store.put_access_key, AccessKey(SCOPED, "scoped", "owner", 0, b"sealed-3", buckets=("b",)))
+        self.run(self.store.create_bucket, "b", "owner")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._real is not None:
+            try:
+                report = self._real.audit(verify=True)
+                assert report.clean, report.problems
+            finally:
+                self._real.__exit__(*exc)
+
+    def run(self, function: Callable[..., Awaitable[T]], *arguments: object) -> T:
+        """`await function(*arguments)` where the store lives."""
+        if self._real is not None:
+            return self._real.run(function, *arguments)
+        return trio.run(function, *arguments)
 
     def send(
         self,
@@ -164,9 +198,10 @@ class Box:
                 content.extend(message.get("body", b""))
 
         with self._turn:
-            trio.run(app or self.app, scope, receive, send)
-            assert self.store.open_readers == 0
-            assert self.store.open_ingests == 0
+            self.run(app or self.app, scope, receive, send)
+            if self._real is None:
+                assert self.store.open_readers == 0
+                assert self.store.open_ingests == 0
         return Answer(status, answered, bytes(content))
 
 

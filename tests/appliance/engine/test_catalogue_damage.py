@@ -1,4 +1,4 @@
-"""The host's catalogue file is hurt behind SQLite's back: what leans on a row proves it before a byte is served (R6)."""
+"""The host's catalogue file is hurt behind SQLite's back: what leans on a row proves it before serving a byte (R6)."""
 
 from __future__ import annotations
 

@@ -22,13 +22,13 @@ def constraint(region: str) -> bytes:
 
 
 def test_the_list_of_buckets(box: Box) -> None:
-    trio.run(box.store.create_bucket, "another-bucket", "owner")
+    box.run(box.store.create_bucket, "another-bucket", "owner")
     same("list_buckets", box.send("GET", "/").body)
 
 
 def test_the_list_pages(box: Box) -> None:
     for name in ("bb", "bc", "c"):
-        trio.run(box.store.create_bucket, name, "owner")
+        box.run(box.store.create_bucket, name, "owner")
     first = box.send("GET", "/", "max-buckets=2&prefix=b").body.decode()
     assert "<Name>b</Name>" in first
     assert "<Name>bc</Name>" not in first
@@ -63,12 +63,12 @@ def test_making_ones_own_bucket_again_succeeds_in_the_oldest_region() -> None:
     box.send("PUT", "/ours/k", body=b"x")
     assert box.send("PUT", "/ours").status == 200
     assert box.send("GET", "/ours/k").body == b"x"
-    trio.run(box.store.create_bucket, "theirs", "somebody else")
+    box.run(box.store.create_bucket, "theirs", "somebody else")
     assert box.send("PUT", "/theirs").code == "BucketAlreadyExists"
 
 
 def test_anothers_bucket_is_not_ours(box: Box) -> None:
-    trio.run(box.store.create_bucket, "theirs", "somebody")
+    box.run(box.store.create_bucket, "theirs", "somebody")
     answer = box.send("PUT", "/theirs")
     assert (answer.status, answer.code) == (409, "BucketAlreadyExists")
 

@@ -94,7 +94,7 @@ def test_what_is_not_copied(full: Box, headers: dict[str, str], status: int, cod
 
 
 def test_between_buckets(full: Box) -> None:
-    trio.run(full.store.create_bucket, "second", "owner")
+    full.run(full.store.create_bucket, "second", "owner")
     assert full.send("PUT", "/second/t", headers={"x-amz-copy-source": SOURCE}).status == 200
     assert full.send("GET", "/second/t").body == b"source"
     assert full.send("PUT", "/none/t", headers={"x-amz-copy-source": SOURCE}).code == "NoSuchBucket"
