@@ -9,7 +9,7 @@ Deliberately unknown here: how a connection works; it is only asked for `deadlin
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 import trio
@@ -18,9 +18,6 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper
 
 from appliance.limits import HEADER_TIMEOUT
-
-if TYPE_CHECKING:
-    from s3front.connection import Connection
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -38,6 +35,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     drain_max: int = 64 << 10  # unread body that is read and dropped to keep the connection
     connections_max: int = 8192
     sweep_interval: float = 1.0
+
+
+class Waiting(Protocol):
+    """A connection, as far as the clock and a shutdown look at it."""
+
+    deadline: float  # when to wake it
+    idle: bool  # between requests
+
+    def wake(self) -> None: ...
 
 
 class Door:
@@ -66,7 +72,7 @@ class Door:
         self.http2 = http2 and wrapped is not None
         self.websocket = websocket and wrapped is not None
         self.state: dict[str, Any] = {} if state is None else state
-        self.connections: set[Connection] = set()
+        self.connections: set[Waiting] = set()
         self.closing = False
 
     async def sweep(self) -> None:

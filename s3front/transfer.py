@@ -19,12 +19,9 @@ import enum
 import select
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import trio
-
-if TYPE_CHECKING:
-    from s3front.connection import Connection
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -59,6 +56,15 @@ class Sink(Protocol):
 
     def room(self) -> memoryview: ...
     def filled(self, n: int) -> None: ...
+
+
+class Extension(Protocol):
+    """`tierce.connection`: what a server that knows more than ASGI offers; exchange.py says how each verb behaves."""
+
+    async def receive_all(self, limit: int) -> bytes: ...
+    async def respond(self, status: int, headers: Headers, body: bytes = b"") -> None: ...
+    async def pump_in(self, sink: Sink) -> int: ...
+    async def pump_out(self, status: int, headers: Headers, pieces: Iterator[memoryview]) -> None: ...
 
 
 class Pause(enum.Enum):
@@ -277,9 +283,9 @@ def _following(pieces: Iterator[memoryview]) -> memoryview | None:
 
 
 # ------------------------------------------------------------------------------------- for applications, on any server
-def connection_of(scope: dict[str, Any]) -> Connection | None:
+def connection_of(scope: dict[str, Any]) -> Extension | None:
     """The connection, if this server offers it."""
-    connection: Connection | None = scope["extensions"].get(EXTENSION) if "extensions" in scope else None
+    connection: Extension | None = scope["extensions"].get(EXTENSION) if "extensions" in scope else None
     return connection
 
 

@@ -83,8 +83,6 @@ def heading(request: Request, write: Write, limit: int) -> str:
 
 async def contents(objects: list[Listed], write: Write, owner: str) -> str:
     """One Contents element per object; `owner` is a whole element or empty.  Lets others run between slices."""
-    if write is xml.escape_key:
-        write = _plain
     slices = []
     for start in range(0, len(objects), SLICE):
         if start:
@@ -94,6 +92,8 @@ async def contents(objects: list[Listed], write: Write, owner: str) -> str:
 
 
 def _contents(objects: list[Listed], write: Write, owner: str) -> str:
+    if write is xml.escape_key and not xml.UNSAFE_BYTES.search(b"".join([o.key for o in objects])):
+        write = bytes.decode  # one look at the whole slice, for the common keys that need no escape
     return "".join(
         [
             f"<Contents><Key>{write(o.key)}</Key><LastModified>{iso_date(o.written_ns // NS)}</LastModified>"
@@ -108,8 +108,3 @@ def _contents(objects: list[Listed], write: Write, owner: str) -> str:
 def common_prefixes(prefixes: list[bytes], write: Write) -> str:
     """One CommonPrefixes element each."""
     return "".join([f"<CommonPrefixes><Prefix>{write(prefix)}</Prefix></CommonPrefixes>" for prefix in prefixes])
-
-
-def _plain(key: bytes, unsafe: Callable[[bytes], object] = xml.UNSAFE_BYTES.search) -> str:
-    """`escape_key`, with one search over the bytes for the common key that needs nothing."""
-    return xml.escape_key(key) if unsafe(key) else key.decode("utf-8", "backslashreplace")

@@ -73,8 +73,8 @@ class Trial:
         self.torn: set[int] = set()  # chunks of an unacknowledged batch that was recovered though a copy was torn
         self.good: set[int] = set()  # chunks of which every copy was found good
         self.host = Host(directory)
-        self.hasty = self.random.random() < 0.7  # what was freed last is given out first
-        self.dense = self.random.random() < 0.4  # few keys, few sizes, mostly one device: what is lost matters
+        self.dense = self.random.random() < 0.4  # few keys, few sizes, few devices: each page lies where another lay
+        self.hasty = self.dense or self.random.random() < 0.5  # what was freed last is given out first
         self.tiers = self.random.choice(LAYOUTS[:3] if self.dense else LAYOUTS)
         self.copies = self.random.randint(1, min(3, len(self.tiers)))
         self.power = Power()
@@ -116,7 +116,7 @@ class Trial:
             self.counts["crashes while opening or closing"] += 1
             witness.crash()
         except StoreError as error:
-            if not faulty_boot or error.code not in (Code.IO_ERROR, Code.UNAVAILABLE):
+            if not faulty_boot or error.code not in (Code.IO_ERROR, Code.UNAVAILABLE, Code.DAMAGED):
                 raise
             self.counts["refused to open"] += 1
         self.counts["batches"] += witness.batches
@@ -151,8 +151,11 @@ class Trial:
         if not self.model.buckets:
             await self._make_buckets(clients)
         self.power.kill_after(self.random.choice((3, 10, 30, 80, 200)) + self.random.randrange(12))
+        witness.on_failure = self._perhaps_die_soon
         try:
-            await clients.run(self.random.randint(1, 5), self.random.choice((2, 8, 30)))
+            await clients.run(
+                self.random.choice((1, 2, 5) if self.dense else (1, 2, 3, 4, 5)), self.random.choice((2, 8, 30))
+            )
         finally:
             self.counts["operations"] += clients.operations
             self.counts["snapshots"] += store.engine.checkpointer.taken - taken
@@ -164,6 +167,11 @@ class Trial:
             self.counts["fenced"] += len(broken)
         if self.random.random() < 0.7:
             witness.crash()  # nothing was under way: all of it must survive
+
+    def _perhaps_die_soon(self) -> None:
+        """A batch failed: what it left behind matters most before the next one."""
+        if self.random.random() < 0.6:
+            self.power.kill_after(self.random.randrange(4))
 
     async def _make_buckets(self, clients: Clients) -> None:
         with contextlib.suppress(StoreError):
@@ -205,7 +213,9 @@ class Trial:
         if witness.compared:  # else only files that nobody sees were reaped
             self.candidates = witness.possible()
         chance = self.random.random()
-        mode: CrashMode | None = "all" if chance < 0.2 else "none" if chance < 0.3 else "writes" if chance < 0.5 else None
+        mode: CrashMode | None = (
+            "all" if chance < 0.2 else "none" if chance < 0.3 else "writes" if chance < 0.5 else None
+        )
         for disk in self.disks:
             disk.heal()
             if not witness.crashed:

@@ -95,7 +95,7 @@ class Witness:
         self.error: Exception | None = None  # of the model
         self.scope = trio.CancelScope()
         self._possible: list[Model] = [model]
-        self.on_commit: Callable[[], None] = lambda: None
+        self.on_failure: Callable[[], None] = lambda: None
 
     def crash(self) -> None:
         """The power went."""
@@ -147,6 +147,7 @@ class WatchedCommitter(Committer):
         except StoreError:
             witness.in_flight = None
             witness.failed_batches += 1
+            witness.on_failure()
             if self.failed is not None and before[1] == self.batches:
                 witness.uncertain.append(witness.model.copy().apply_all(tickets))
             raise
@@ -160,7 +161,6 @@ class WatchedCommitter(Committer):
                 raise
             if witness.random.random() < witness.remember:
                 witness.host.remember()
-            witness.on_commit()
         return batch
 
 

@@ -141,7 +141,8 @@ def test_any_byte_of_the_framing_changed_is_refused(form: Payload, where: int, t
     # The unsigned form's trailer value is a checksum: whoever compares it notices.
     assert form is Payload.STREAMING_UNSIGNED_TRAILER
     assert payload == b"".join(chunks)
-    assert trailers != {TRAILER.encode(): VALUE.encode()}
+    if at < wire.rindex(VALUE.encode()) + len(VALUE):  # the line ends that follow have two accepted spellings
+        assert trailers != {TRAILER.encode(): VALUE.encode()}
 
 
 @pytest.mark.parametrize("form", FORMS[:2])

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 import s3front.transfer
 from s3front.connection import Connection
 from s3front.door import Limits
-from s3front.transfer import BodyLengthError, ClientGone, drip, pour, read_body, read_small, respond, send_pieces
+from s3front.transfer import (
+    BodyLengthError,
+    BodyTooLarge,
+    ClientGone,
+    drip,
+    pour,
+    read_body,
+    read_small,
+    respond,
+    send_pieces,
+)
 from tests.s3front.serving import Collect, Pieces, Running, application, pattern, running
 
 LARGE = 9_000_000  # beyond every socket buffer of loopback, so that both directions block
@@ -58,6 +68,24 @@ def test_pour_delivers_every_byte_once(parts: list[bytes], room: int, hop: int) 
     finally:
         s3front.transfer.HOP_SIZE = size  # type: ignore[misc]
     assert sink.data == b"".join(parts)
+
+
+@pytest.mark.parametrize("room", [0, 3])
+def test_a_sink_without_room_ends_a_body_that_goes_on(room: int) -> None:
+    """It must not be asked again and again for room that it does not have."""
+
+    class Full(Collect):
+        def room(self) -> memoryview:
+            return memoryview(self.buffer)[len(self.data) :]
+
+    async def main() -> None:
+        async def fetch() -> bytes:
+            return b"more and more"
+
+        with pytest.raises(BodyTooLarge):
+            await pour(fetch, Full(room))
+
+    trio.run(main)
 
 
 @pytest.mark.parametrize(("length", "fails"), [(6, None), (None, None), (5, "longer"), (7, "ended 1 bytes before")])

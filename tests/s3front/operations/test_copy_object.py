@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-import trio
 
 from s3front.dates import NS, http_date
 from tests.s3front.box import Box
@@ -17,8 +16,7 @@ META = {"x-amz-meta-a": "1", "content-type": "text/plain", "cache-control": "no-
 
 
 @pytest.fixture
-def full() -> Box:
-    box = Box()
+def full(box: Box) -> Box:
     box.send("PUT", "/b/dir/s%20%2B%C3%A9", headers=META, body=b"source")
     return box
 

@@ -7,7 +7,6 @@ import urllib.parse
 import xml.etree.ElementTree as ET
 
 import pytest
-import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +26,7 @@ def fill(box: Box, *keys: str) -> None:
             await box.store.create_upload(bucket, key.encode(), NO_ATTRIBUTES, "owner")
             await box.store.put_object(bucket, key.encode(), box.store.small_body(b"x"), "e" * 32, NO_ATTRIBUTES)
 
-    trio.run(put)
+    box.run(put)
 
 
 def keys(body: bytes, path: str = "Contents", leaf: str = "Key") -> list[str]:

@@ -7,7 +7,6 @@ import hashlib
 import zlib
 
 import pytest
-import trio
 
 from appliance.limits import MIB, PART_SIZE_MIN
 from tests.s3front.box import Answer, Box
@@ -236,23 +235,23 @@ def test_a_part_named_twice_in_a_row_counts_once(box: Box) -> None:
     assert box.send("GET", "/b/k").body == b"second"
 
 
-def test_ten_thousand_parts(box: Box) -> None:
+def test_ten_thousand_parts(double: Box) -> None:
     """The longest document there is, with checksums."""
-    upload = create(box)
+    upload = create(double)
 
     async def fill() -> str:
-        found = box.store.upload(box.store.bucket("b"), b"k", upload)
-        body = box.store.body(bytes(PART_SIZE_MIN // 5))
+        found = double.store.upload(double.store.bucket("b"), b"k", upload)
+        body = double.store.body(bytes(PART_SIZE_MIN // 5))
         etag = hashlib.md5(b"x", usedforsecurity=False).hexdigest()
         for number in range(1, 10_001):
-            await box.store.put_part(found, number, body, etag)
+            await double.store.put_part(found, number, body, etag)
         return etag
 
     # the parts are under 5 MiB: the document is read whole, then the first part is refused
-    box.store._keep = lambda body: 0  # type: ignore[method-assign]  # no bytes
-    etag = trio.run(fill)
+    double.store._keep = lambda body: 0  # type: ignore[method-assign]  # no bytes
+    etag = double.run(fill)
     checksum = f"<ChecksumSHA256>{b64(bytes(32))}</ChecksumSHA256>"
-    answer = complete(box, upload, [(n, f"&quot;{etag}&quot;", checksum) for n in range(1, 10_001)])
+    answer = complete(double, upload, [(n, f"&quot;{etag}&quot;", checksum) for n in range(1, 10_001)])
     assert (answer.status, answer.code) == (400, "EntityTooSmall")
 
 

@@ -7,7 +7,6 @@ import hashlib
 import zlib
 
 import pytest
-import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,23 +66,23 @@ def test_every_size_takes_its_way(box: Box, size: int, pieces: int) -> None:
 
 
 @pytest.mark.parametrize(("damaged_from", "status", "code"), [(0, 500, "InternalError")])
-def test_damage_at_the_start_of_a_stream_is_answered(box: Box, damaged_from: int, status: int, code: str) -> None:
-    box.send("PUT", "/b/k", body=bytes(3 * limits.MIB))
-    box.store.damaged_from = damaged_from
-    answer = box.send("GET", "/b/k")
+def test_damage_at_the_start_of_a_stream_is_answered(double: Box, damaged_from: int, status: int, code: str) -> None:
+    double.send("PUT", "/b/k", body=bytes(3 * limits.MIB))
+    double.store.damaged_from = damaged_from
+    answer = double.send("GET", "/b/k")
     assert (answer.status, answer.code) == (status, code)
-    assert box.seen[-1][5] == code
+    assert double.seen[-1][5] == code
 
 
-def test_damage_further_on_breaks_the_stream_off(box: Box) -> None:
+def test_damage_further_on_breaks_the_stream_off(double: Box) -> None:
     """H3: never a wrong byte, and never a full answer that is not one."""
-    box.send("PUT", "/b/k", body=bytes(3 * limits.MIB))
-    box.store.damaged_from = limits.MIB
+    double.send("PUT", "/b/k", body=bytes(3 * limits.MIB))
+    double.store.damaged_from = limits.MIB
     with pytest.raises(StoreError) as caught:
-        box.send("GET", "/b/k")
+        double.send("GET", "/b/k")
     assert caught.value.code is Code.DAMAGED
-    assert box.seen[-1][5] == "StoreError"
-    assert box.store.open_readers == 0
+    assert double.seen[-1][5] == "StoreError"
+    assert double.store.open_readers == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -209,7 +208,7 @@ def test_a_fast_bucket_answers_opaque_etags(box: Box) -> None:
     async def fast() -> None:
         await box.store.create_bucket("fast", "owner", etag="fast")
 
-    trio.run(fast)
+    box.run(fast)
     first, second = (box.send("PUT", "/fast/k", body=b"same").headers["etag"] for _ in range(2))
     assert first != second
     assert "-" in first
@@ -263,18 +262,18 @@ def test_a_streamed_upload_with_a_trailer(box: Box, size: int, pieces: int) -> N
     assert (got.body, got.headers["content-encoding"]) == (body, "gzip")
 
 
-def test_an_object_replaced_meanwhile_is_looked_up_again(box: Box) -> None:
-    box.send("PUT", "/b/k", body=b"x" * 100)
-    upload = box.send("POST", "/b/t", "uploads=").body.decode().partition("<UploadId>")[2].partition("<")[0]
+def test_an_object_replaced_meanwhile_is_looked_up_again(double: Box) -> None:
+    double.send("PUT", "/b/k", body=b"x" * 100)
+    upload = double.send("POST", "/b/t", "uploads=").body.decode().partition("<UploadId>")[2].partition("<")[0]
     source = {"x-amz-copy-source": "/b/k"}
     for method, path, query, headers in (
         ("GET", "/b/k", "", None),
         ("PUT", "/b/t", "", source),
         ("PUT", "/b/t", f"partNumber=1&uploadId={upload}", source),
     ):
-        box.store.overtaken = 3
-        assert box.send(method, path, query, headers).status == 200
-        box.store.overtaken = 1000
-        answer = box.send(method, path, query, headers)
+        double.store.overtaken = 3
+        assert double.send(method, path, query, headers).status == 200
+        double.store.overtaken = 1000
+        answer = double.send(method, path, query, headers)
         assert (answer.status, answer.code) == (503, "SlowDown")
-        box.store.overtaken = 0
+        double.store.overtaken = 0
