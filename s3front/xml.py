@@ -54,6 +54,17 @@ def escape_key(key: bytes) -> str:
     return escape(key.decode("utf-8", "backslashreplace"))
 
 
+def needs_no_escape(text: bytes) -> bool:
+    """Whether `bytes.decode` does what `escape_key` would."""
+    if UNSAFE_BYTES.search(text):
+        return False
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def url_key(key: bytes) -> str:
     """A key under encoding-type=url.  A space is %20, which every client decodes (AWS writes `+`)."""
     return quote_from_bytes(key, safe="/*-_.~")

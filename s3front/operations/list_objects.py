@@ -92,8 +92,8 @@ async def contents(objects: list[Listed], write: Write, owner: str) -> str:
 
 
 def _contents(objects: list[Listed], write: Write, owner: str) -> str:
-    if write is xml.escape_key and not xml.UNSAFE_BYTES.search(b"".join([o.key for o in objects])):
-        write = bytes.decode  # one look at the whole slice, for the common keys that need no escape
+    if write is xml.escape_key and xml.needs_no_escape(b"/".join([o.key for o in objects])):
+        write = bytes.decode  # one look at the whole slice, for the common keys
     return "".join(
         [
             f"<Contents><Key>{write(o.key)}</Key><LastModified>{iso_date(o.written_ns // NS)}</LastModified>"

@@ -108,6 +108,8 @@ class Trial:
         if self.random.random() < 0.15 and not last:
             self.power.kill_after(self.random.randrange(1, 30))  # perhaps in the middle of recovery
         _seed_scheduler(self.random.getrandbits(64))
+        if missing is not None:
+            self.degraded = True
         here = [disk for number, disk in enumerate(self.disks, 1) if number != missing]
         try:
             with simulated(witness), hasty_reuse() if self.hasty else contextlib.nullcontext():
@@ -160,9 +162,9 @@ class Trial:
             self.counts["operations"] += clients.operations
             self.counts["snapshots"] += store.engine.checkpointer.taken - taken
             broken = failed(list(store.engine.pool.devices.values()))
-            if broken or missing is not None:
+            if broken:
                 self.degraded = True
-            elif store.engine.checkpointer.taken > taken:
+            elif missing is None and store.engine.checkpointer.taken > taken:
                 self.degraded = False
             self.counts["fenced"] += len(broken)
         if self.random.random() < 0.7:

@@ -121,3 +121,12 @@ def test_no_bytes_break_the_parser(document: bytes) -> None:
     except S3Error as error:
         outcome = error.code
     assert outcome in ("Delete", "MalformedXML")
+
+
+@given(st.binary(max_size=20) | st.text(max_size=20).map(str.encode))
+def test_what_needs_no_escape_is_shown_as_it_is(key: bytes) -> None:
+    if xml.needs_no_escape(key):
+        assert xml.escape_key(key) == key.decode()
+    assert xml.needs_no_escape(b"a plain/key-1.\xc3\xa9")
+    assert not xml.needs_no_escape(b"\xc3")
+    assert not xml.needs_no_escape(b"a&b")

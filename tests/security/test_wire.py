@@ -309,7 +309,6 @@ def test_a_client_that_vanishes_leaves_nothing(box: ServedBox, how: str, data: b
                 sock.sendall(framed(signed_lines(body=data), len(data)) + data[: len(data) * share // 3])
                 if how == "resets":
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        time.sleep(0.05)
 
 
 def test_a_client_that_vanishes_before_its_answer_harms_nobody(box: ServedBox) -> None:
