@@ -6,7 +6,9 @@ The daemon, the offline commands and the tests open a pool here.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -19,6 +21,8 @@ from appliance.engine.engine import Engine
 from appliance.engine.startup import Attached, OpenParts, open_parts, put_aside, unlinked_nodes
 from appliance.errors import Code, StoreError
 from appliance.store import ObjectStore
+
+log = logging.getLogger(__name__)
 
 CATALOGUE = "catalogue.db"
 LOCK = "lock"
@@ -81,16 +85,24 @@ async def open_store(
     else:
         lanes = InlineLanes()
         parts = _recover(attached, database, buffers)
+    if parts.must_checkpoint:
+        await lanes.call(_checkpoint, parts)  # before there is a writer: the ring is nobody's
     engine = Engine(parts, lanes, threaded=threaded)
     store = ObjectStore(engine, str(database))
     for node in unlinked_nodes(parts.reader):
         engine.submit(Reap(node=node, now_ns=0))
-    if parts.must_checkpoint:
-        await lanes.call(parts.checkpointer.take)
     try:
         yield store
     finally:
         await store.close()
+
+
+def _checkpoint(parts: OpenParts) -> None:
+    """A snapshot that recovery wants.  What the host's file holds is served without it, so a failure stops nothing."""
+    try:
+        parts.checkpointer.take()
+    except (StoreError, OSError, sqlite3.Error) as error:
+        log.error("the catalogue's snapshot could not be taken: %s", error)
 
 
 def _recover(attached: Sequence[Attached], database: Path, buffers: int | None) -> OpenParts:
