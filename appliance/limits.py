@@ -43,8 +43,8 @@ WRITE_CEILING: Final = 0.97  # of a device's pages: foreground writes stop here 
 MOVE_CEILING: Final = 0.95  # ... background moves here; deletes, journal and snapshots live from the rest
 
 # --- memory
-BUFFER_COUNT: Final = 40  # 4 MiB aligned buffers shared by all large transfers: their exhaustion is the back-pressure
-BODY_CACHE: Final = 64 * MIB  # verified small bodies
+BUFFER_COUNT: Final = 32  # 4 MiB aligned buffers shared by all large transfers: their exhaustion is the back-pressure
+BODY_CACHE: Final = 48 * MIB  # verified small bodies
 HEADER_CACHE: Final = 8192  # decoded page headers kept for range reads (at most ~2.2 KiB each)
 
 # --- the mount

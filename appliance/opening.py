@@ -77,17 +77,19 @@ async def open_store(
     attached = [Attached(path, device) for path, device in devices]
     if threaded:
         lanes: CallLanes = Lanes(READ_THREADS, "device")
+        scans: CallLanes = Lanes(1, "scan")
         try:
             parts = await lanes.call(_recover, attached, database, buffers)
         except BaseException:
             lanes.close()
+            scans.close()
             raise
     else:
-        lanes = InlineLanes()
+        lanes, scans = InlineLanes(), InlineLanes()
         parts = _recover(attached, database, buffers)
     if parts.must_checkpoint:
         await lanes.call(_checkpoint, parts)  # before there is a writer: the ring is nobody's
-    engine = Engine(parts, lanes, threaded=threaded)
+    engine = Engine(parts, lanes, scans, threaded=threaded)
     store = ObjectStore(engine, str(database))
     for node in unlinked_nodes(parts.reader):
         engine.submit(Reap(node=node, now_ns=0))

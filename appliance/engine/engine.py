@@ -43,10 +43,11 @@ WAL_LOOK = 64  # batches between two looks at its size
 class Engine:
     """Built by startup inside a trio loop; `close` ends it."""
 
-    def __init__(self, parts: OpenParts, lanes: CallLanes, *, threaded: bool) -> None:
+    def __init__(self, parts: OpenParts, lanes: CallLanes, scans: CallLanes, *, threaded: bool) -> None:
         self.pool = parts.pool
         self.ring = parts.ring
         self.lanes = lanes
+        self.scans = scans  # one thread: SQLite gives up the GIL at each row, and a second scan would fight for it
         self.reader = parts.reader
         self._writer_connection = parts.writer
         self.checkpointer = parts.checkpointer
@@ -304,6 +305,7 @@ class Engine:
                 await self.lanes.call(self._thread.join)
             await self.lanes.call(self._finish)
             self.lanes.close()
+            self.scans.close()
             self._fan.close()
 
     def _finish(self) -> None:

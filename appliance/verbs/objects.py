@@ -245,7 +245,7 @@ class ObjectVerbs(Verbs):
         one that is a prefix of `after` and was thereby already given, is skipped (S3's marker rules)."""
         if self.unsettled:
             await self.settled(bucket)
-        page: Page = await self.engine.lanes.call(
+        page: Page = await self.engine.scans.call(
             self.snapshot, listing.list_objects, bucket.root, prefix, delimiter, after, limit
         )
         return page
