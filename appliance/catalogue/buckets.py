@@ -80,6 +80,7 @@ def delete_bucket(tx: Rows, cache: DirectoryCache, command: DeleteBucket) -> Buc
     tx.delete(BUCKET, (bucket.id,))
     tx.delete(USAGE, (bucket.id,))
     tx.usage.pop(bucket.id, None)
+    tx.buckets.discard(bucket.id)
     tx.note(Change(0, bucket.label, True, bucket.root, True))
     return bucket
 

@@ -9,8 +9,9 @@ failed command needs no savepoint (`Rows.changes` says whether it kept the rule)
 
 from __future__ import annotations
 
+import functools
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -67,6 +68,14 @@ def open_writer(path: Path | str) -> sqlite3.Connection:
     return connection
 
 
+MANY: Final = (64, 16, 4, 1)  # rows of one statement: few lengths, so that each stays prepared
+
+
+@functools.cache
+def _many(table: Table, count: int) -> str:
+    return table.upsert + f",({','.join('?' * len(table.columns))})" * (count - 1)
+
+
 class NewData(NamedTuple):
     """Bytes of a new chunk that travel with the commit."""
 
@@ -95,6 +104,7 @@ class Rows:
         ] = {}  # staged pages now named by rows -> covered by an earlier flush
         self.freed: list[tuple[int, int, int]] = []  # extents whose rows are gone
         self.notes: list[Change] = []
+        self.buckets: set[int] = set()  # seen to exist in this transaction
         self.dropped: list[tuple[int, bytes]] = []  # directories' names that no longer lead where they led
 
     # -- reading
@@ -113,6 +123,19 @@ class Rows:
         self._execute(_UPSERT[number], row)
         self.images[(number, *row[: table.key])] = row
         self.changes += 1
+
+    def put_many(self, table: Table, rows: Sequence[type_row]) -> None:
+        """`put` of each, with few statements: SQLite gives up the GIL once per statement, and the loop takes it."""
+        done = 0
+        for step in MANY:
+            sql = _many(table, step)
+            while len(rows) - done >= step:
+                self._execute(sql, [value for row in rows[done : done + step] for value in row])
+                done += step
+        number, key = table.number, table.key
+        for row in rows:
+            self.images[(number, *row[:key])] = row
+        self.changes += len(rows)
 
     def delete(self, table: Table, key: type_row) -> None:
         """Deletes the row with this primary key."""

@@ -42,8 +42,11 @@ def check(precondition: Precondition | None, current: Node | None) -> None:
 
 def require_bucket(tx: Rows, bucket: int) -> None:
     """Raises NO_SUCH_BUCKET when it was deleted after the door looked."""
+    if bucket in tx.buckets:
+        return
     if tx.one("SELECT 1 FROM bucket WHERE id=?", (bucket,)) is None:
         raise StoreError(Code.NO_SUCH_BUCKET)
+    tx.buckets.add(bucket)
 
 
 def current_at(

@@ -268,6 +268,7 @@ class Committer:
         devices = self.pool.place(copies, max(lengths))
         digests = [page.block_digests(item.data) for _, item in items]
         used = 0
+        rows: list[tuple[Any, ...]] = []
         for copy, device_id in enumerate(devices):
             chosen = [at for at, (_, item) in enumerate(items) if item.copies > copy]
             offsets = self._reserve_run(device_id, [lengths[at] for at in chosen], gathered)
@@ -281,11 +282,13 @@ class Committer:
                 if run_start is None:
                     run_start, run_from = offset, used
                 chunk, item = items[at]
-                self._place_page(tx, chunk, item, device_id, offset, copy, digests[at], used)
+                rows.append(self._place_page(chunk, item, device_id, offset, copy, digests[at], used))
+                tx.new_pages[device_id, offset] = False
                 used += lengths[at]
                 run_end = offset + lengths[at]
             if run_start is not None:
                 writes.setdefault(device_id, []).append((run_start, self._buffer[run_from:used]))
+        tx.put_many(PAGE, rows)
         return writes
 
     def _reserve_run(self, device_id: int, lengths: list[int], gathered: list[tuple[int, int]]) -> list[int]:
@@ -304,8 +307,9 @@ class Committer:
         return offsets
 
     def _place_page(
-        self, tx: Rows, chunk: int, item: NewData, device_id: int, offset: int, copy: int, digests: bytes, at: int
-    ) -> None:
+        self, chunk: int, item: NewData, device_id: int, offset: int, copy: int, digests: bytes, at: int
+    ) -> tuple[Any, ...]:
+        """The page's image into the buffer at `at`; its row."""
         size = len(item.data)
         header = header_for(
             self.pool,
@@ -327,8 +331,7 @@ class Committer:
         image[:lead] = header
         image[lead : lead + size] = item.data
         image[lead + size :] = bytes(extent - lead - size)
-        tx.put(PAGE, (device_id, offset, extent, chunk, 0, copy, page.header_sum(header)))
-        tx.new_pages[device_id, offset] = False
+        return device_id, offset, extent, chunk, 0, copy, page.header_sum(header)
 
     # ------------------------------------------------------------------ the record and the barrier
     def _encode(self, tx: Rows, seq: int) -> tuple[memoryview, bytes, int]:
