@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import outcome
 import trio
 
 from appliance.catalogue import buckets, commands
@@ -71,6 +72,7 @@ class Engine:
             id_limit=parts.id_limit,
             held=self._is_held,
             make_room=self.checkpointer.take,
+            undisturbed=self._in_loop if threaded else _at_once,
         )
         self.retrieval.unpinned = self.committer.release_freed
         self._threaded = threaded
@@ -195,6 +197,22 @@ class Engine:
             except trio.RunFinishedError:
                 return
             self._between_batches()
+
+    def _in_loop(self, function: Callable[[], Any]) -> Any:
+        """Called by the writer's thread: `function` runs in the loop's, which is busy with nothing else meanwhile."""
+        done = threading.Event()
+        results: list[outcome.Outcome[Any]] = []
+
+        def work() -> None:
+            results.append(outcome.capture(function))
+            done.set()
+
+        try:
+            self._token.run_sync_soon(work)
+        except trio.RunFinishedError:
+            return function()
+        done.wait()
+        return results[0].unwrap()
 
     async def _work_inline(self) -> None:
         while self._inline:
@@ -345,6 +363,10 @@ class Engine:
         """Raises READ_ONLY once the writer has stopped."""
         if self.committer.failed is not None:
             raise StoreError(Code.READ_ONLY, self.committer.failed.message)
+
+
+def _at_once(function: Callable[[], Any]) -> Any:
+    return function()
 
 
 class _Job:
