@@ -165,14 +165,6 @@ class Connection(Exchange):
             if (self.left or self.chunked) and not await self._drain():
                 return
             buffered = bytes(self.rest)
-            if not buffered and self.tls is None and not door.closing:
-                try:
-                    buffered = self.sock.recv(READ_SIZE)  # a quick client's next request may be here already
-                except BlockingIOError:
-                    pass
-                else:
-                    if not buffered:
-                        return
             if buffered:
                 row += 1
                 if row % ROW_MAX == 0:

@@ -29,6 +29,9 @@ ROUTES: Final = (Route("GET", Level.OBJECT),)
 # Up to this an answer is read whole and sent in one go; beyond it bytes are streamed from a worker thread.
 READ_WHOLE_MAX: Final = limits.MIB
 
+SHOWN_MAX: Final = 4096  # nodes whose headers are remembered
+_shown: Final[dict[int, tuple[Node, Headers]]] = {}
+
 _OVERRIDES: Final[dict[str, bytes]] = {
     "response-content-type": b"content-type",
     "response-content-language": b"content-language",
@@ -90,8 +93,8 @@ def select(request: Request, node: Node) -> Selection:
             raise conditions.failed(header)
         if outcome is Outcome.NOT_MODIFIED:
             kept = (b"etag", b"last-modified", b"cache-control", b"expires")  # RFC 9110 §15.4.5
-            return Selection(304, [pair for pair in metadata.object_headers(node) if pair[0] in kept], 0, 0)
-    headers = metadata.object_headers(node)
+            return Selection(304, [pair for pair in _headers_of(node) if pair[0] in kept], 0, 0)
+    headers = _headers_of(node)
     status, start, length = 200, 0, node.size
     part = request.query.get("partNumber") if request.query else None
     wanted = asked.get(b"range")
@@ -121,6 +124,16 @@ def select(request: Request, node: Node) -> Selection:
     if request.query:
         headers = overridden(headers, request.query)
     return Selection(status, headers, start, length)
+
+
+def _headers_of(node: Node) -> Headers:
+    """`metadata.object_headers`, remembered while the store hands out the very same node: a new list."""
+    known = _shown.get(node.id)
+    if known is None or known[0] is not node:
+        if len(_shown) >= SHOWN_MAX:
+            _shown.clear()
+        known = _shown[node.id] = (node, metadata.object_headers(node))
+    return known[1].copy()
 
 
 def overridden(headers: Headers, query: dict[str, str]) -> Headers:
