@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3front.errors import ERRORS
 from s3front.router import SUBRESOURCES
 from tests.s3front.box import Box
+
+pytestmark = pytest.mark.slow  # in all: most talk to real sockets or run real programs
 
 segments = st.sampled_from(
     ["b", "b", "new-bucket", "none", "k", "d/", "%", "%41", "%FF", "%00", "a%2Fb", "..", "+", ""]

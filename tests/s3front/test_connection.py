@@ -15,6 +15,8 @@ from s3front.head import CHUNK_LINE_MAX, TRAILERS_MAX
 from s3front.transfer import ClientGone, read_body, read_small, respond
 from tests.s3front.serving import Collect, Running, application, http_only, pattern, running, serve_and
 
+pytestmark = pytest.mark.slow  # in all: most talk to real sockets or run real programs
+
 GET = b"GET /head HTTP/1.1\r\nHost: h\r\n\r\n"
 
 

@@ -23,6 +23,8 @@ from s3front.door import Limits
 from s3front.serve import TlsFiles, serve
 from tests.s3front.serving import Client, application, certificate, pattern, running, trusting
 
+pytestmark = pytest.mark.slow  # in all: most talk to real sockets or run real programs
+
 both = pytest.mark.parametrize("stock", [False, True], ids=["tierce", "hypercorn"])
 
 

@@ -28,6 +28,8 @@ from s3front.transfer import (
 )
 from tests.s3front.serving import Collect, Pieces, Running, application, pattern, running
 
+pytestmark = pytest.mark.slow  # in all: most talk to real sockets or run real programs
+
 LARGE = 9_000_000  # beyond every socket buffer of loopback, so that both directions block
 App = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 

@@ -26,6 +26,8 @@ from s3front.verified import SignedRequest
 from tests.s3front.signing import KEY_ID, NOW, REGION, SECRET, sign_by_header, sign_by_query
 from tests.security.served import BUCKET, OTHER, READER_ID, SCOPED_ID, Reply, ServedBox, wire
 
+pytestmark = pytest.mark.slow  # in all: most talk to real sockets or run real programs
+
 DAY = 86_400
 CONTENT = b"what lies under the key mine"
 

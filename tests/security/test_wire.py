@@ -25,6 +25,8 @@ from tests.s3front.chunking import encode
 from tests.s3front.signing import sign_by_header, sign_by_query
 from tests.security.served import BUCKET, ServedBox, read_reply, signed_stream, wire
 
+pytestmark = pytest.mark.slow  # in all: most talk to real sockets or run real programs
+
 PATH = f"/{BUCKET}/new"
 CRC = "x-amz-checksum-crc32"
 DATA = b"the payload"

@@ -15,6 +15,8 @@ from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
 from tests.models.boxes import body_of, make_devices, make_pool, read_all, run_store
 
+pytestmark = pytest.mark.slow  # in all: most talk to real sockets or run real programs
+
 
 def free(store: ObjectStore) -> int:
     """Over all devices."""

@@ -15,6 +15,8 @@ from appliance.limits import KIB, MIB
 from appliance.ondisk import label, signature, superblock
 from tests.appliance.ondisk.samples import DEVICE, POOL, SUPERBLOCK
 
+pytestmark = pytest.mark.slow  # in all: most talk to real sockets or run real programs
+
 SIZE = 512 * MIB
 SBIN = os.pathsep.join(("/usr/sbin", "/sbin", os.environ.get("PATH", "")))
 

@@ -13,7 +13,7 @@ from tests.s3front.box import Box
 from tests.s3front.memory_store import NOW_NS
 
 
-@pytest.fixture(params=["double", "real"])
+@pytest.fixture(params=["double", pytest.param("real", marks=pytest.mark.slow)])  # a pool each: a breath has no time
 def box(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
     monkeypatch.setattr(base, "time", SimpleNamespace(time_ns=lambda: NOW_NS))
     monkeypatch.setattr(objects, "BUCKET_NAME_MIN", 1)  # the bucket of these tests is called b
