@@ -25,7 +25,15 @@ from appliance.device.device import ALIGNMENT
 from appliance.limits import KIB, MIB
 
 # A block or a page's payload, plus the 4 KiB of header or of a straddling block that comes along.
-SCRATCH_SIZES: Final = (8 * KIB, 68 * KIB, 132 * KIB, 260 * KIB, 1 * MIB + 4 * KIB, 4 * MIB + 4 * KIB)
+SCRATCH_SIZES: Final = (
+    8 * KIB,
+    68 * KIB,
+    132 * KIB,
+    260 * KIB,
+    1 * MIB + 4 * KIB,
+    2 * MIB + 132 * KIB,
+    4 * MIB + 4 * KIB,
+)
 SCRATCH_KEPT: Final = 2  # per class and thread
 
 

@@ -18,7 +18,7 @@ from appliance.device.buffers import scratch
 from appliance.device.lanes import CallLanes
 from appliance.engine.pool import PageRef, Pool, page_room
 from appliance.errors import Code, StoreError
-from appliance.limits import BLOCK, BODY_CACHE, GATHER_MAX, KIB, MIB, PAGE_PAYLOAD
+from appliance.limits import BLOCK, BODY_CACHE, GATHER_MAX, KIB, MIB, PAGE_PAYLOAD, STREAM_PIECE
 from appliance.model import Node
 from appliance.ondisk.page import extent_length
 
@@ -310,18 +310,18 @@ class Reader:
         return data
 
     def pieces(self) -> Iterator[memoryview]:
-        """Verified views of at most 1 MiB, each valid until the next step; blocks."""
+        """Verified views of at most limits.STREAM_PIECE bytes, each valid until the next step; blocks."""
         if self._data is not None:
             if self._data:
                 yield memoryview(self._data)
             return
         pool = self._retrieval.pool
-        with scratch(MIB + page_room(0, 1)) as room:
+        with scratch(STREAM_PIECE + page_room(0, 1)) as room:
             for step in self._steps:
                 done = 0
                 while done < step.length:
                     low = step.start + done
-                    count = min(step.length - done, MIB - low % MIB if step.copies else MIB)
+                    count = min(step.length - done, STREAM_PIECE - low % STREAM_PIECE if step.copies else len(_ZEROS))
                     if step.copies:
                         yield pool.read_any(step.copies, low, low + count, room)
                     else:

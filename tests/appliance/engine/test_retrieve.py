@@ -11,7 +11,7 @@ import pytest
 
 from appliance.engine.retrieve import BodyCache, Pins
 from appliance.errors import Code, StoreError
-from appliance.limits import BLOCK, CHUNK_SIZE, GATHER_MAX, MIB, PAGE_PAYLOAD
+from appliance.limits import BLOCK, CHUNK_SIZE, GATHER_MAX, MIB, PAGE_PAYLOAD, STREAM_PIECE
 from appliance.model import NO_ATTRIBUTES, Bucket, NewSlice, Node
 from appliance.store import ObjectStore
 from tests.models.boxes import body_of, read_all, run_store
@@ -126,7 +126,7 @@ def test_any_range_of_any_size(tmp_path: Path, size: int) -> None:
     run_store(tmp_path, main)
 
 
-def test_pieces_are_at_most_a_mebibyte(tmp_path: Path) -> None:
+def test_pieces_are_bounded(tmp_path: Path) -> None:
     data = random.Random(1).randbytes(PAGE_PAYLOAD + 3 * MIB // 2)
 
     async def main(store: ObjectStore, bucket: Bucket) -> None:
@@ -135,7 +135,7 @@ def test_pieces_are_at_most_a_mebibyte(tmp_path: Path) -> None:
             assert reader.ready() is None
             pieces = [bytes(view) for view in reader.pieces()]
         assert b"".join(pieces) == data[70_000 : 70_000 + 5 * MIB]
-        assert max(len(piece) for piece in pieces) <= MIB
+        assert max(len(piece) for piece in pieces) <= STREAM_PIECE
 
     run_store(tmp_path, main)
 
