@@ -20,6 +20,8 @@ from fusefs.operations import Operations
 from tests.fusefs.scenes import Play, refused, run, settled
 from tests.fusefs.unmounted import Unmounted
 
+pytestmark = pytest.mark.slow  # in all
+
 
 # ---------------------------------------------------------------------- files
 def test_what_is_written_is_read_before_any_commit_and_by_s3_after_close(play: Play) -> None:

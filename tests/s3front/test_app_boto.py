@@ -13,6 +13,8 @@ import pytest
 from appliance.limits import MIB
 from tests.s3front.box import REGION, Box, boto
 
+pytestmark = pytest.mark.slow  # in all
+
 
 def code(caught: pytest.ExceptionInfo[botocore.exceptions.ClientError]) -> tuple[int, str]:
     answer: Any = caught.value.response

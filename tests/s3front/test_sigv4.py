@@ -104,10 +104,9 @@ def test_documented_example_trailer() -> None:
     )
 
 
-@given(st.text(min_size=1), st.binary())
+@given(st.text(st.characters(categories=("L", "M", "N", "P", "S")), min_size=1), st.binary())
 def test_a_prepared_key_signs_as_hmac_does(secret: str, text: bytes) -> None:
-    key = b"AWS4" + secret.encode("utf-8", "surrogatepass")
-    assume(secret.isprintable())
+    key = b"AWS4" + secret.encode()
     for part in (b"20130524", b"us-east-1", b"s3", b"aws4_request"):
         key = hmac.digest(key, part, "sha256")
     assert SigningKey(secret, AWS_SCOPE).sign(text) == hmac.digest(key, text, "sha256").hex().encode()
@@ -197,6 +196,7 @@ def test_any_byte_changed_is_refused(
     else:
         index = data.draw(st.integers(0, len(request.headers) - 1))
         name, value = request.headers[index]
+        assume(value)  # an empty one has no byte to change
         altered = changed(value, at, to)
         assume(name != b"authorization" or altered.strip() != value.strip())
         assume(b" ".join(altered.split()) != b" ".join(value.split()))

@@ -19,6 +19,8 @@ from appliance.upkeep.audit import AuditReport, audit
 from appliance.upkeep.checks import SHOWN_MAX
 from tests.models.boxes import body_of, make_devices, make_pool, store_over
 
+pytestmark = pytest.mark.slow  # in all
+
 
 async def fill(store: ObjectStore) -> Bucket:
     """One of everything: directories, a link, maps flat and composed, two pages, an upload."""
