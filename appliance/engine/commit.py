@@ -481,8 +481,3 @@ def _catalogue_error(error: sqlite3.Error) -> StoreError:
 
 class _RingFull(Exception):
     """The ring must be checkpointed before this record fits (I8)."""
-
-
-def weight_of(command: commands.Command) -> int:
-    """Bytes that a command adds to the gathered write."""
-    return sum(len(chunk.data) for chunk in command.new_chunks)

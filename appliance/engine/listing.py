@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from appliance.model import BodyKind, Entry, Listed, Node, Page, Upload, UploadPage, unpack_attributes
 
@@ -128,14 +128,6 @@ def list_objects(every: type_every, root: int, prefix: bytes, delimiter: bytes, 
             return Page(objects, prefixes, False, b"")
         lower = seek
     return Page(objects, prefixes, False, b"")
-
-
-class _Start(NamedTuple):
-    """Where one level's listing begins."""
-
-    directory: int
-    base: bytes
-    lower: bytes  # row name
 
 
 def _find(every: type_every, root: int, base: bytes) -> int | None:

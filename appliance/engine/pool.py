@@ -11,9 +11,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
-
-import msgspec
+from typing import Any, NamedTuple
 
 from appliance.device.buffers import BufferPool, scratch
 from appliance.device.device import BlockDevice
@@ -29,8 +27,6 @@ from appliance.space.allocator import Allocator
 from appliance.space.placement import Candidate, place
 
 log = logging.getLogger(__name__)
-
-FAILED_WRITES_MAX: Final = 1  # a device whose write or flush failed once takes no more: what it holds is uncertain
 
 
 class PageRef(NamedTuple):
@@ -423,8 +419,3 @@ def header_for(
             label,
         )
     )
-
-
-def replace_state(superblock: Superblock, state: State) -> Superblock:
-    """The same superblock in another state."""
-    return msgspec.structs.replace(superblock, state=state)
