@@ -10,61 +10,21 @@ from __future__ import annotations
 import enum
 from typing import Final
 
+from appliance.access.actions import MOUNT_ACTIONS, READ_ACTIONS, S3_ACTIONS, Action
 from appliance.errors import Code, StoreError
 from appliance.model import AccessKey, Frozen
 
-
-class Action(enum.Enum):
-    """S3's actions by their IAM names ("Actions, resources, and condition keys for S3"), then the house's own."""
-
-    # the service
-    LIST_ALL_MY_BUCKETS = "s3:ListAllMyBuckets"
-    # a bucket
-    CREATE_BUCKET = "s3:CreateBucket"
-    DELETE_BUCKET = "s3:DeleteBucket"
-    GET_BUCKET_LOCATION = "s3:GetBucketLocation"
-    GET_BUCKET_CONFIGURATION = "s3:GetBucketConfiguration"  # any Get…Configuration that has no line of its own
-    PUT_BUCKET_CONFIGURATION = "s3:PutBucketConfiguration"
-    LIST_BUCKET = "s3:ListBucket"  # also HeadBucket
-    LIST_BUCKET_VERSIONS = "s3:ListBucketVersions"
-    LIST_BUCKET_MULTIPART_UPLOADS = "s3:ListBucketMultipartUploads"
-    # an object
-    GET_OBJECT = "s3:GetObject"  # also HeadObject and the source of a copy
-    GET_OBJECT_ATTRIBUTES = "s3:GetObjectAttributes"
-    GET_OBJECT_TAGGING = "s3:GetObjectTagging"
-    GET_OBJECT_ACL = "s3:GetObjectAcl"
-    PUT_OBJECT = "s3:PutObject"  # also the target of a copy and every step of an upload but its abort
-    PUT_OBJECT_TAGGING = "s3:PutObjectTagging"
-    PUT_OBJECT_ACL = "s3:PutObjectAcl"
-    DELETE_OBJECT = "s3:DeleteObject"
-    ABORT_MULTIPART_UPLOAD = "s3:AbortMultipartUpload"
-    LIST_MULTIPART_UPLOAD_PARTS = "s3:ListMultipartUploadParts"
-    # the mount
-    MOUNT_READ = "tierce:MountRead"
-    MOUNT_WRITE = "tierce:MountWrite"
-    # the box
-    ADMIN = "tierce:Admin"  # pools, devices, keys
-    METRICS = "tierce:Metrics"
-
-
-READ_ACTIONS: Final = frozenset(
-    {
-        Action.LIST_ALL_MY_BUCKETS,
-        Action.GET_BUCKET_LOCATION,
-        Action.GET_BUCKET_CONFIGURATION,
-        Action.LIST_BUCKET,
-        Action.LIST_BUCKET_VERSIONS,
-        Action.LIST_BUCKET_MULTIPART_UPLOADS,
-        Action.GET_OBJECT,
-        Action.GET_OBJECT_ATTRIBUTES,
-        Action.GET_OBJECT_TAGGING,
-        Action.GET_OBJECT_ACL,
-        Action.LIST_MULTIPART_UPLOAD_PARTS,
-    }
-)
-MOUNT_ACTIONS: Final = frozenset({Action.MOUNT_READ, Action.MOUNT_WRITE})
-BOX_ACTIONS: Final = frozenset({Action.ADMIN, Action.METRICS})
-S3_ACTIONS: Final = frozenset(Action) - MOUNT_ACTIONS - BOX_ACTIONS
+__all__ = [
+    "MOUNT",
+    "OPERATOR",
+    "READ_ACTIONS",
+    "Action",
+    "Principal",
+    "Standing",
+    "authorize",
+    "principal_of",
+    "visible",
+]
 
 
 class Standing(enum.Enum):

@@ -16,11 +16,19 @@ TESTS: Final = sorted((HOUSE / "tests").rglob("*.py"))
 SCRIPTS: Final = sorted(path for path in (HOUSE / "scripts").glob("*") if path.is_file())
 OWN: Final = ("appliance", "fusefs", "s3front")
 
-OPEN: Final = {"appliance.errors", "appliance.limits", "appliance.model", "appliance.posix", "appliance.authority"}
+OPEN: Final = {
+    "appliance.errors",
+    "appliance.limits",
+    "appliance.model",
+    "appliance.posix",
+    "appliance.authority",
+    "appliance.access.actions",
+}
 """Nouns, errors, bounds, modes, who may do what: open to every room; they know nothing of ours but each other."""
 
 # Room -> what of ours it may import besides itself and OPEN.  A room is the longest matching prefix of a module's name.
 ARROWS: Final[dict[str, set[str]]] = {
+    "appliance.access": set(),
     "appliance.space": set(),
     "appliance.ondisk": set(),
     "appliance.device": {"appliance.ondisk"},
@@ -60,6 +68,7 @@ ARROWS: Final[dict[str, set[str]]] = {
 }
 
 PURE: Final = (
+    "appliance.access",
     "appliance.space",
     "appliance.ondisk",
     "appliance.model",

@@ -29,40 +29,74 @@ class Unset(NamedTuple):
     content: str = ""
 
 
-def _bucket(name: str, query: str, *, error: str = "", root: str = "", content: str = "") -> Unset:
-    return Unset(
-        name,
-        Action.GET_BUCKET_CONFIGURATION,
-        Route("GET", Level.BUCKET, query),
-        error=error,
-        root=root,
-        content=content,
-    )
+def _bucket(name: str, action: Action, query: str, *, error: str = "", root: str = "", content: str = "") -> Unset:
+    return Unset(name, action, Route("GET", Level.BUCKET, query), error=error, root=root, content=content)
 
 
 UNSET: Final[tuple[Unset, ...]] = (
-    _bucket("GetBucketVersioning", "versioning", root="VersioningConfiguration"),
-    _bucket("GetBucketAcl", "acl", root="AccessControlPolicy"),
-    _bucket("GetBucketPolicy", "policy", error="NoSuchBucketPolicy"),
-    _bucket("GetBucketPolicyStatus", "policyStatus", error="NoSuchBucketPolicy"),
-    _bucket("GetBucketTagging", "tagging", error="NoSuchTagSet"),
-    _bucket("GetBucketLifecycleConfiguration", "lifecycle", error="NoSuchLifecycleConfiguration"),
-    _bucket("GetBucketCors", "cors", error="NoSuchCORSConfiguration"),
-    _bucket("GetBucketEncryption", "encryption", error="ServerSideEncryptionConfigurationNotFoundError"),
-    _bucket("GetObjectLockConfiguration", "object-lock", error="ObjectLockConfigurationNotFoundError"),
-    _bucket("GetBucketReplication", "replication", error="ReplicationConfigurationNotFoundError"),
-    _bucket("GetBucketWebsite", "website", error="NoSuchWebsiteConfiguration"),
-    _bucket("GetBucketOwnershipControls", "ownershipControls", error="OwnershipControlsNotFoundError"),
-    _bucket("GetPublicAccessBlock", "publicAccessBlock", error="NoSuchPublicAccessBlockConfiguration"),
+    _bucket("GetBucketVersioning", Action.GET_BUCKET_VERSIONING, "versioning", root="VersioningConfiguration"),
+    _bucket("GetBucketAcl", Action.GET_BUCKET_ACL, "acl", root="AccessControlPolicy"),
+    _bucket("GetBucketPolicy", Action.GET_BUCKET_POLICY, "policy", error="NoSuchBucketPolicy"),
+    _bucket("GetBucketPolicyStatus", Action.GET_BUCKET_POLICY_STATUS, "policyStatus", error="NoSuchBucketPolicy"),
+    _bucket("GetBucketTagging", Action.GET_BUCKET_TAGGING, "tagging", error="NoSuchTagSet"),
+    _bucket(
+        "GetBucketLifecycleConfiguration",
+        Action.GET_LIFECYCLE_CONFIGURATION,
+        "lifecycle",
+        error="NoSuchLifecycleConfiguration",
+    ),
+    _bucket("GetBucketCors", Action.GET_BUCKET_CORS, "cors", error="NoSuchCORSConfiguration"),
+    _bucket(
+        "GetBucketEncryption",
+        Action.GET_ENCRYPTION_CONFIGURATION,
+        "encryption",
+        error="ServerSideEncryptionConfigurationNotFoundError",
+    ),
+    _bucket(
+        "GetObjectLockConfiguration",
+        Action.GET_BUCKET_OBJECT_LOCK_CONFIGURATION,
+        "object-lock",
+        error="ObjectLockConfigurationNotFoundError",
+    ),
+    _bucket(
+        "GetBucketReplication",
+        Action.GET_REPLICATION_CONFIGURATION,
+        "replication",
+        error="ReplicationConfigurationNotFoundError",
+    ),
+    _bucket("GetBucketWebsite", Action.GET_BUCKET_WEBSITE, "website", error="NoSuchWebsiteConfiguration"),
+    _bucket(
+        "GetBucketOwnershipControls",
+        Action.GET_BUCKET_OWNERSHIP_CONTROLS,
+        "ownershipControls",
+        error="OwnershipControlsNotFoundError",
+    ),
+    _bucket(
+        "GetPublicAccessBlock",
+        Action.GET_BUCKET_PUBLIC_ACCESS_BLOCK,
+        "publicAccessBlock",
+        error="NoSuchPublicAccessBlockConfiguration",
+    ),
     _bucket(
         "GetBucketRequestPayment",
+        Action.GET_BUCKET_REQUEST_PAYMENT,
         "requestPayment",
         root="RequestPaymentConfiguration",
         content="<Payer>BucketOwner</Payer>",
     ),
-    _bucket("GetBucketLogging", "logging", root="BucketLoggingStatus"),
-    _bucket("GetBucketAccelerateConfiguration", "accelerate", root="AccelerateConfiguration"),
-    _bucket("GetBucketNotificationConfiguration", "notification", root="NotificationConfiguration"),
+    _bucket("GetBucketLogging", Action.GET_BUCKET_LOGGING, "logging", root="BucketLoggingStatus"),
+    _bucket(
+        "GetBucketAccelerateConfiguration",
+        Action.GET_ACCELERATE_CONFIGURATION,
+        "accelerate",
+        root="AccelerateConfiguration",
+    ),
+    _bucket(
+        "GetBucketNotificationConfiguration",
+        Action.GET_BUCKET_NOTIFICATION,
+        "notification",
+        root="NotificationConfiguration",
+    ),
     Unset("GetObjectAcl", Action.GET_OBJECT_ACL, Route("GET", Level.OBJECT, "acl"), root="AccessControlPolicy"),
     Unset(
         "GetObjectTagging",

@@ -42,26 +42,33 @@ WRITE = {"full", "operator"}
 WRITE_MINE = WRITE | {"bound"}
 
 # action -> who may, on (no bucket, the bucket "mine", the bucket "other")
-TABLE: dict[Action, tuple[set[str], set[str], set[str]]] = {
+Row = tuple[set[str], set[str], set[str]]
+READS = """
+    GetBucketLocation GetAccelerateConfiguration GetAnalyticsConfiguration GetBucketAbac GetBucketAcl GetBucketCORS
+    GetBucketLogging GetBucketNotification GetBucketObjectLockConfiguration GetBucketOwnershipControls GetBucketPolicy
+    GetBucketPolicyStatus GetBucketPublicAccessBlock GetBucketRequestPayment GetBucketTagging GetBucketVersioning
+    GetBucketWebsite GetEncryptionConfiguration GetIntelligentTieringConfiguration GetInventoryConfiguration
+    GetLifecycleConfiguration GetMetricsConfiguration GetReplicationConfiguration
+    ListBucket ListBucketVersions ListBucketMultipartUploads ListMultipartUploadParts
+    GetObject GetObjectVersion GetObjectAttributes GetObjectVersionAttributes GetObjectAcl GetObjectVersionAcl
+    GetObjectTagging GetObjectVersionTagging GetObjectRetention GetObjectLegalHold GetObjectTorrent
+    GetObjectVersionTorrent
+"""
+WRITES = """
+    CreateBucket DeleteBucket PutAccelerateConfiguration PutAnalyticsConfiguration PutBucketAbac PutBucketAcl
+    PutBucketCORS PutBucketLogging PutBucketNotification PutBucketObjectLockConfiguration PutBucketOwnershipControls
+    PutBucketPolicy DeleteBucketPolicy PutBucketPublicAccessBlock PutBucketRequestPayment PutBucketTagging
+    PutBucketVersioning PutBucketWebsite DeleteBucketWebsite PutEncryptionConfiguration
+    PutIntelligentTieringConfiguration PutInventoryConfiguration PutLifecycleConfiguration PutMetricsConfiguration
+    PutReplicationConfiguration
+    PutObject DeleteObject DeleteObjectVersion PutObjectAcl PutObjectVersionAcl PutObjectTagging
+    PutObjectVersionTagging DeleteObjectTagging DeleteObjectVersionTagging PutObjectRetention
+    BypassGovernanceRetention PutObjectLegalHold RestoreObject UpdateObjectEncryption AbortMultipartUpload
+"""
+TABLE: dict[Action, Row] = {
     Action.LIST_ALL_MY_BUCKETS: (READ_MINE, {"operator"}, {"operator"}),
-    Action.CREATE_BUCKET: ({"operator"}, WRITE_MINE, WRITE),
-    Action.DELETE_BUCKET: ({"operator"}, WRITE_MINE, WRITE),
-    Action.GET_BUCKET_LOCATION: ({"operator"}, READ_MINE, READ),
-    Action.GET_BUCKET_CONFIGURATION: ({"operator"}, READ_MINE, READ),
-    Action.PUT_BUCKET_CONFIGURATION: ({"operator"}, WRITE_MINE, WRITE),
-    Action.LIST_BUCKET: ({"operator"}, READ_MINE, READ),
-    Action.LIST_BUCKET_VERSIONS: ({"operator"}, READ_MINE, READ),
-    Action.LIST_BUCKET_MULTIPART_UPLOADS: ({"operator"}, READ_MINE, READ),
-    Action.GET_OBJECT: ({"operator"}, READ_MINE, READ),
-    Action.GET_OBJECT_ATTRIBUTES: ({"operator"}, READ_MINE, READ),
-    Action.GET_OBJECT_TAGGING: ({"operator"}, READ_MINE, READ),
-    Action.GET_OBJECT_ACL: ({"operator"}, READ_MINE, READ),
-    Action.LIST_MULTIPART_UPLOAD_PARTS: ({"operator"}, READ_MINE, READ),
-    Action.PUT_OBJECT: ({"operator"}, WRITE_MINE, WRITE),
-    Action.PUT_OBJECT_TAGGING: ({"operator"}, WRITE_MINE, WRITE),
-    Action.PUT_OBJECT_ACL: ({"operator"}, WRITE_MINE, WRITE),
-    Action.DELETE_OBJECT: ({"operator"}, WRITE_MINE, WRITE),
-    Action.ABORT_MULTIPART_UPLOAD: ({"operator"}, WRITE_MINE, WRITE),
+    **{Action("s3:" + name): ({"operator"}, READ_MINE, READ) for name in READS.split()},
+    **{Action("s3:" + name): ({"operator"}, WRITE_MINE, WRITE) for name in WRITES.split()},
     Action.MOUNT_READ: (
         {"operator"},
         {"operator", "mount", "reading mount"},
@@ -87,11 +94,11 @@ def test_the_table_has_every_action() -> None:
     assert set(TABLE) == set(Action)
 
 
-@pytest.mark.parametrize("action", Action, ids=lambda action: action.value)
-@pytest.mark.parametrize("who", PRINCIPALS)
-def test_every_action_by_every_principal(action: Action, who: str) -> None:
-    for bucket, expected in zip((None, "mine", "other"), TABLE[action], strict=True):
-        assert allowed(PRINCIPALS[who], action, bucket) == (who in expected), (who, action, bucket)
+def test_every_action_by_every_principal() -> None:
+    for action, row in TABLE.items():
+        for bucket, expected in zip((None, "mine", "other"), row, strict=True):
+            found = {who for who, principal in PRINCIPALS.items() if allowed(principal, action, bucket)}
+            assert found == expected, (action, bucket)
 
 
 def test_an_anonymous_request_may_do_nothing() -> None:
