@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import pytest
 
 from appliance import config
 from appliance.cli import main
+from tests.rows import rows
 
 HOUSE: Final = Path(__file__).parent.parent
 README: Final = (HOUSE / "README.md").read_text("utf-8")
@@ -22,14 +22,14 @@ DOCUMENTS: Final = sorted(
 )
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HOUSE)))
+@rows("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HOUSE)))
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text("utf-8")):
         if "://" not in target:
             assert (path.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HOUSE)))
+@rows("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HOUSE)))
 def test_scripts_that_are_named_exist(path: Path) -> None:
     for name in re.findall(r"\bscripts/([a-z]+)\b", path.read_text("utf-8")):
         assert (HOUSE / "scripts" / name).exists(), name

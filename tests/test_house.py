@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import pytest
+from tests.rows import rows
 
 HOUSE: Final = Path(__file__).parent.parent
 SOURCES: Final = sorted(path for room in ("appliance", "fusefs", "s3front") for path in (HOUSE / room).rglob("*.py"))
@@ -140,7 +140,7 @@ def relative(path: Path) -> str:
     return str(path.relative_to(HOUSE))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
+@rows("path", SOURCES, ids=relative)
 def test_arrows_point_inward(path: Path) -> None:
     name = module_name(path)
     if path.name == "__init__.py":
@@ -156,7 +156,7 @@ def test_arrows_point_inward(path: Path) -> None:
     assert not wrong, f"{name} must not import {sorted(wrong)}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
+@rows("path", SOURCES, ids=relative)
 def test_nothing_but_the_command_line_imports_the_daemon(path: Path) -> None:
     if module_name(path) not in ("appliance.cli", "appliance.daemon"):
         assert not {name for name in imports(path) if within(name, "appliance.daemon")}
@@ -169,15 +169,13 @@ def test_every_arrow_starts_at_a_room_that_exists() -> None:
         assert any(within(module, room) for module in modules), f"no module {room}"
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in SOURCES if any(within(module_name(p), room) for room in PURE)], ids=relative
-)
+@rows("path", [p for p in SOURCES if any(within(module_name(p), room) for room in PURE)], ids=relative)
 def test_pure_rooms_know_no_world(path: Path) -> None:
     wrong = {name for name in imports(path) if name.partition(".")[0] in IMPURE}
     assert not wrong, f"{relative(path)} is pure and must not import {sorted(wrong)}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
+@rows("path", SOURCES, ids=relative)
 def test_modules_say_what_they_are_for(path: Path) -> None:
     if path.name != "__init__.py":
         assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), "a module starts with its purpose"

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from appliance.cli import main
 from appliance.limits import GIB
 from appliance.terminal import bytes_text
+from tests.rows import rows
 
 
 def run(*arguments: str, state: Path | None = None, environment: dict[str, str] | None = None) -> Result:
@@ -156,7 +157,7 @@ def test_the_mount_is_the_daemons(daemon: Answers, tmp_path: Path) -> None:
 ONLINE = ["pool status", "device list", "mount", "umount", "bucket list", "key list", "audit", "key revoke X"]
 
 
-@pytest.mark.parametrize("command", ONLINE)
+@rows("command", ONLINE)
 def test_without_a_daemon_it_is_said_how_to_start_one(tmp_path: Path, command: str) -> None:
     result = run(*command.split(), state=tmp_path)
     assert result.exit_code == 1
@@ -169,7 +170,7 @@ def test_version() -> None:
     assert set(json.loads(run("version", "--json").stdout)) == {"version", "python"}
 
 
-@pytest.mark.parametrize(
+@rows(
     "command", ["nonsense", "bucket create", "pool create", "device add", "bucket create x --copies 9", "audit --fast"]
 )
 def test_misuse_is_code_2(tmp_path: Path, command: str) -> None:
@@ -238,7 +239,7 @@ def test_a_device_that_is_not_empty_is_not_added(daemon: Answers, tmp_path: Path
     assert daemon.asked == [("POST", "/devices", {"path": device, "tier": "bulk", "erase": True})]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("count", "text"),
     [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (200 * GIB, "200 GiB"), (1 << 60, "1024 PiB")],
 )

@@ -11,6 +11,7 @@ import pytest
 
 from appliance import config
 from appliance.config import Config, ConfigError, load
+from tests.rows import rows
 
 EXAMPLE = Path(__file__).parents[2] / "tierce.example.toml"
 
@@ -73,7 +74,7 @@ def test_the_example_explains_every_key() -> None:
             assert above.startswith("#") or match[1] == "tls_key", f"{match[1]} is not explained"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "named"),
     [
         ('[s3]\naddres = "x"', "did you mean s3.addr?"),
@@ -100,7 +101,7 @@ def test_no_known_key_is_stale() -> None:
     assert not set(config.STALE_KEYS) & set(config.known_keys())
 
 
-@pytest.mark.parametrize(
+@rows(
     ("text", "said"),
     [
         ("[pool]\ncopies = 4", "pool.copies: 4 is not in 0…3"),

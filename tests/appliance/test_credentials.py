@@ -11,6 +11,7 @@ import pytest
 from appliance.credentials import CREDENTIAL_NAME, Vault, new_access_key, open_vault
 from appliance.errors import Code, StoreError
 from appliance.model import AccessKey
+from tests.rows import rows
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
         open_vault(tmp_path / "master.key", {})
 
 
-@pytest.mark.parametrize(
+@rows(
     "content",
     [
         b"",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from appliance.limits import NAME_MAX
 from fusefs import tree
+from tests.rows import rows
 
 pieces = st.sampled_from(
     [
@@ -78,7 +78,7 @@ def test_what_a_program_names_becomes_valid_utf8(name: bytes) -> None:
         found.name.decode()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "shadowed", "shown"),
     [
         (b"photo.jpg", False, b"photo.jpg"),
@@ -95,9 +95,7 @@ def test_examples(name: bytes, shadowed: bool, shown: bytes) -> None:
     assert tree.from_mount(shown) == tree.Name(name, shadowed)
 
 
-@pytest.mark.parametrize(
-    "name", [b".tierce~", b".tierce~x", b".tierce~n~a", b".tierce~n~%2", b".tierce~h~n~00~a", b".tierce~n~%2F"]
-)
+@rows("name", [b".tierce~", b".tierce~x", b".tierce~n~a", b".tierce~n~%2", b".tierce~h~n~00~a", b".tierce~n~%2F"])
 def test_a_reserved_name_that_is_no_alias_stands_for_nothing(name: bytes) -> None:
     assert tree.from_mount(name) is None
 

@@ -16,6 +16,7 @@ from s3front.errors import ERRORS, STORE_CODES, from_store
 from s3front.request import decode_once, parse_copy_source, parse_query
 from s3front.router import Level
 from s3front.transfer import ClientGone
+from tests.rows import rows
 from tests.s3front.box import EMPTY, HOST, KEY, READER, SCOPED, Answer, Box
 
 
@@ -80,7 +81,7 @@ def test_an_unknown_exception_is_an_internal_error_and_logged(box: Box, caplog: 
     assert answer.headers["x-amz-request-id"] in caplog.text
 
 
-@pytest.mark.parametrize("code", list(Code))
+@rows("code", list(Code))
 def test_every_code_of_the_store_has_an_answer(box: Box, code: Code) -> None:
     box.store.fail = StoreError(code, cause="device 3, offset 4096")
     answer = box.send("GET", "/b/k")
@@ -112,7 +113,7 @@ REQUESTS = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "query"), REQUESTS)
+@rows(("method", "path", "query"), REQUESTS)
 def test_anonymous_requests_are_refused_before_anything_else(box: Box, method: str, path: str, query: str) -> None:
     answer = box.send(method, path, query, sign=False)
     assert answer.status == 403
@@ -121,15 +122,13 @@ def test_anonymous_requests_are_refused_before_anything_else(box: Box, method: s
     assert [bucket.name for bucket in box.store.buckets()] == ["b"]
 
 
-@pytest.mark.parametrize(("method", "path", "query"), REQUESTS)
+@rows(("method", "path", "query"), REQUESTS)
 def test_an_unknown_key_is_refused_everywhere(box: Box, method: str, path: str, query: str) -> None:
     answer = box.send(method, path, query, key="AKIANOBODY")
     assert (answer.status, answer.code) == (403, "InvalidAccessKeyId")
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "query"), [r for r in REQUESTS if r[0] in ("PUT", "DELETE", "POST") and r[2] != "policy="]
-)
+@rows(("method", "path", "query"), [r for r in REQUESTS if r[0] in ("PUT", "DELETE", "POST") and r[2] != "policy="])
 def test_a_read_only_key_writes_nothing(box: Box, method: str, path: str, query: str) -> None:
     answer = box.send(method, path, query, key=READER)
     assert (answer.status, answer.code) == (403, "AccessDenied")
@@ -213,7 +212,7 @@ def test_guessing_is_slowed_down_and_success_is_not(box: Box) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- the target
-@pytest.mark.parametrize(
+@rows(
     ("path", "code"),
     [
         ("/b/%", "InvalidURI"),

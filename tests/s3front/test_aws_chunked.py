@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from s3front.aws_chunked import CHUNK_MIN, LINE_MAX, ChunkedDecoder, stored_content_encoding, wire_length_max
 from s3front.errors import S3Error
 from s3front.verified import Payload, Verified
+from tests.rows import rows
 from tests.s3front.chunking import TRAILER, encode, encode_by_botocore, verified_streaming
 
 FORMS = [Payload.STREAMING_SIGNED, Payload.STREAMING_SIGNED_TRAILER, Payload.STREAMING_UNSIGNED_TRAILER]
@@ -73,8 +74,8 @@ def test_any_split_gives_the_same_payload(form: Payload, style: str, chunks: lis
     assert len(wire) <= wire_length_max(len(payload))
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("style", ["java", "minio"])
+@rows("form", FORMS)
+@rows("style", ["java", "minio"])
 def test_byte_by_byte(form: Payload, style: str) -> None:
     verified, wire = upload(form, [BLOCK, b"tail"], style)
     payload, _ = decode(verified, CHUNK_MIN + 4, *(wire[i : i + 1] for i in range(len(wire))))
@@ -156,8 +157,8 @@ def test_any_byte_of_a_signed_payload_changed_is_refused(form: Payload, at: int,
     assert refused(verified, CHUNK_MIN + 4, bytes(altered)).code == "SignatureDoesNotMatch"
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("style", ["java", "minio"])
+@rows("form", FORMS)
+@rows("style", ["java", "minio"])
 def test_a_stream_that_was_cut_is_refused(form: Payload, style: str) -> None:
     verified, wire = upload(form, [BLOCK, b"tail"], style)
     whole = len(wire) - 2 if style == "minio" and form is Payload.STREAMING_UNSIGNED_TRAILER else len(wire)
@@ -165,8 +166,8 @@ def test_a_stream_that_was_cut_is_refused(form: Payload, style: str) -> None:
         assert refused(verified, CHUNK_MIN + 4, wire[:length]).code == "IncompleteBody"
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("extra", [b"\r\n\r\n", b"x", b"\n", b"0\r\n\r\n", b"\r\nGET / HTTP/1.1\r\n"])
+@rows("form", FORMS)
+@rows("extra", [b"\r\n\r\n", b"x", b"\n", b"0\r\n\r\n", b"\r\nGET / HTTP/1.1\r\n"])
 def test_a_stream_that_goes_on_is_refused(form: Payload, extra: bytes) -> None:
     verified, wire = upload(form, [b"tail"])
     assert refused(verified, 4, wire + extra).code == "InvalidRequest"
@@ -188,10 +189,8 @@ def test_nothing_is_handed_out_beyond_the_announced_length(form: Payload) -> Non
         one.receive(memoryview(wire)[: wire.index(b"\r\n") + 2])
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(
-    "size", [b"f" * 16, b"8000000000000000", b"f" * 17, b"-1", b"+4", b"0x4", b" 4", b"4 ", b"", b"4_0"]
-)
+@rows("form", FORMS)
+@rows("size", [b"f" * 16, b"8000000000000000", b"f" * 17, b"-1", b"+4", b"0x4", b" 4", b"4 ", b"", b"4_0"])
 def test_a_size_out_of_bounds_is_refused(form: Payload, size: bytes) -> None:
     verified, wire = upload(form, [b"tail"])
     assert refused(verified, 4, size + wire[1:]).code in ("InvalidRequest", "IncompleteBody")
@@ -244,8 +243,8 @@ def test_unsigned_chunks_in_a_signed_body_are_refused() -> None:
 # ---------------------------------------------------------------- trailers
 
 
-@pytest.mark.parametrize("form", TRAILING)
-@pytest.mark.parametrize(
+@rows("form", TRAILING)
+@rows(
     "trailers",
     [
         [],
@@ -305,7 +304,7 @@ def test_no_bytes_make_it_loop_or_break(form: Payload, reads: list[bytes]) -> No
         decode(verified, 4, *reads)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("sent", "kept"),
     [
         ("aws-chunked", ""),

@@ -22,6 +22,7 @@ from s3front.aws_chunked import CHUNK_MIN, wire_length_max
 from s3front.body import BodyPlan, BodySink, Received, finish_small, plan_body, receive_small
 from s3front.errors import S3Error
 from s3front.verified import Payload, Verified
+from tests.rows import rows
 from tests.s3front.chunking import TRAILER, encode, encode_by_botocore, verified_streaming
 from tests.s3front.signing import check, sign_by_header, sign_by_query
 
@@ -111,8 +112,8 @@ def b64(data: bytes) -> str:
 # ---------------------------------------------------------------- good bodies
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("size", [0, 1, 4096, GATHER_MAX, 3 * MIB + 7])
+@rows("way", WAYS)
+@rows("size", [0, 1, 4096, GATHER_MAX, 3 * MIB + 7])
 def test_a_signed_body(way: Way, size: int) -> None:
     body = bytes(range(251)) * (size // 251 + 1)
     body = body[:size]
@@ -123,8 +124,8 @@ def test_a_signed_body(way: Way, size: int) -> None:
     assert received.checksum == Checksum("CRC64NVME", checksums.digest("CRC64NVME", body))
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("algorithm", checksums.ALGORITHMS)
+@rows("way", WAYS)
+@rows("algorithm", checksums.ALGORITHMS)
 def test_a_promised_checksum_is_kept(way: Way, algorithm: str) -> None:
     body = b"body"
     value = checksums.digest(algorithm, body)
@@ -133,8 +134,8 @@ def test_a_promised_checksum_is_kept(way: Way, algorithm: str) -> None:
     assert way(plan(verified, 4), body).checksum == Checksum(algorithm, value)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("payload", [p for p in Payload if p.value.startswith("STREAMING")])
+@rows("way", WAYS)
+@rows("payload", [p for p in Payload if p.value.startswith("STREAMING")])
 def test_a_streamed_body(way: Way, payload: Payload) -> None:
     body = bytes(range(256)) * 2000
     trailer = b64(checksums.digest("CRC32C", body))
@@ -200,8 +201,8 @@ OTHER = b"what is not same!"
 assert len(BODY) == len(OTHER)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(
+@rows("way", WAYS)
+@rows(
     ("headers", "code"),
     [
         ({}, "XAmzContentSHA256Mismatch"),
@@ -214,9 +215,9 @@ def test_another_body_than_was_signed_is_refused(way: Way, headers: dict[str, st
     assert (error.code, error.status) == (code, 400)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("etag", ["md5", "fast"])
-@pytest.mark.parametrize("promise", ["content-md5", *(a.header.decode() for a in checksums.ALGORITHMS.values())])
+@rows("way", WAYS)
+@rows("etag", ["md5", "fast"])
+@rows("promise", ["content-md5", *(a.header.decode() for a in checksums.ALGORITHMS.values())])
 def test_a_digest_that_does_not_match_is_a_bad_digest(way: Way, etag: str, promise: str) -> None:
     algorithm = promise.rpartition("-")[2].upper()
     value = hashlib.md5(BODY).digest() if algorithm == "MD5" else checksums.digest(algorithm, BODY)
@@ -226,9 +227,9 @@ def test_a_digest_that_does_not_match_is_a_bad_digest(way: Way, etag: str, promi
     assert (error.code, error.status) == ("BadDigest", 400)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("payload", [Payload.STREAMING_SIGNED_TRAILER, Payload.STREAMING_UNSIGNED_TRAILER])
-@pytest.mark.parametrize("value", [b64(bytes(4)), "AAAA"])
+@rows("way", WAYS)
+@rows("payload", [Payload.STREAMING_SIGNED_TRAILER, Payload.STREAMING_UNSIGNED_TRAILER])
+@rows("value", [b64(bytes(4)), "AAAA"])
 def test_a_trailer_that_does_not_match_is_refused(way: Way, payload: Payload, value: str) -> None:
     verified = verified_streaming(payload, len(BODY))
     wire = encode(verified, [BODY], [(TRAILER, value)])
@@ -281,7 +282,7 @@ def test_lengths_that_are_missing_or_too_large() -> None:
     assert plan(verified, 10, limit=10).length == 10
 
 
-@pytest.mark.parametrize(
+@rows(
     ("length", "code"),
     [(None, "MissingContentLength"), ("", "InvalidArgument"), ("-1", "InvalidArgument"), ("1e3", "InvalidArgument")],
 )

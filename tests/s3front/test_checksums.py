@@ -15,6 +15,7 @@ from appliance.model import Checksum
 from s3front import checksums
 from s3front.checksums import ALGORITHMS, Expected, parse
 from s3front.errors import S3Error
+from tests.rows import rows
 
 BOTOCORE: dict[str, Any] = {
     "CRC32": httpchecksum.Crc32Checksum,
@@ -26,7 +27,7 @@ BOTOCORE: dict[str, Any] = {
 CRCS = ["CRC32", "CRC32C", "CRC64NVME"]
 
 
-@pytest.mark.parametrize(
+@rows(
     ("algorithm", "value"),
     [
         # "Check" of the CRC catalogue: the CRC of "123456789"
@@ -78,7 +79,7 @@ def test_a_content_md5() -> None:
     assert parse(promised(content_md5=MD5), False) == Expected(md5=hashlib.md5(b"x").digest())
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@rows("algorithm", ALGORITHMS)
 def test_a_checksum_by_header_or_by_trailer(algorithm: str) -> None:
     name = ALGORITHMS[algorithm].header
     value = checksums.digest(algorithm, b"x")
@@ -89,13 +90,13 @@ def test_a_checksum_by_header_or_by_trailer(algorithm: str) -> None:
     assert parse({b"x-amz-trailer": name, **named}, True).trailer == name
 
 
-@pytest.mark.parametrize("value", ["", "x", MD5[:-1], MD5 + "=", MD5 + "\n", CRC32, "=" * 24, MD5[:-3] + "h==", "é"])
+@rows("value", ["", "x", MD5[:-1], MD5 + "=", MD5 + "\n", CRC32, "=" * 24, MD5[:-3] + "h==", "é"])
 def test_a_content_md5_that_is_none_is_an_invalid_digest(value: str) -> None:
     error = refused(promised(content_md5=value))
     assert (error.code, error.status) == ("InvalidDigest", 400)
 
 
-@pytest.mark.parametrize(
+@rows(
     "headers",
     [
         promised(x_amz_checksum_md4=MD5),
@@ -109,7 +110,7 @@ def test_a_checksum_that_is_none_is_an_invalid_request(headers: dict[bytes, byte
     assert (refused(headers).code, refused(headers).status) == ("InvalidRequest", 400)
 
 
-@pytest.mark.parametrize(
+@rows(
     "headers",
     [
         promised(x_amz_checksum_crc32="AAAA"),
@@ -122,7 +123,7 @@ def test_a_checksum_that_no_body_has_is_a_bad_digest(headers: dict[bytes, bytes]
     assert (refused(headers).code, refused(headers).status) == ("BadDigest", 400)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("headers", "trailing"),
     [
         (promised(x_amz_trailer="x-amz-checksum-crc32"), False),
@@ -191,7 +192,7 @@ def test_a_full_object_checksum_has_no_count() -> None:
     assert checksums.header_of(made) == b"x-amz-checksum-crc32"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("algorithm", "asked", "kind"),
     [
         ("CRC32", "", "COMPOSITE"),
@@ -223,9 +224,7 @@ def test_the_multipart_etag() -> None:
     assert checksums.multipart_etag([etags[0] + "-1", *etags[1:]]) == checksums.multipart_etag(etags)
 
 
-@pytest.mark.parametrize(
-    "etag", ["", "x" * 32, "0" * 31, "0" * 33, "0" * 32 + "-", " " * 32, "0" * 30 + " 0", "é" * 32]
-)
+@rows("etag", ["", "x" * 32, "0" * 31, "0" * 33, "0" * 32 + "-", " " * 32, "0" * 30 + " 0", "é" * 32])
 def test_what_is_no_etag_is_an_invalid_part(etag: str) -> None:
     with pytest.raises(S3Error) as caught:
         checksums.multipart_etag(["0" * 32, etag])

@@ -11,6 +11,7 @@ from s3front import conditions
 from s3front.conditions import Outcome
 from s3front.dates import NS, http_date, iso_date, parse_date
 from s3front.errors import S3Error
+from tests.rows import rows
 
 ETAG = "d41d8cd98f00b204e9800998ecf8427e"
 SECOND = 1_700_000_000
@@ -19,7 +20,7 @@ BEFORE, AT, AFTER = http_date(SECOND - 1), http_date(SECOND), http_date(SECOND +
 QUOTED = f'"{ETAG}"'.encode()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("headers", "outcome", "header"),
     [
         ({}, Outcome.PROCEED, b""),

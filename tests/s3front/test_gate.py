@@ -13,6 +13,7 @@ from appliance.model import AccessKey
 from s3front import sigv4
 from s3front.sigv4 import SigningKeys
 from s3front.verified import AuthError, GuessSlowdown, Payload, SignedRequest, Verified, verify
+from tests.rows import rows
 from tests.s3front.signing import (
     KEY,
     KEY_ID,
@@ -155,8 +156,8 @@ def added_parameter(request: SignedRequest) -> SignedRequest:
     return request._replace(query=request.query + b"&versionId=1")
 
 
-@pytest.mark.parametrize("way", ["good", *WAYS])
-@pytest.mark.parametrize("kind", KINDS)
+@rows("way", ["good", *WAYS])
+@rows("kind", KINDS)
 def test_every_authentication_by_every_way_to_fail(kind: str, way: str) -> None:
     sign, payload = KINDS[kind]
     if way == "good":
@@ -180,10 +181,8 @@ def test_every_authentication_by_every_way_to_fail(kind: str, way: str) -> None:
 # ---------------------------------------------------------------- lessons
 
 
-@pytest.mark.parametrize("sign", [sign_by_header, sign_by_query])
-@pytest.mark.parametrize(
-    "name", [b"x-amz-copy-source", b"x-amz-acl", b"x-amz-meta-owner", b"x-amz-tagging", b"x-amz-anything"]
-)
+@rows("sign", [sign_by_header, sign_by_query])
+@rows("name", [b"x-amz-copy-source", b"x-amz-acl", b"x-amz-meta-owner", b"x-amz-tagging", b"x-amz-anything"])
 def test_unsigned_copy_source_is_refused(sign: Sign, name: bytes) -> None:
     error = refused(with_header(sign("PUT"), name, b"/secret/key"))
     assert (error.code, error.status) == ("AccessDenied", 403)
@@ -255,7 +254,7 @@ def test_a_version_2_query_is_refused() -> None:
     assert refused(request).code == "InvalidRequest"
 
 
-@pytest.mark.parametrize("value", [b"Basic YTpi", b"Bearer abc", b"", b"AWS4-HMAC-SHA256", b"aws4-hmac-sha256 x"])
+@rows("value", [b"Basic YTpi", b"Bearer abc", b"", b"AWS4-HMAC-SHA256", b"aws4-hmac-sha256 x"])
 def test_other_authorization_types_are_refused(value: bytes) -> None:
     assert refused(replaced(sign_by_header(), b"authorization", value)).code == "InvalidArgument"
 
@@ -268,7 +267,7 @@ def test_session_tokens_are_refused() -> None:
 # ---------------------------------------------------------------- time
 
 
-@pytest.mark.parametrize(("seconds", "good"), [(-901, False), (-900, True), (0, True), (900, True), (901, False)])
+@rows(("seconds", "good"), [(-901, False), (-900, True), (0, True), (900, True), (901, False)])
 def test_the_clock_may_differ_by_fifteen_minutes(seconds: int, good: bool) -> None:
     request = sign_by_header(at=NOW + seconds)
     if good:
@@ -277,7 +276,7 @@ def test_the_clock_may_differ_by_fifteen_minutes(seconds: int, good: bool) -> No
         assert (refused(request).code, refused(request).status) == ("RequestTimeTooSkewed", 403)
 
 
-@pytest.mark.parametrize(
+@rows(
     ("at", "expires", "message"),
     [
         (NOW - 60, 60, ""),
@@ -297,7 +296,7 @@ def test_a_presigned_url_lives_as_long_as_it_says(at: int, expires: int, message
         assert check(request).presigned
 
 
-@pytest.mark.parametrize("expires", [b"604801", b"99999999999", b"1e3", b"", b"x", b"%20", b"1.5"])
+@rows("expires", [b"604801", b"99999999999", b"1e3", b"", b"x", b"%20", b"1.5"])
 def test_a_lifetime_out_of_bounds_is_refused(expires: bytes) -> None:
     error = refused(query_with(sign_by_query(), b"X-Amz-Expires", expires))
     assert (error.code, error.status) == ("AuthorizationQueryParametersError", 400)
@@ -330,20 +329,20 @@ PARAMETERS = [
 ]
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@rows("name", PARAMETERS)
 def test_a_missing_parameter_is_refused(name: bytes) -> None:
     assert refused(query_with(sign_by_query(), name, None)).code == "AuthorizationQueryParametersError"
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-@pytest.mark.parametrize("respell", [bytes, bytes.lower, lambda name: name.replace(b"-", b"%2D", 1)])
+@rows("name", PARAMETERS)
+@rows("respell", [bytes, bytes.lower, lambda name: name.replace(b"-", b"%2D", 1)])
 def test_a_parameter_given_twice_is_refused(name: bytes, respell: Callable[[bytes], bytes]) -> None:
     request = sign_by_query()
     for query in (request.query + b"&" + respell(name) + b"=x", respell(name) + b"=x&" + request.query):
         assert refused(request._replace(query=query)).code == "AuthorizationQueryParametersError"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("name", "value"),
     [
         (b"X-Amz-Algorithm", b"AWS4-HMAC-SHA1"),
@@ -377,7 +376,7 @@ def test_a_missing_payload_digest_is_refused() -> None:
     assert error.message == "Missing required header for this request: x-amz-content-sha256"
 
 
-@pytest.mark.parametrize("word", ["", "x", "UNSIGNED", "STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD", "AB" * 32, "0" * 63])
+@rows("word", ["", "x", "UNSIGNED", "STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD", "AB" * 32, "0" * 63])
 def test_an_unknown_payload_word_is_refused(word: str) -> None:
     assert refused(sign_by_header(payload=word)).code == "InvalidArgument"
 

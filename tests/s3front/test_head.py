@@ -18,6 +18,7 @@ from s3front.head import (
     parse_head,
     render_reply,
 )
+from tests.rows import rows
 
 
 def head(*lines: bytes, line: bytes = b"GET /b/k HTTP/1.1", host: bool = True) -> Head:
@@ -75,7 +76,7 @@ def test_an_expectation_that_nobody_has_is_ignored(value: bytes) -> None:
     assert not head(b"Expect: " + value, b"Content-Length: 1").expect
 
 
-@pytest.mark.parametrize("value", [b"y 100-continue", b"100-continue, x", b"\x0b100-continue", b"100 - continue"])
+@rows("value", [b"y 100-continue", b"100-continue, x", b"\x0b100-continue", b"100 - continue"])
 def test_an_expectation_that_two_servers_may_read_differently_is_refused(value: bytes) -> None:
     assert status(b"Expect: " + value, b"Content-Length: 1") in (400, 417)
 
@@ -95,7 +96,7 @@ def test_targets_in_other_forms() -> None:
     assert head(line=b"GET //a//b HTTP/1.1").path == b"//a//b"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("line", "answer"),
     [
         (b"GET http://other/b HTTP/1.1", 400),
@@ -125,7 +126,7 @@ def test_request_lines_that_are_refused(line: bytes, answer: int) -> None:
     assert status(line=line) == answer
 
 
-@pytest.mark.parametrize(
+@rows(
     ("lines", "answer"),
     [
         ([b"Content-Length: 5", b"Content-Length: 5"], 400),

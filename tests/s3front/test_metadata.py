@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from appliance.model import NO_ATTRIBUTES, TIMED, Attributes, Checksum, Node, pack_attributes
 from s3front import metadata
 from s3front.errors import S3Error
+from tests.rows import rows
 
 
 def node(attributes: Attributes, **changes: object) -> Node:
@@ -65,7 +66,7 @@ def test_nothing_said_is_nothing_stored() -> None:
     assert "x-amz-storage-class" not in answered
 
 
-@pytest.mark.parametrize(
+@rows(
     ("sent", "kept"),
     [
         ("aws-chunked", ""),
@@ -85,7 +86,7 @@ def test_user_metadata_is_bounded() -> None:
     assert (caught.value.code, caught.value.status) == ("MetadataTooLarge", 400)
 
 
-@pytest.mark.parametrize(
+@rows(
     "headers",
     [
         {b"x-amz-tagging": b"a=b"},
@@ -106,7 +107,7 @@ def test_what_is_not_here_is_refused_not_ignored(headers: dict[bytes, bytes]) ->
         assert (caught.value.code, caught.value.status) == ("NotImplemented", 501)
 
 
-@pytest.mark.parametrize("name", ["GLACIER", "DEEP_ARCHIVE", "standard", "x", ""])
+@rows("name", ["GLACIER", "DEEP_ARCHIVE", "standard", "x", ""])
 def test_other_storage_classes_are_refused(name: str) -> None:
     with pytest.raises(S3Error) as caught:
         metadata.from_headers({b"x-amz-storage-class": name.encode()})

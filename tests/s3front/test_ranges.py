@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from s3front import ranges
 from s3front.errors import S3Error
+from tests.rows import rows
 
 
-@pytest.mark.parametrize(
+@rows(
     ("value", "found"),
     [
         (b"bytes=0-0", (0, 1)),
@@ -43,7 +44,7 @@ def test_a_range_of_ten_bytes(value: bytes, found: tuple[int, int] | None) -> No
     assert ranges.parse(value, 10) == found
 
 
-@pytest.mark.parametrize(
+@rows(
     ("value", "size"), [(b"bytes=10-", 10), (b"bytes=10-20", 10), (b"bytes=-0", 10), (b"bytes=0-", 0), (b"bytes=-5", 0)]
 )
 def test_a_range_without_a_byte_is_416_with_the_size(value: bytes, size: int) -> None:

@@ -8,6 +8,7 @@ from s3front.errors import S3Error
 from s3front.operations import table
 from s3front.operations.unset_configuration import UNSET
 from s3front.router import ABSENT, SUBRESOURCES, Level
+from tests.rows import rows
 
 ROUTER = table.router()
 COPY = {b"x-amz-copy-source": b"/b/k"}
@@ -19,7 +20,7 @@ def find(method: str, level: Level, query: str = "", headers: dict[bytes, bytes]
     return ROUTER.find(method, level, parameters, headers or {}).name
 
 
-@pytest.mark.parametrize(
+@rows(
     ("method", "level", "query", "headers", "name"),
     [
         ("GET", S, "", {}, "ListBuckets"),
@@ -73,9 +74,9 @@ def test_every_served_route_finds_itself() -> None:
     assert {o.name for _, o in ROUTER.names()} == {o.name for o in table.OPERATIONS}
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "POST", "DELETE"])
-@pytest.mark.parametrize("level", list(Level))
-@pytest.mark.parametrize("name", sorted(SUBRESOURCES))
+@rows("method", ["GET", "HEAD", "PUT", "POST", "DELETE"])
+@rows("level", list(Level))
+@rows("name", sorted(SUBRESOURCES))
 def test_a_subresource_is_never_taken_for_the_plain_operation(method: str, level: Level, name: str) -> None:
     """`PUT /b/k?tagging` must not replace k, `DELETE /b?policy` must not delete b."""
     plain = {operation.name for route, operation in ROUTER.names() if not route.query}
@@ -91,7 +92,7 @@ def test_a_subresource_is_never_taken_for_the_plain_operation(method: str, level
         assert (outcome, status) in {("NotImplemented", 501), ("MethodNotAllowed", 405)}
 
 
-@pytest.mark.parametrize("method", ["PATCH", "get", "OPTIONS", "TRACE", "", "PROPFIND"])
+@rows("method", ["PATCH", "get", "OPTIONS", "TRACE", "", "PROPFIND"])
 def test_an_unknown_method_is_refused(method: str) -> None:
     for level in Level:
         for query in ("", "acl", "uploads"):

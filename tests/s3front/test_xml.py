@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from appliance.limits import XML_MAX
 from s3front import xml
 from s3front.errors import S3Error
+from tests.rows import rows
 
 LAUGHS = b"""<?xml version="1.0"?><!DOCTYPE lolz [<!ENTITY lol "lol">
 <!ENTITY lol2 "&lol;&lol;&lol;&lol;&lol;&lol;&lol;&lol;&lol;&lol;">
 <!ENTITY lol3 "&lol2;&lol2;&lol2;&lol2;&lol2;&lol2;&lol2;&lol2;&lol2;&lol2;">]><Delete>&lol3;</Delete>"""
 
 
-@pytest.mark.parametrize(
+@rows(
     "document",
     [
         pytest.param(LAUGHS, id="billion laughs"),
@@ -69,7 +70,7 @@ def test_a_document_is_read_with_and_without_namespace() -> None:
         assert tree.get("Missing") is None
 
 
-@pytest.mark.parametrize(
+@rows(
     "document",
     [
         b"<Delete><Quite>true</Quite></Delete>",  # a typo must not pass as absence

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import random
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from appliance.catalogue.schema import PART, UPLOAD
 from appliance.limits import INLINE_MAX
 from appliance.model import Body, NewChunk, NewSlice
 from tests.appliance.catalogue.batches import NOW, Catalogue
+from tests.rows import rows
 
 MAKER = Maker(1, 7, b"bucket\0key")
 
@@ -235,7 +235,7 @@ def test_a_composed_map_is_flattened_by_the_first_write() -> None:
     shelf.check()
 
 
-@pytest.mark.parametrize("size", [0, 1, INLINE_MAX, INLINE_MAX + 1])
+@rows("size", [0, 1, INLINE_MAX, INLINE_MAX + 1])
 def test_where_a_body_goes(size: int) -> None:
     item = Shelf().put(bytes(size))
     assert item.content.kind == (EMPTY if size == 0 else INLINE if size <= INLINE_MAX else WHOLE)

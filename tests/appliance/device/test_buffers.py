@@ -11,13 +11,14 @@ import trio
 import trio.testing
 
 from appliance.device.buffers import SCRATCH_SIZES, BufferPool, aligned, scratch
+from tests.rows import rows
 
 
 def address(buffer: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
-@pytest.mark.parametrize("length", [1, 4096, 5000, *SCRATCH_SIZES, SCRATCH_SIZES[-1] + 1])
+@rows("length", [1, 4096, 5000, *SCRATCH_SIZES, SCRATCH_SIZES[-1] + 1])
 def test_memory_is_aligned_and_of_the_length_asked_for(length: int) -> None:
     buffer = aligned(length)
     assert address(buffer) % 4096 == 0

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from appliance.device.device import BlockDevice
 from tests.doubles.disks import CRASH_MODES, PAGE, Crash, CrashMode, MemoryDevice, Power, Rates, SimulatedDisk
+from tests.rows import rows
 
 SIZE = 64 * 4096
 steps = st.lists(
@@ -125,7 +126,7 @@ VERBS: dict[str, Callable[[SimulatedDisk], object]] = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@rows("verb", VERBS)
 def test_the_nth_call_fails_once_or_for_ever(verb: str) -> None:
     device = disk()
     call = VERBS[verb]

@@ -6,10 +6,9 @@ import re
 import struct
 from pathlib import Path
 
-import pytest
-
 from appliance.ondisk import geometry, label, page, record, superblock
 from tests.appliance.ondisk import samples
+from tests.rows import rows
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden"
@@ -37,7 +36,7 @@ def documented(heading: str) -> list[tuple[int, int, str]]:
     return rows
 
 
-@pytest.mark.parametrize("heading", TABLES)
+@rows("heading", TABLES)
 def test_tables_agree_with_the_code(heading: str) -> None:
     expected, offset = [], 0
     for name, code in TABLES[heading]:
@@ -66,7 +65,7 @@ def test_numbers_in_the_text_agree_with_the_code() -> None:
     assert f"# The format on devices, version {superblock.VERSION}\n" in TEXT
 
 
-@pytest.mark.parametrize("name", samples.GOLDEN)
+@rows("name", samples.GOLDEN)
 def test_todays_writer_makes_the_golden_bytes(name: str) -> None:
     assert samples.GOLDEN[name]() == (GOLDEN / name).read_bytes()
 

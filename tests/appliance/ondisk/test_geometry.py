@@ -10,6 +10,7 @@ from appliance.errors import Code, StoreError
 from appliance.limits import GIB, KIB, MIB, TIB
 from appliance.ondisk import geometry
 from appliance.ondisk.geometry import SLOT, UNIT, plan, round_up, slot_offsets
+from tests.rows import rows
 
 sizes = st.integers(geometry.SIZE_MIN, 100 * GIB) | st.integers(geometry.SIZE_MIN, 30 * TIB)
 
@@ -48,7 +49,7 @@ def test_regions_partition_the_pages(size: int, journal: bool, data: st.DataObje
     assert zones.region_of(offset) == index
 
 
-@pytest.mark.parametrize(
+@rows(
     ("size", "region", "ring"),
     [
         (64 * MIB, 16 * MIB, 8 * MIB),
@@ -74,14 +75,14 @@ def test_too_small_a_device_is_refused_with_both_sizes() -> None:
     assert "64 MiB" in caught.value.message
 
 
-@pytest.mark.parametrize("ring", [0, 4096, 64 * KIB - 4096, 64 * KIB + 1, 33 * MIB])
+@rows("ring", [0, 4096, 64 * KIB - 4096, 64 * KIB + 1, 33 * MIB])
 def test_impossible_journal_lengths(ring: int) -> None:
     with pytest.raises(StoreError) as caught:
         plan(64 * MIB, journal=True, ring_length=ring)
     assert caught.value.code is Code.INVALID_ARGUMENT
 
 
-@pytest.mark.parametrize("region", [0, 4 * MIB, 8 * MIB + UNIT, -8 * MIB])
+@rows("region", [0, 4 * MIB, 8 * MIB + UNIT, -8 * MIB])
 def test_impossible_region_sizes(region: int) -> None:
     with pytest.raises(StoreError) as caught:
         plan(64 * MIB, journal=True, region_size=region)

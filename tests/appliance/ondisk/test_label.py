@@ -14,6 +14,7 @@ from appliance.limits import MIB
 from appliance.ondisk import label
 from appliance.ondisk.geometry import SLOT, slot_offsets
 from tests.appliance.ondisk.samples import flips
+from tests.rows import rows
 
 DISK = uuid.UUID("11111111-2222-3333-4444-555555555555")
 PARTITION = uuid.UUID("66666666-7777-8888-9999-aaaaaaaaaaaa")
@@ -25,8 +26,8 @@ def writes(size: int, sector: int, name: str = "tierce:home:ssd0") -> list[tuple
     return label.protect(size, sector, name, disk=DISK, partition=PARTITION)
 
 
-@pytest.mark.parametrize("sector", label.SECTORS)
-@pytest.mark.parametrize("size", SIZES)
+@rows("sector", label.SECTORS)
+@rows("size", SIZES)
 def test_both_tables_hold_and_agree(size: int, sector: int) -> None:
     image = bytearray(size)
     for offset, content in writes(size, sector):
@@ -57,8 +58,8 @@ def test_both_tables_hold_and_agree(size: int, sector: int) -> None:
     assert image[450] == 0xEE
 
 
-@pytest.mark.parametrize("sector", label.SECTORS)
-@pytest.mark.parametrize("size", SIZES)
+@rows("sector", label.SECTORS)
+@rows("size", SIZES)
 def test_a_label_touches_no_slot_and_no_page(size: int, sector: int) -> None:
     slots = slot_offsets(size)
     for offset, content in writes(size, sector):
@@ -91,7 +92,7 @@ def test_another_type_of_partition_is_not_ours() -> None:
     assert label.read_name(bytes(head)) is None
 
 
-@pytest.mark.parametrize(
+@rows(
     ("pool", "device", "name"),
     [
         ("home", "ssd0", "tierce:home:ssd0"),

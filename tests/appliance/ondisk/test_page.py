@@ -13,6 +13,7 @@ from appliance.ondisk import page
 from appliance.ondisk.damaged import DamagedError
 from appliance.ondisk.geometry import UNIT
 from tests.appliance.ondisk.samples import DEVICE, LONG_PAGE, POOL, SHORT_PAGE, flips, page_header, payload
+from tests.rows import rows
 
 u32 = st.integers(0, (1 << 32) - 1)
 u64 = st.integers(0, (1 << 64) - 1)
@@ -68,7 +69,7 @@ def test_lengths(length: int) -> None:
     assert page.block_count(length) == len(range(0, length, BLOCK))
 
 
-@pytest.mark.parametrize("length", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
+@rows("length", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
 def test_blocks_are_proven_one_by_one(length: int) -> None:
     body = payload(length)
     header = msgspec.structs.replace(page_header(length), digests=page.block_digests(memoryview(body)))
@@ -116,7 +117,7 @@ def resealed(encoded: bytes, offset: int, replacement: bytes) -> bytes:
     return bytes(content) + blake3(content).digest()
 
 
-@pytest.mark.parametrize(
+@rows(
     ("offset", "replacement"),
     [
         (8, b"\2\0"),  # version
@@ -141,7 +142,7 @@ def test_check_takes_the_page_that_was_meant() -> None:
     assert page.check(b"12345" + encoded, pool=POOL, device=DEVICE, offset=1 << 30, hsum=hsum, start=5) == SHORT_PAGE
 
 
-@pytest.mark.parametrize(
+@rows(
     ("field", "value", "says"),
     [
         ("pool", bytes(16), "another device"),

@@ -14,6 +14,7 @@ from appliance.errors import Code, StoreError
 from appliance.ondisk import record
 from appliance.ondisk.damaged import DamagedError
 from tests.appliance.ondisk.samples import COVERED, IMAGES, INDEX, POOL, PREVIOUS, encoded_record, flips
+from tests.rows import rows
 
 u32 = st.integers(0, (1 << 32) - 1)
 u64 = st.integers(0, (1 << 64) - 1)
@@ -96,7 +97,7 @@ def sealed(body: bytes, count: int) -> bytes:
     return start + blake3(start + body, key=key).digest() + body
 
 
-@pytest.mark.parametrize(
+@rows(
     ("body", "count"),
     [
         (b"\xc1", 0),  # never used in MessagePack

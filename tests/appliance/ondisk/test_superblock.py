@@ -17,6 +17,7 @@ from appliance.ondisk.damaged import DamagedError
 from appliance.ondisk.geometry import SLOT, plan
 from appliance.ondisk.superblock import Member, SnapshotPointer, Superblock, choose, decode, encode
 from tests.appliance.ondisk.samples import SUPERBLOCK, flips
+from tests.rows import rows
 
 u32 = st.integers(0, (1 << 32) - 1)
 u64 = st.integers(0, (1 << 64) - 1)
@@ -81,7 +82,7 @@ def test_every_flipped_bit_is_found() -> None:
             decode(damaged)
 
 
-@pytest.mark.parametrize("length", [0, 8, SLOT - 1, SLOT + 1])
+@rows("length", [0, 8, SLOT - 1, SLOT + 1])
 def test_a_slot_of_another_length_is_none(length: int) -> None:
     with pytest.raises(DamagedError):
         decode(encode(SUPERBLOCK)[:length].ljust(length, b"\0"))
@@ -118,7 +119,7 @@ def test_what_a_later_program_adds_to_the_body_is_ignored() -> None:
     assert decode(slot) == SUPERBLOCK
 
 
-@pytest.mark.parametrize(
+@rows(
     ("offset", "replacement"),
     [
         (12, b"\xff\xff\xff\xff"),  # body length

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from s3front.operations.create_bucket import valid_name
 from s3front.operations.unset_configuration import UNSET, Unset
 from s3front.router import Level
+from tests.rows import rows
 from tests.s3front.box import Box
 from tests.s3front.operations.golden import same
 
@@ -72,7 +73,7 @@ def test_anothers_bucket_is_not_ours(box: Box) -> None:
     assert (answer.status, answer.code) == (409, "BucketAlreadyExists")
 
 
-@pytest.mark.parametrize(
+@rows(
     ("body", "code"),
     [
         (constraint("us-west-2"), "IllegalLocationConstraintException"),
@@ -94,7 +95,7 @@ def test_a_configuration_may_say_nothing(box: Box, body: bytes) -> None:
     assert box.send("PUT", "/new-bucket", body=body).status == 200
 
 
-@pytest.mark.parametrize(
+@rows(
     "headers",
     [
         {"x-amz-acl": "public-read"},
@@ -107,7 +108,7 @@ def test_what_a_bucket_cannot_be(box: Box, headers: dict[str, str]) -> None:
     assert (answer.status, answer.code) == (501, "NotImplemented")
 
 
-@pytest.mark.parametrize(
+@rows(
     "name",
     [
         "ab",
@@ -129,7 +130,7 @@ def test_names_that_no_bucket_has(box: Box, name: str) -> None:
     assert not valid_name(name)
 
 
-@pytest.mark.parametrize("name", ["abc", "a-b", "a.b", "1.2.3", "a" * 63, "a--b", "0ab"])
+@rows("name", ["abc", "a-b", "a.b", "1.2.3", "a" * 63, "a--b", "0ab"])
 def test_names_that_a_bucket_may_have(name: str) -> None:
     assert valid_name(name)
 
@@ -168,7 +169,7 @@ def test_a_configuration_is_unset(box: Box, unset: Unset) -> None:
     assert box.send("GET", path.replace("/b", "/none"), f"{unset.route.query}=").code == "NoSuchBucket"
 
 
-@pytest.mark.parametrize("query", ["policy", "tagging", "versioning", "lifecycle", "cors", "encryption", "object-lock"])
+@rows("query", ["policy", "tagging", "versioning", "lifecycle", "cors", "encryption", "object-lock"])
 def test_setting_a_configuration_changes_nothing(box: Box, query: str) -> None:
     answer = box.send("PUT", "/b", f"{query}=", body=b"<x/>")
     assert (answer.status, answer.code) == (501, "NotImplemented")

@@ -7,6 +7,7 @@ import hashlib
 import pytest
 
 from s3front.dates import NS, http_date
+from tests.rows import rows
 from tests.s3front.box import Box
 from tests.s3front.memory_store import NOW_NS
 from tests.s3front.operations.golden import same
@@ -60,7 +61,7 @@ def test_onto_itself_only_with_a_change(full: Box) -> None:
     assert got.headers["x-amz-meta-a"] == "9"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("headers", "status", "code"),
     [
         ({"x-amz-copy-source": "/b/none"}, 404, "NoSuchKey"),
@@ -120,7 +121,7 @@ def test_a_part_is_copied(full: Box) -> None:
     assert full.send("GET", "/b/t").body == b"our"
 
 
-@pytest.mark.parametrize(
+@rows(
     ("headers", "query", "code"),
     [
         ({"x-amz-copy-source-range": "bytes=0-6"}, "", "InvalidRange"),

@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 
-import pytest
-
 from s3front import xml
+from tests.rows import rows
 from tests.s3front.box import SCOPED, Answer, Box
 from tests.s3front.operations.golden import same
 
@@ -54,7 +53,7 @@ def test_a_thousand_keys_and_no_more(box: Box) -> None:
     assert delete(box, objects()).code == "MalformedXML"
 
 
-@pytest.mark.parametrize(
+@rows(
     "document",
     [
         "<Delete><Object><Key>a</Key><Kye>b</Kye></Object></Delete>",

@@ -6,13 +6,13 @@ import re
 import urllib.parse
 import xml.etree.ElementTree as ET
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.model import NO_ATTRIBUTES
 from s3front import tokens
 from s3front.errors import S3Error
+from tests.rows import rows
 from tests.s3front.box import Box, boto
 from tests.s3front.operations.golden import same
 
@@ -98,9 +98,7 @@ def test_pages_join_to_the_whole(names: list[str], prefix: str, delimiter: str, 
     assert walk(box, kind, **parameters) == (whole, prefixes)
 
 
-@pytest.mark.parametrize(
-    ("asked", "said", "given"), [("0", "0", 0), ("1", "1", 1), ("5000", "1000", 3), ("", "1000", 3)]
-)
+@rows(("asked", "said", "given"), [("0", "0", 0), ("1", "1", 1), ("5000", "1000", 3), ("", "1000", 3)])
 def test_how_many(box: Box, asked: str, said: str, given: int) -> None:
     fill(box, "a", "b", "c")
     for kind in ("", "list-type=2&"):
@@ -113,7 +111,7 @@ def test_how_many(box: Box, asked: str, said: str, given: int) -> None:
             assert root.findtext(NS + "KeyCount") == str(given)
 
 
-@pytest.mark.parametrize(
+@rows(
     "query",
     [
         "max-keys=-1",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from appliance import limits
 from appliance.errors import Code, StoreError
 from s3front.dates import NS, http_date
+from tests.rows import rows
 from tests.s3front.box import Box
 from tests.s3front.memory_store import NOW_NS
 
@@ -51,8 +52,8 @@ def test_an_object_goes_in_and_comes_out(box: Box) -> None:
 SIZES = [0, 1, limits.INLINE_MAX, limits.GATHER_MAX, limits.GATHER_MAX + 1, limits.MIB, limits.MIB + 1, 3_000_001]
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("pieces", [1, 7])
+@rows("size", SIZES)
+@rows("pieces", [1, 7])
 def test_every_size_takes_its_way(box: Box, size: int, pieces: int) -> None:
     body = hashlib.shake_128(b"seed").digest(size)
     put = box.send("PUT", "/b/k", body=body, pieces=pieces)
@@ -157,7 +158,7 @@ def test_overridden_headers(box: Box) -> None:
     assert answer.headers["cache-control"] == "x"
 
 
-@pytest.mark.parametrize("evil", ["a%0D%0ASet-Cookie:%20x", "a%0Ab", "a%00", "a%7F"])
+@rows("evil", ["a%0D%0ASet-Cookie:%20x", "a%0Ab", "a%00", "a%7F"])
 def test_no_override_begins_a_new_header(box: Box, evil: str) -> None:
     """SECURITY rule 13."""
     box.send("PUT", "/b/k", body=b"hello")
