@@ -17,6 +17,7 @@ class Code(enum.Enum):
     # names
     NO_SUCH_BUCKET = "no such bucket"
     NO_SUCH_KEY = "no such key"
+    NO_SUCH_VERSION = "no such version"
     NO_SUCH_UPLOAD = "no such upload"
     NO_SUCH_NODE = "no such file"
     BUCKET_EXISTS = "bucket exists"
@@ -32,6 +33,8 @@ class Code(enum.Enum):
     # requests
     INVALID_ARGUMENT = "invalid argument"
     PRECONDITION_FAILED = "precondition failed"
+    CONFLICT = "changed meanwhile"
+    LOCKED = "protected by object lock"
     INVALID_PART = "invalid part"
     INVALID_PART_ORDER = "parts are out of order"
     PART_TOO_SMALL = "part is too small"

@@ -39,6 +39,7 @@ class Bucket(Frozen, frozen=True):
     owner: str
     copies: int = 1
     etag: str = "md5"  # or "fast": an opaque ETag where clients send checksums
+    settings: dict[str, bytes] = {}  # appliance/settings.py: documents as they were stored; most buckets have none
 
     @property
     def label(self) -> bytes:
@@ -52,6 +53,24 @@ class Checksum(Frozen, frozen=True):
     algorithm: str  # CRC32 CRC32C CRC64NVME SHA1 SHA256
     value: bytes
     composite: bool = False
+
+
+class User(Frozen, frozen=True):
+    """Who owns buckets and keys.  `id` is S3's canonical user id: what every owner field holds."""
+
+    id: str
+    name: str  # unique; what a policy's ARN says
+    display: str
+    email: str
+    created_ns: int
+
+
+class Grant(Frozen, frozen=True):
+    """One line of an access control list (S3 API, "Grant")."""
+
+    permission: str  # READ WRITE READ_ACP WRITE_ACP FULL_CONTROL
+    user: str = ""  # a canonical id
+    group: str = ""  # or one of S3's groups, by its URI
 
 
 class Attributes(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, array_like=False):
@@ -69,6 +88,15 @@ class Attributes(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, arra
     xattrs: dict[str, bytes] = {}  # user.* attributes set through the mount
     checksum: Checksum | None = None
     parts: tuple[int, ...] = ()  # sizes of the parts of a multipart object
+    part_checksums: tuple[bytes, ...] = ()  # of the same parts, in `checksum`'s algorithm; none if any part had none
+    owner: str = ""  # a user's id; empty: the bucket's owner
+    tags: dict[str, str] = {}
+    acl: tuple[Grant, ...] = ()  # empty: the owner may everything, nobody else anything
+    retention_mode: str = ""  # GOVERNANCE or COMPLIANCE
+    retain_until_ns: int = 0
+    legal_hold: bool = False
+    sse: str = ""  # AES256 (the box's keys) or SSE-C
+    sse_verifier: bytes = b""  # of SSE-C: salt and a digest by which the customer's key is known again
 
 
 NO_ATTRIBUTES: Final = Attributes()
@@ -101,6 +129,12 @@ class Node(Frozen, frozen=True):
     packed: bytes  # Attributes in MessagePack: decoded only by who needs them
     bucket: int = 0
     dsum: bytes = b""  # vouches for inline bytes
+    version: int = 0  # orders the versions of a key; 0: written while its bucket had no versions
+
+    @property
+    def version_id(self) -> str:
+        """S3's name of this version."""
+        return version_id(self.version, self.flags)
 
     @property
     def attributes(self) -> Attributes:
@@ -122,6 +156,25 @@ class Node(Frozen, frozen=True):
 # Node.flags
 IMPLIED: Final = 1  # a directory that exists only because keys lie below it
 TIMED: Final = 2  # its mtime was said by somebody (a client's metadata, the mount): shown as `mtime` metadata
+NULL_VERSION: Final = 4  # written while versioning was suspended: its id is "null" whatever its number
+MARKER: Final = 8  # no object but a delete marker: only in the version table
+
+NULL_VERSION_ID: Final = "null"
+
+
+def version_id(version: int, flags: int) -> str:
+    """A version's number as S3's opaque VersionId (S3 User Guide, "How S3 Versioning works")."""
+    return NULL_VERSION_ID if not version or flags & NULL_VERSION else f"{version:016x}"
+
+
+def version_number(text: str) -> int | None:
+    """The reverse; 0 for "null", None for what no version was ever called."""
+    if text == NULL_VERSION_ID:
+        return 0
+    if len(text) != 16 or not set(text) <= set("0123456789abcdef"):
+        return None
+    return int(text, 16) or None
+
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(Attributes)
@@ -155,6 +208,7 @@ class NewChunk(Frozen, frozen=True):
     length: int
     data: bytes = b""
     pages: tuple[NewPage, ...] = ()
+    key: int = 0  # the data key that encrypted it; 0: plain, -1: a customer's
     covered: bool = False  # its pages were flushed before the commit: recovery need not verify them
 
 
@@ -202,6 +256,40 @@ class Written(Frozen, frozen=True):
     etag: str
     size: int
     written_ns: int
+    version_id: str = ""  # empty where the bucket has no versions
+
+
+class Deleted(Frozen, frozen=True):
+    """What a deletion by key did (S3 API, "DeleteObject")."""
+
+    found: bool  # something was there
+    version_id: str = ""  # of what was removed, or of the delete marker that was made; empty without versions
+    marker: bool = False  # a delete marker was made or removed
+
+
+class ListedVersion(Frozen, frozen=True):
+    """One version or delete marker of a listing."""
+
+    key: bytes
+    version_id: str
+    latest: bool
+    marker: bool
+    size: int
+    etag: str
+    written_ns: int
+    storage_class: str
+    owner: str  # empty: the bucket's
+    checksum: str = ""  # its algorithm
+
+
+class VersionPage(Frozen, frozen=True):
+    """One page of ListObjectVersions: by key, newest first."""
+
+    versions: list[ListedVersion]
+    prefixes: list[bytes]
+    truncated: bool
+    next_key: bytes
+    next_version: str
 
 
 class Listed(Frozen, frozen=True):
@@ -213,6 +301,7 @@ class Listed(Frozen, frozen=True):
     written_ns: int
     storage_class: str
     checksum: str = ""  # its algorithm
+    owner: str = ""  # empty: the bucket's
 
 
 class Page(Frozen, frozen=True):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Final
 
 from appliance.catalogue import commands
 from appliance.device.device import BlockDevice
@@ -23,11 +24,13 @@ from appliance.engine.ingest import Ingest as Ingest
 from appliance.engine.pool import PoolDevice
 from appliance.engine.retrieve import Reader as Reader
 from appliance.errors import StoreError
-from appliance.model import AccessKey, DeviceStatus
+from appliance.model import AccessKey, DeviceStatus, User
 from appliance.ondisk.superblock import Tier
 from appliance.verbs.files import FileVerbs
 from appliance.verbs.objects import check_bucket_name as check_bucket_name
 from appliance.verbs.uploads import UploadVerbs
+
+DEFAULT_USER: Final = User("default", "default", "default", "", 0)  # who owns what was made without naming a user
 
 
 class ObjectStore(FileVerbs, UploadVerbs):
@@ -49,6 +52,25 @@ class ObjectStore(FileVerbs, UploadVerbs):
     async def remove_access_key(self, key_id: str) -> None:
         """Raises NO_SUCH_KEY."""
         await self.commit(commands.RemoveAccessKey(id=key_id))
+
+    # ------------------------------------------------------------------ users
+    def user(self, user_id: str) -> User | None:
+        """By canonical id; None for an unknown one.  `DEFAULT_USER` is always there."""
+        return self.engine.users.get(user_id) or (DEFAULT_USER if user_id == DEFAULT_USER.id else None)
+
+    def users(self) -> list[User]:
+        """All, the built-in one first, then by name."""
+        return [self.user(DEFAULT_USER.id) or DEFAULT_USER] + [
+            user for user in self.engine.users.values() if user.id != DEFAULT_USER.id
+        ]
+
+    async def put_user(self, user: User) -> None:
+        """Adds or replaces one.  Raises EXISTS when another has its name or e-mail address."""
+        await self.commit(commands.PutUser(user=user))
+
+    async def remove_user(self, user_id: str) -> None:
+        """Raises NO_SUCH_KEY, NOT_EMPTY while the user owns a bucket or an access key."""
+        await self.commit(commands.RemoveUser(id=user_id))
 
     # ------------------------------------------------------------------ the box
     def space(self, copies: int = 1) -> tuple[int, int]:

@@ -15,6 +15,7 @@ ERRNO: Final[dict[Code, int]] = {
     # names
     Code.NO_SUCH_BUCKET: errno.ENOENT,
     Code.NO_SUCH_KEY: errno.ENOENT,
+    Code.NO_SUCH_VERSION: errno.ENOENT,
     Code.NO_SUCH_UPLOAD: errno.ENOENT,
     Code.NO_SUCH_NODE: errno.ENOENT,
     Code.BUCKET_EXISTS: errno.EEXIST,
@@ -30,6 +31,8 @@ ERRNO: Final[dict[Code, int]] = {
     # requests
     Code.INVALID_ARGUMENT: errno.EINVAL,
     Code.PRECONDITION_FAILED: errno.EAGAIN,
+    Code.CONFLICT: errno.EAGAIN,
+    Code.LOCKED: errno.EPERM,  # as chattr +i
     Code.INVALID_PART: errno.EINVAL,
     Code.INVALID_PART_ORDER: errno.EINVAL,
     Code.PART_TOO_SMALL: errno.EINVAL,

@@ -126,6 +126,7 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
 STORE_CODES: Final[dict[Code, str]] = {
     Code.NO_SUCH_BUCKET: "NoSuchBucket",
     Code.NO_SUCH_KEY: "NoSuchKey",
+    Code.NO_SUCH_VERSION: "NoSuchVersion",
     Code.NO_SUCH_UPLOAD: "NoSuchUpload",
     Code.NO_SUCH_NODE: "NoSuchKey",
     Code.BUCKET_EXISTS: "BucketAlreadyExists",
@@ -140,6 +141,8 @@ STORE_CODES: Final[dict[Code, str]] = {
     Code.INVALID_NAME: "InvalidBucketName",
     Code.INVALID_ARGUMENT: "InvalidArgument",
     Code.PRECONDITION_FAILED: "PreconditionFailed",
+    Code.CONFLICT: "OperationAborted",
+    Code.LOCKED: "AccessDenied",
     Code.INVALID_PART: "InvalidPart",
     Code.INVALID_PART_ORDER: "InvalidPartOrder",
     Code.PART_TOO_SMALL: "EntityTooSmall",

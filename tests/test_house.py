@@ -23,6 +23,7 @@ OPEN: Final = {
     "appliance.posix",
     "appliance.authority",
     "appliance.access.actions",
+    "appliance.settings",
 }
 """Nouns, errors, bounds, modes, who may do what: open to every room; they know nothing of ours but each other."""
 

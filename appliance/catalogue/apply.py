@@ -40,6 +40,10 @@ _TABLE: Final[dict[type[commands.Command], Callable[[Rows, DirectoryCache, Any],
     commands.DeleteBucket: buckets.delete_bucket,
     commands.PutAccessKey: _plain(buckets.put_access_key),
     commands.RemoveAccessKey: _plain(buckets.remove_access_key),
+    commands.ChangeAttributes: _plain(objects.change_attributes),
+    commands.SetBucketSetting: _plain(buckets.set_setting),
+    commands.PutUser: _plain(buckets.put_user),
+    commands.RemoveUser: _plain(buckets.remove_user),
 }
 
 

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import stat
 
+import msgspec
+
 from appliance.catalogue import names
-from appliance.catalogue.commands import CreateBucket, DeleteBucket, PutAccessKey, RemoveAccessKey
+from appliance.catalogue.commands import (
+    CreateBucket,
+    DeleteBucket,
+    PutAccessKey,
+    PutUser,
+    RemoveAccessKey,
+    RemoveUser,
+    SetBucketSetting,
+)
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
-from appliance.catalogue.schema import ACCESS_KEY, BUCKET, ENTRY, NODE, USAGE
+from appliance.catalogue.schema import ACCESS_KEY, BUCKET, ENTRY, NODE, SETTING, USAGE, USER
 from appliance.errors import Code, StoreError
-from appliance.model import AccessKey, Bucket, Change
+from appliance.model import AccessKey, Bucket, Change, User
 
 _COLUMNS = "id, project, name, created_ns, root, owner, copies, etag"
 
 
 def all_buckets(tx_all: names.type_one) -> list[Bucket]:
     """Every bucket, by name."""
-    return [Bucket(*row) for row in tx_all(f"SELECT {_COLUMNS} FROM bucket ORDER BY name", ())]
+    settings: dict[int, dict[str, bytes]] = {}
+    for bucket, name, body in tx_all("SELECT bucket, name, body FROM setting", ()):
+        settings.setdefault(bucket, {})[name] = body
+    found = [Bucket(*row) for row in tx_all(f"SELECT {_COLUMNS} FROM bucket ORDER BY name", ())]
+    return [
+        msgspec.structs.replace(bucket, settings=settings[bucket.id]) if bucket.id in settings else bucket
+        for bucket in found
+    ]
 
 
 def all_access_keys(tx_all: names.type_one) -> list[AccessKey]:
@@ -52,7 +69,7 @@ def create_bucket(tx: Rows, command: CreateBucket) -> Bucket:
         ),
     )
     mode = stat.S_IFDIR | 0o755
-    tx.put(NODE, (root, mode, 0, 0, 2, 0, now, now, now, now, 0, "", 0, 0, b"", 0, b"", number, b""))
+    tx.put(NODE, (root, mode, 0, 0, 2, 0, now, now, now, now, 0, "", 0, 0, b"", 0, b"", number, b"", 0))
     tx.note(Change(0, command.name.encode(), True, 0, False))
     return Bucket(number, command.project, command.name, now, root, command.owner, command.copies, command.etag)
 
@@ -63,6 +80,8 @@ def delete_bucket(tx: Rows, cache: DirectoryCache, command: DeleteBucket) -> Buc
     if row is None:
         raise StoreError(Code.NO_SUCH_BUCKET)
     bucket = Bucket(*row)
+    if tx.one("SELECT 1 FROM version WHERE bucket=? LIMIT 1", (bucket.id,)) is not None:
+        raise StoreError(Code.BUCKET_NOT_EMPTY, "older versions or delete markers remain: delete them by version id")
     if tx.one("SELECT 1 FROM upload WHERE bucket=? LIMIT 1", (bucket.id,)) is not None:
         raise StoreError(Code.BUCKET_NOT_EMPTY, "an unfinished multipart upload remains: abort it first")
     directories = [(0, b"", bucket.root)]
@@ -77,6 +96,8 @@ def delete_bucket(tx: Rows, cache: DirectoryCache, command: DeleteBucket) -> Buc
             tx.delete(ENTRY, (parent, name))
             tx.drop_directory(parent, name)
             cache.drop(parent, name)
+    for (setting,) in tx.all("SELECT name FROM setting WHERE bucket=?", (bucket.id,)):
+        tx.delete(SETTING, (bucket.id, setting))
     tx.delete(BUCKET, (bucket.id,))
     tx.delete(USAGE, (bucket.id,))
     tx.usage.pop(bucket.id, None)
@@ -97,3 +118,39 @@ def remove_access_key(tx: Rows, command: RemoveAccessKey) -> None:
     if tx.one("SELECT 1 FROM access_key WHERE id=?", (command.id,)) is None:
         raise StoreError(Code.NO_SUCH_KEY, "no such access key")
     tx.delete(ACCESS_KEY, (command.id,))
+
+
+def set_setting(tx: Rows, command: SetBucketSetting) -> None:
+    """Stores a bucket's document, or takes it away.  Raises NO_SUCH_BUCKET."""
+    if tx.one("SELECT 1 FROM bucket WHERE id=?", (command.bucket,)) is None:
+        raise StoreError(Code.NO_SUCH_BUCKET)
+    if command.body is not None:
+        tx.put(SETTING, (command.bucket, command.name, command.body))
+    elif tx.one("SELECT 1 FROM setting WHERE bucket=? AND name=?", (command.bucket, command.name)) is not None:
+        tx.delete(SETTING, (command.bucket, command.name))
+
+
+def all_users(tx_all: names.type_one) -> list[User]:
+    """Every user that was made, by name."""
+    return [User(*row) for row in tx_all("SELECT id, name, display, email, created_ns FROM user ORDER BY name", ())]
+
+
+def put_user(tx: Rows, command: PutUser) -> User:
+    """Adds or replaces a user.  Raises EXISTS when another has the name or the e-mail address."""
+    user = command.user
+    if tx.one(
+        "SELECT 1 FROM user WHERE id<>?1 AND (name=?2 OR (email=?3 AND email<>''))", (user.id, user.name, user.email)
+    ):
+        raise StoreError(Code.EXISTS, "another user has this name or e-mail address")
+    tx.put(USER, (user.id, user.name, user.display, user.email, user.created_ns))
+    return user
+
+
+def remove_user(tx: Rows, command: RemoveUser) -> None:
+    """Raises NO_SUCH_KEY, NOT_EMPTY while the user owns a bucket or an access key."""
+    if tx.one("SELECT 1 FROM user WHERE id=?", (command.id,)) is None:
+        raise StoreError(Code.NO_SUCH_KEY, "no such user")
+    for table in ("bucket", "access_key"):
+        if tx.one(f"SELECT 1 FROM {table} WHERE owner=? LIMIT 1", (command.id,)) is not None:
+            raise StoreError(Code.NOT_EMPTY, f"the user still owns a {table.replace('_', ' ')}")
+    tx.delete(USER, (command.id,))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from appliance.model import AccessKey, Body, Frozen, NewChunk, NewSlice, Precondition
+from appliance.model import AccessKey, Body, Frozen, NewChunk, NewSlice, Precondition, User
 
 
 class Command(Frozen, frozen=True):
@@ -236,3 +236,26 @@ class PutAccessKey(Command, frozen=True, kw_only=True):
 
 class RemoveAccessKey(Command, frozen=True, kw_only=True):
     id: str
+
+
+class SetBucketSetting(Command, frozen=True, kw_only=True):
+    bucket: int
+    name: str
+    body: bytes | None  # None takes it away
+
+
+class PutUser(Command, frozen=True, kw_only=True):
+    user: User
+
+
+class RemoveUser(Command, frozen=True, kw_only=True):
+    id: str
+
+
+class ChangeAttributes(Command, frozen=True, kw_only=True):
+    """What is said about an object, not its bytes: tags, ACL, retention."""
+
+    node: int
+    before: bytes  # `packed` as it was read: another state is CONFLICT
+    packed: bytes
+    now_ns: int

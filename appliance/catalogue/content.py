@@ -72,7 +72,7 @@ def add_chunk(tx: Rows, chunk: NewChunk, maker: Maker, refs: int) -> None:
     """A new chunk with `refs` references: its bytes are gathered by the batch or already in pages."""
     assert refs > 0, "a chunk nobody names must not be committed"
     tx.note_id(chunk.id)
-    tx.put(CHUNK, (chunk.id, chunk.length, refs, maker.copies))
+    tx.put(CHUNK, (chunk.id, chunk.length, refs, maker.copies, chunk.key))
     if chunk.pages:
         for page in chunk.pages:
             tx.put(PAGE, (page.device, page.offset, page.length, chunk.id, page.index, page.copy, page.hsum))
@@ -124,13 +124,13 @@ def add_map(tx: Rows, slices: Sequence[tuple[int, int, int, int, int]]) -> Conte
 
 
 def _count(tx: Rows, chunk: int, change: int) -> None:
-    row = tx.one("SELECT len, refs, copies FROM chunk WHERE id=?", (chunk,))
+    row = tx.one("SELECT len, refs, copies, key FROM chunk WHERE id=?", (chunk,))
     assert row is not None, f"chunk {chunk} is counted but not there"
-    length, refs, copies = row
+    length, refs, copies, key = row
     refs += change
     assert refs >= 0, f"chunk {chunk} has fewer than no references"
     if refs:
-        tx.put(CHUNK, (chunk, length, refs, copies))
+        tx.put(CHUNK, (chunk, length, refs, copies, key))
         return
     tx.delete(CHUNK, (chunk,))
     tx.new_data.pop(chunk, None)

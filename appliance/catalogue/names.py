@@ -147,7 +147,28 @@ def add_directory(
     tx.put(ENTRY, (parent, name, node))
     tx.put(
         NODE,
-        (node, mode, uid, gid, 2, 0, now_ns, now_ns, now_ns, now_ns, 0, "", 0, parent, name, flags, b"", bucket, b""),
+        (
+            node,
+            mode,
+            uid,
+            gid,
+            2,
+            0,
+            now_ns,
+            now_ns,
+            now_ns,
+            now_ns,
+            0,
+            "",
+            0,
+            parent,
+            name,
+            flags,
+            b"",
+            bucket,
+            b"",
+            0,
+        ),
     )
     tx.touch(parent, now_ns)
     tx.note(Change(parent, name[:-1], True, 0, False))

@@ -8,7 +8,7 @@ import stat
 import msgspec
 
 from appliance.catalogue import content, names
-from appliance.catalogue.commands import CopyObject, DeleteObject, PutObject
+from appliance.catalogue.commands import ChangeAttributes, CopyObject, DeleteObject, PutObject
 from appliance.catalogue.content import Content, Maker
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
@@ -62,7 +62,8 @@ def current_at(
 def put_node(tx: Rows, node: Node) -> None:
     """Writes a node's row, and the sum of its inline bytes."""
     dsum = content.data_sum(node.data) if node.kind == content.INLINE else b""
-    tx.put(NODE, (*msgspec.structs.astuple(node)[:-1], dsum))
+    *columns, _, version = msgspec.structs.astuple(node)
+    tx.put(NODE, (*columns, dsum, version))
 
 
 def unlink_node(tx: Rows, node: Node, now_ns: int) -> None:
@@ -184,6 +185,16 @@ def delete_object(tx: Rows, cache: DirectoryCache, command: DeleteObject) -> boo
     names.remove_entry(tx, cache, parent, name, command.now_ns)
     tx.note(Change(parent, name, False, current.id, True))
     return True
+
+
+def change_attributes(tx: Rows, command: ChangeAttributes) -> None:
+    """What is said about one version; bytes, ETag and LastModified stay.  Raises NO_SUCH_NODE, CONFLICT."""
+    node = names.node_by_id(tx.one, command.node)
+    if node is None or node.links == 0:
+        raise StoreError(Code.NO_SUCH_NODE)
+    if node.packed != command.before:
+        raise StoreError(Code.CONFLICT, "the object was changed meanwhile")
+    put_node(tx, msgspec.structs.replace(node, packed=command.packed, ctime_ns=command.now_ns))
 
 
 def reap(tx: Rows, cache: DirectoryCache, node_id: int, now_ns: int) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final, NamedTuple
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 class Table(NamedTuple):
@@ -102,10 +102,11 @@ NODE: Final = _table(
     kind INTEGER NOT NULL,     -- BodyKind
     ref INTEGER NOT NULL,      -- the chunk or map; a directory's: its parent directory
     data BLOB NOT NULL,        -- inline bytes; a symlink's target; a directory's: its name in the parent
-    flags INTEGER NOT NULL,    -- IMPLIED
+    flags INTEGER NOT NULL,    -- IMPLIED, TIMED, NULL_VERSION, MARKER
     packed BLOB NOT NULL,      -- Attributes
     bucket INTEGER NOT NULL,
-    dsum BLOB NOT NULL         -- of inline bytes: the first 16 of their BLAKE3, for no page vouches for them
+    dsum BLOB NOT NULL,        -- of inline bytes: the first 16 of their BLAKE3, for no page vouches for them
+    version INTEGER NOT NULL   -- taken from the ids, so it rises with each write of a key; 0: made without versions
     """,
     rowid=True,
 )
@@ -141,7 +142,8 @@ CHUNK: Final = _table(
     id INTEGER PRIMARY KEY,
     len INTEGER NOT NULL,
     refs INTEGER NOT NULL,
-    copies INTEGER NOT NULL    -- wanted on distinct devices; fewer pages than that: under-replicated
+    copies INTEGER NOT NULL,   -- wanted on distinct devices; fewer pages than that: under-replicated
+    key INTEGER NOT NULL       -- 0: plain; > 0: encrypted by that data_key; -1: by a key that only its customer has
     """,
     rowid=True,
 )
@@ -216,7 +218,56 @@ USAGE: Final = _table(
     rowid=True,
 )
 
-TABLES: Final = (META, BUCKET, ENTRY, NODE, MAP, SLICE, CHUNK, PAGE, UPLOAD, PART, ACCESS_KEY, USAGE)
+SETTING: Final = _table(
+    13,
+    "setting",
+    2,
+    """
+    bucket INTEGER NOT NULL,
+    name TEXT NOT NULL,        -- appliance/settings.py
+    body BLOB NOT NULL         -- as it was stored: given a meaning elsewhere
+    """,
+)
+USER: Final = _table(
+    14,
+    "user",
+    1,
+    """
+    id TEXT NOT NULL,          -- S3's canonical id: what owner columns hold
+    name TEXT NOT NULL,        -- unique
+    display TEXT NOT NULL,
+    email TEXT NOT NULL,       -- unique unless empty
+    created_ns INTEGER NOT NULL
+    """,
+)
+VERSION_TABLE: Final = _table(
+    15,
+    "version",
+    3,
+    """
+    bucket INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    version INTEGER NOT NULL,  -- its node's: noncurrent versions, and delete markers even when newest
+    node INTEGER NOT NULL,
+    flags INTEGER NOT NULL     -- NULL_VERSION and MARKER as its node has them
+    """,
+)
+DATA_KEY: Final = _table(
+    16,
+    "data_key",
+    1,
+    """
+    id INTEGER PRIMARY KEY,
+    wrapped BLOB NOT NULL,     -- under the box's master key
+    created_ns INTEGER NOT NULL
+    """,
+    rowid=True,
+)
+
+TABLES: Final = (
+    META, BUCKET, ENTRY, NODE, MAP, SLICE, CHUNK, PAGE, UPLOAD, PART, ACCESS_KEY, USAGE, SETTING, USER, VERSION_TABLE,
+    DATA_KEY,
+)  # fmt: skip
 BY_NUMBER: Final = {table.number: table for table in TABLES}
 INDEXES: Final = (
     "CREATE UNIQUE INDEX bucket_name ON bucket (name)",
@@ -224,6 +275,7 @@ INDEXES: Final = (
     "CREATE INDEX upload_key ON upload (bucket, key, id)",
     "CREATE INDEX node_unlinked ON node (id) WHERE links = 0",
     "CREATE INDEX node_implied ON node (id) WHERE flags & 1",
+    "CREATE INDEX version_null ON version (bucket, key) WHERE flags & 4",
 )
 
 

@@ -33,7 +33,7 @@ from appliance.engine.snapshot import FREE_SHARE
 from appliance.engine.startup import OpenParts
 from appliance.errors import Code, StoreError
 from appliance.limits import BATCH_BODY_MAX, BATCH_COMMANDS_MAX, MIB, WRITE_CEILING
-from appliance.model import AccessKey, Bucket, Change, Node, Usage
+from appliance.model import AccessKey, Bucket, Change, Node, Usage, User
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ class Engine:
         self.last: Ticket | None = None  # the newest submission: whoever waits for it has waited for all (I2)
         self.buckets: dict[str, Bucket] = {}
         self.access_keys: dict[str, AccessKey] = {}
+        self.users: dict[str, User] = {}
         self.reload()
         if threaded:
             self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
@@ -287,9 +288,10 @@ class Engine:
         return partial(self._listeners.remove, listener)
 
     def reload(self) -> None:
-        """Buckets and credentials as the catalogue has them: they are few and looked up by every request."""
+        """Buckets, users and credentials as the catalogue has them: they are few and looked up by every request."""
         self.buckets = {bucket.name: bucket for bucket in buckets.all_buckets(self._every)}
         self.access_keys = {key.id: key for key in buckets.all_access_keys(self._every)}
+        self.users = {user.id: user for user in buckets.all_users(self._every)}
 
     def _every(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
         return self.reader.execute(sql, parameters).fetchall()
@@ -446,4 +448,7 @@ _RELOADING = (
     commands.DeleteBucket,
     commands.PutAccessKey,
     commands.RemoveAccessKey,
+    commands.SetBucketSetting,
+    commands.PutUser,
+    commands.RemoveUser,
 )

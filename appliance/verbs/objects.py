@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
 
 from appliance import posix as posix_metadata
 from appliance.catalogue import commands, names
@@ -25,6 +27,7 @@ from appliance.model import (
     Usage,
     Written,
     pack_attributes,
+    unpack_attributes,
 )
 from appliance.verbs.base import Verbs, label, now
 
@@ -96,6 +99,12 @@ class ObjectVerbs(Verbs):
     async def delete_bucket(self, name: str) -> None:
         """Raises NO_SUCH_BUCKET, BUCKET_NOT_EMPTY (an object or an upload remains; empty directories do not count)."""
         await self.commit(commands.DeleteBucket(name=name, now_ns=now()))
+
+    async def set_bucket_setting(self, bucket: Bucket, name: str, body: bytes | None) -> None:
+        """Stores a document under a name of appliance/settings.py, or takes it away.  Raises NO_SUCH_BUCKET.
+
+        The Bucket in hand keeps what it had: ask `bucket(name)` for the new one."""
+        await self.commit(commands.SetBucketSetting(bucket=bucket.id, name=name, body=body))
 
     def usage(self, bucket: Bucket | None = None) -> Usage:
         """Objects and bytes of one bucket, or of all."""
@@ -212,6 +221,34 @@ class ObjectVerbs(Verbs):
         )
         written: Written = await self.commit(command)
         return written
+
+    async def change_attributes(
+        self, bucket: Bucket, key: bytes, change: Callable[[Node, Attributes], Attributes], *, version_id: str = ""
+    ) -> Node:
+        """Rewrites what is said about an object or one version (tags, ACL, retention): bytes, ETag and LastModified
+        stay.  `change` may be asked again when somebody else was faster; what it raises stops.  Returns the node as it
+        was changed.  Raises NO_SUCH_KEY, NO_SUCH_VERSION."""
+        while True:
+            node = await self.look_up_version(bucket, key, version_id)
+            packed = pack_attributes(change(node, unpack_attributes(node.packed)))
+            command = commands.ChangeAttributes(node=node.id, before=node.packed, packed=packed, now_ns=now())
+            try:
+                await self.commit(command)
+            except StoreError as error:
+                if error.code not in (Code.CONFLICT, Code.NO_SUCH_NODE):
+                    raise
+            else:
+                return msgspec.structs.replace(node, packed=packed)
+
+    async def look_up_version(self, bucket: Bucket, key: bytes, version_id: str) -> Node:
+        """The object, or one version of it.  `version_id` "" is the current one.
+
+        Raises NO_SUCH_KEY, NO_SUCH_VERSION.  A delete marker is a Node with the flag MARKER: only its own id finds it.
+        """
+        node = await self.look_up(bucket, key)
+        if version_id and node.version_id != version_id:
+            raise StoreError(Code.NO_SUCH_VERSION)
+        return node
 
     async def delete_object(self, bucket: Bucket, key: bytes, *, precondition: Precondition | None = None) -> bool:
         """True if something was there.  Without precondition a missing key is success."""

@@ -166,6 +166,13 @@ class MemoryStore:
             raise StoreError(Code.BUCKET_NOT_EMPTY)
         del self._buckets[name], self._objects[bucket.id]
 
+    async def set_bucket_setting(self, bucket: Bucket, name: str, body: bytes | None) -> None:
+        current = self.bucket(bucket.name)
+        settings = {known: value for known, value in current.settings.items() if known != name}
+        if body is not None:
+            settings[name] = body
+        self._buckets[bucket.name] = msgspec.structs.replace(current, settings=settings)
+
     def usage(self, bucket: Bucket | None = None) -> Usage:
         nodes = [n for i, o in self._objects.items() if bucket is None or i == bucket.id for n in o.values()]
         return Usage(len(nodes), sum(n.size for n in nodes))
@@ -179,6 +186,20 @@ class MemoryStore:
             return self._objects[bucket.id][key]
         except KeyError:
             raise StoreError(Code.NO_SUCH_KEY) from None
+
+    async def look_up_version(self, bucket: Bucket, key: bytes, version_id: str) -> Node:
+        node = await self.look_up(bucket, key)
+        if version_id and node.version_id != version_id:
+            raise StoreError(Code.NO_SUCH_VERSION)
+        return node
+
+    async def change_attributes(
+        self, bucket: Bucket, key: bytes, change: Callable[[Node, Attributes], Attributes], *, version_id: str = ""
+    ) -> Node:
+        node = await self.look_up_version(bucket, key, version_id)
+        node = msgspec.structs.replace(node, packed=pack_attributes(change(node, node.attributes)))
+        self._objects[bucket.id][key] = node
+        return node
 
     def _pass(self, node: Node) -> None:
         if self.overtaken:

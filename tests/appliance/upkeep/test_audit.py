@@ -81,7 +81,7 @@ BROKEN = {
     "a wrong count of bytes": ("UPDATE usage SET bytes=bytes-1", "usage"),
     "counts of no bucket": ("INSERT INTO usage VALUES (77, 0, 0)", "usage"),
     "a chunk counted too high": ("UPDATE chunk SET refs=refs+1 WHERE len=5000", "refs"),
-    "a chunk nobody names": ("INSERT INTO chunk VALUES (2000, 5, 1, 1)", "refs"),
+    "a chunk nobody names": ("INSERT INTO chunk VALUES (2000, 5, 1, 1, 0)", "refs"),
     "a map counted too low": ("UPDATE map SET refs=refs-1", "refs"),
     "a missing chunk": ("DELETE FROM chunk WHERE len=5000", "refs"),
     "a missing map": ("DELETE FROM map WHERE composed", "refs"),
@@ -108,7 +108,7 @@ BROKEN = {
     "a page that is not aligned": ("UPDATE page SET off=off+512 WHERE idx=1", "extent"),
     "space that nobody accounts for": ("DELETE FROM page WHERE dev=2", "space"),
     "an unlinked node that nobody holds": (
-        "INSERT INTO node VALUES (3000, 33188, 0, 0, 0, 9, 0, 0, 0, 0, 1, '', 0, 0, x'', 0, x'', 1, x'')",
+        "INSERT INTO node VALUES (3000, 33188, 0, 0, 0, 9, 0, 0, 0, 0, 1, '', 0, 0, x'', 0, x'', 1, x'', 0)",
         "unlinked",
     ),
     "an implied directory without a reason": ("UPDATE node SET flags=1 WHERE data=x'6578706c696369742f'", "implied"),
@@ -210,7 +210,7 @@ def test_a_flood_of_problems_is_cut(tmp_path: Path) -> None:
     def sabotage(store: ObjectStore, _: object) -> None:
         connection = sqlite3.connect(tmp_path / "catalogue.db")
         rows = [(5000 + number, 10, 1, 1) for number in range(2 * SHOWN_MAX)]
-        connection.executemany("INSERT INTO chunk VALUES (?, ?, ?, ?)", rows)
+        connection.executemany("INSERT INTO chunk VALUES (?, ?, ?, ?, 0)", rows)
         connection.commit()
         connection.close()
 
