@@ -30,7 +30,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     handshake_timeout: float = 10.0  # TLS
     stall_timeout: float = 60.0  # no byte of a body taken or given by the peer
     rate_min: float = 1024.0  # bytes per second that the peer must reach beyond a first stall_timeout of waiting for it
-    linger_timeout: float = 2.0  # reading on after the last response, so that a reset does not destroy it
+    linger_timeout: float = 2.0  # silence that ends reading on after the last response: a reset would destroy it
+    linger_time: float = 30.0  # and its end whatever the peer sends
     linger_max: int = 16 << 20
     drain_max: int = 64 << 10  # unread body that is read and dropped to keep the connection
     connections_max: int = 8192

@@ -193,9 +193,12 @@ class Wire:
         limits = self.door.limits
         self.sock.shutdown(socket.SHUT_WR)
         budget = limits.linger_max
-        with trio.move_on_after(limits.linger_timeout):
+        with trio.move_on_after(limits.linger_time):
             while budget > 0:
-                await wait_readable(self.fd)
+                with trio.move_on_after(limits.linger_timeout) as silence:
+                    await wait_readable(self.fd)
+                if silence.cancelled_caught:
+                    return
                 n = len(self.sock.recv(READ_SIZE))
                 if n == 0:
                     return
