@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,9 +114,20 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> Iterator[str]:
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """A file's syntax tree, read once for all rules."""
+    return ast.parse(path.read_text("utf-8"))
+
+
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
     """Full names of what a file imports at any depth, TYPE_CHECKING blocks included: an arrow is an arrow."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    return frozenset(_imports(parsed(path), path))
+
+
+def _imports(tree: ast.Module, path: Path) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -179,7 +191,7 @@ def test_pure_rooms_know_no_world(path: Path) -> None:
 @rows("path", SOURCES, ids=relative)
 def test_modules_say_what_they_are_for(path: Path) -> None:
     if path.name != "__init__.py":
-        assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), "a module starts with its purpose"
+        assert ast.get_docstring(parsed(path)), "a module starts with its purpose"
 
 
 def test_no_file_is_too_long_to_read() -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.fusefs.scenes import Play, run, run_on_pool
 
 
-@pytest.fixture(params=["dict", "pool"])
+@pytest.fixture(params=["dict", pytest.param("pool", marks=pytest.mark.slow)])  # a pool each: a breath has no time
 def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
     """Plays a scene on either store."""
     if request.param == "dict":

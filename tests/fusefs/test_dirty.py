@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusefs.dirty import END, GROW_MAX, KEEP_MIN, OVERHEAD, Overlay, Segment, gather, halve
+from tests.effort import examples
 
 SIZE = 600
 
@@ -82,7 +83,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.lists(steps, max_size=40))
 def test_readers_see_every_write_whatever_was_staged_committed_or_failed(script: list[tuple[str, int, bytes]]) -> None:
     model = Model()

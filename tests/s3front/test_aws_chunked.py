@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from s3front.aws_chunked import CHUNK_MIN, LINE_MAX, ChunkedDecoder, stored_content_encoding, wire_length_max
 from s3front.errors import S3Error
 from s3front.verified import Payload, Verified
+from tests.effort import examples
 from tests.rows import rows
 from tests.s3front.chunking import TRAILER, encode, encode_by_botocore, verified_streaming
 
@@ -126,7 +127,7 @@ def framing_of(wire: bytes, chunks: list[bytes]) -> list[int]:
     return offsets + list(range(at, len(wire)))
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.sampled_from(FORMS), st.integers(0, 10_000), st.integers(0, 255))
 def test_any_byte_of_the_framing_changed_is_refused(form: Payload, where: int, to: int) -> None:
     chunks = [BLOCK, b"tail" * 3]
@@ -296,7 +297,7 @@ def test_none_announced_none_sent(form: Payload) -> None:
 # ---------------------------------------------------------------- robustness
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.sampled_from(FORMS), st.lists(st.binary(max_size=40), max_size=20))
 def test_no_bytes_make_it_loop_or_break(form: Payload, reads: list[bytes]) -> None:
     verified, _ = upload(form, [b"tail"])

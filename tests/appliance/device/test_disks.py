@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from appliance.device.device import BlockDevice
 from tests.doubles.disks import CRASH_MODES, PAGE, Crash, CrashMode, MemoryDevice, Power, Rates, SimulatedDisk
+from tests.effort import examples
 from tests.rows import rows
 
 SIZE = 64 * 4096
@@ -36,7 +37,7 @@ def disk(seed: int = 0, **options: Rates | Power) -> SimulatedDisk:
 
 
 @given(steps, st.integers(), st.sampled_from(CRASH_MODES))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_reads_see_all_writes_and_a_crash_leaves_old_or_new_sectors(
     sequence: list[tuple[str, int, int, int]], seed: int, mode: CrashMode
 ) -> None:

@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 def filled(length: int, seed: int) -> memoryview:
     buffer = aligned(length)
-    buffer[:] = bytes((seed + i // 512) % 256 for i in range(length))
+    buffer[:] = b"".join(bytes([(seed + sector) % 256]) * 512 for sector in range(length // 512))
     return buffer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -41,7 +42,7 @@ SUPERBLOCK: Final = superblock.Superblock(
 
 def payload(length: int) -> bytes:
     """Bytes that differ from block to block."""
-    return b"".join(number.to_bytes(8, "little") for number in range(-(-length // 8)))[:length]
+    return struct.pack(f"<{-(-length // 8)}Q", *range(-(-length // 8)))[:length]
 
 
 def page_header(length: int, label: bytes = "bucket\0a/ключ".encode()) -> page.PageHeader:

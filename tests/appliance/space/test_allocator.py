@@ -23,6 +23,7 @@ from appliance.errors import Code, StoreError
 from appliance.space import free_map
 from appliance.space.allocator import Allocator
 from appliance.space.free_map import UNIT
+from tests.effort import examples
 
 REGION = 16 * UNIT
 SIZE = 5 * REGION
@@ -178,13 +179,13 @@ class AllocatorMachine(RuleBasedStateMachine):
 
 
 TestAllocator = AllocatorMachine.TestCase
-TestAllocator.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestAllocator.settings = settings(max_examples=examples(40), stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.slow
 def test_allocator_at_length() -> None:
     run_state_machine_as_test(
-        AllocatorMachine, settings=settings(max_examples=500, stateful_step_count=80, deadline=None)
+        AllocatorMachine, settings=settings(max_examples=examples(500), stateful_step_count=80, deadline=None)
     )
 
 

@@ -22,6 +22,7 @@ from appliance.errors import Code, StoreError
 from appliance.limits import GIB, MIB
 from appliance.space import free_map
 from appliance.space.free_map import UNIT, FreeMap
+from tests.effort import examples
 
 REGION = 16 * UNIT
 
@@ -125,13 +126,13 @@ class FreeMapMachine(RuleBasedStateMachine):
 
 
 TestFreeMap = FreeMapMachine.TestCase
-TestFreeMap.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestFreeMap.settings = settings(max_examples=examples(40), stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.slow
 def test_free_map_at_length() -> None:
     run_state_machine_as_test(
-        FreeMapMachine, settings=settings(max_examples=500, stateful_step_count=80, deadline=None)
+        FreeMapMachine, settings=settings(max_examples=examples(500), stateful_step_count=80, deadline=None)
     )
 
 

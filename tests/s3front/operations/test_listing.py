@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from appliance.model import NO_ATTRIBUTES
 from s3front import tokens
 from s3front.errors import S3Error
+from tests.effort import examples
 from tests.rows import rows
 from tests.s3front.box import Box, boto
 from tests.s3front.operations.golden import same
@@ -78,7 +79,7 @@ def test_an_empty_bucket(box: Box) -> None:
 keys_of_a_bucket = st.lists(st.text("ab/", min_size=1, max_size=5), max_size=12, unique=True)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     keys_of_a_bucket,
     st.sampled_from(["", "a", "a/", "/"]),
@@ -163,7 +164,7 @@ def test_no_token_breaks_the_decoder(token: str) -> None:
 odd_keys = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(odd_keys, min_size=1, max_size=5, unique=True))
 def test_any_key_is_listed_by_url_encoding(names: list[str]) -> None:
     """boto3 asks for encoding-type=url by itself and decodes; control characters and all come back."""

@@ -236,6 +236,7 @@ def test_a_part_named_twice_in_a_row_counts_once(box: Box) -> None:
     assert box.send("GET", "/b/k").body == b"second"
 
 
+@pytest.mark.slow
 def test_ten_thousand_parts(double: Box) -> None:
     """The longest document there is, with checksums."""
     upload = create(double)

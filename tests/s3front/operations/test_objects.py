@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from appliance import limits
 from appliance.errors import Code, StoreError
 from s3front.dates import NS, http_date
+from tests.effort import examples
 from tests.rows import rows
 from tests.s3front.box import Box
 from tests.s3front.memory_store import NOW_NS
@@ -86,7 +87,7 @@ def test_damage_further_on_breaks_the_stream_off(double: Box) -> None:
     assert double.store.open_readers == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(0, 40), st.text("bytes=0123456789-, ", max_size=16).map(lambda tail: "bytes=" + tail))
 def test_no_range_breaks_get(size: int, value: str) -> None:
     box = Box()
