@@ -40,6 +40,7 @@ class Code(enum.Enum):
     PART_TOO_SMALL = "part is too small"
     TOO_LARGE = "too large"
     ACCESS_DENIED = "access denied"
+    MALFORMED_POLICY = "malformed policy"
     # space and devices
     NO_SPACE = "no space left"
     QUOTA_EXCEEDED = "quota exceeded"

@@ -24,6 +24,8 @@ BUCKET_NAME_MAX: Final = 63
 USER_METADATA_MAX: Final = 2 * KIB
 LIST_MAX: Final = 1000
 DELETE_KEYS_MAX: Final = 1000
+POLICY_MAX: Final = 20 * KIB
+GRANTS_MAX: Final = 100  # of one access control list
 
 # --- how bytes are laid out (FORMAT.md)
 INLINE_MAX: Final = 2 * KIB  # inline rows above this are slower than a gathered page at 64 clients and bloat snapshots

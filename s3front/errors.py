@@ -60,6 +60,7 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
     "InvalidToken": (400, "The provided token is malformed or otherwise not valid."),
     "InvalidURI": (400, "Couldn't parse the specified URI."),
     "KeyTooLongError": (400, "Your key is too long"),
+    "MalformedPolicy": (400, "The policy is not well-formed or did not validate."),
     "MalformedXML": (
         400,
         "The XML you provided was not well-formed or did not validate against our published schema",
@@ -148,6 +149,7 @@ STORE_CODES: Final[dict[Code, str]] = {
     Code.PART_TOO_SMALL: "EntityTooSmall",
     Code.TOO_LARGE: "EntityTooLarge",
     Code.ACCESS_DENIED: "AccessDenied",
+    Code.MALFORMED_POLICY: "MalformedPolicy",
     Code.NO_SPACE: "InsufficientStorage",
     Code.QUOTA_EXCEEDED: "QuotaExceeded",
     Code.DAMAGED: "InternalError",
@@ -157,7 +159,9 @@ STORE_CODES: Final[dict[Code, str]] = {
 }
 
 # The store's own words help here; everywhere else AWS's wording is what clients know.
-_TELLING: Final = frozenset({Code.INVALID_ARGUMENT, Code.INVALID_NAME, Code.UNAVAILABLE, Code.READ_ONLY})
+_TELLING: Final = frozenset(
+    {Code.INVALID_ARGUMENT, Code.INVALID_NAME, Code.MALFORMED_POLICY, Code.UNAVAILABLE, Code.READ_ONLY}
+)
 
 
 class S3Error(Exception):

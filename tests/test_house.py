@@ -23,7 +23,12 @@ OPEN: Final = {
     "appliance.model",
     "appliance.posix",
     "appliance.authority",
+    "appliance.access.acl",
     "appliance.access.actions",
+    "appliance.access.blocks",
+    "appliance.access.conditions",
+    "appliance.access.patterns",
+    "appliance.access.policy",
     "appliance.settings",
 }
 """Nouns, errors, bounds, modes, who may do what: open to every room; they know nothing of ours but each other."""

@@ -112,6 +112,10 @@ MOUNT_ACTIONS: Final = frozenset({Action.MOUNT_READ, Action.MOUNT_WRITE})
 BOX_ACTIONS: Final = frozenset({Action.ADMIN, Action.METRICS})
 S3_ACTIONS: Final = frozenset(Action) - MOUNT_ACTIONS - BOX_ACTIONS
 READ_ACTIONS: Final = frozenset(action for action in S3_ACTIONS if action.value.startswith(("s3:Get", "s3:List")))
+# Their resource is `bucket/key`; that of all others is the bucket.
+OBJECT_ACTIONS: Final = frozenset(
+    action for action in S3_ACTIONS if "Object" in action.value and "Bucket" not in action.value
+) | {Action.BYPASS_GOVERNANCE_RETENTION, Action.ABORT_MULTIPART_UPLOAD, Action.LIST_MULTIPART_UPLOAD_PARTS}
 
 # What an operation that names a version asks for instead (IAM: "to … a specific version of an object").
 OF_VERSION: Final[dict[Action, Action]] = {
