@@ -23,7 +23,7 @@ STAR: Final = "\ud800"
 ANY: Final = "\ud801"
 _WILDCARDS: Final = {"*": STAR, "?": ANY}
 _VARIABLE: Final = re.compile(r"\$\{([^}]*)\}")
-_NAMED: Final = re.compile(r"\s*([A-Za-z0-9]+:[A-Za-z0-9/+=,.@_-]+)\s*(?:,\s*'([^']*)'\s*)?")
+_NAMED: Final = re.compile(r"\s*([A-Za-z0-9]+:[A-Za-z0-9/+=.@_-]+)\s*(?:,\s*'([^']*)'\s*)?")
 
 
 class BadPattern(ValueError):

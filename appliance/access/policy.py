@@ -4,9 +4,9 @@ A policy is a list of statements; each names principals, actions and resources (
 and allows or denies.  `evaluate` answers DENY if any statement that applies denies, else ALLOW if one allows, else
 nothing; what that means beside ownership and ACLs is appliance/authority.py's to say.
 
-Principals of this box.  Every user is an account of its own, and its canonical id is the account's: `{"AWS": "<id>"}`,
-`arn:aws:iam::<id>:root` and `{"CanonicalUser": "<id>"}` are one user, `arn:aws:iam::<id>:user/<name>` too if the name is
-its own; with no account (`arn:aws:iam:::user/<id or name>`) the name alone decides.  Principals need not exist.
+Principals of this box.  Every user is an account of its own, whose id is the user's canonical id: `{"AWS": "<id>"}`,
+`arn:aws:iam::<id>:root`, `{"CanonicalUser": "<id>"}` and, with its own name, `arn:aws:iam::<id>:user/<name>` are one
+user; without an account (`arn:aws:iam:::user/<id or name>`) the name alone decides.  Principals need not exist.
 
 Sources: AWS IAM User Guide, "IAM JSON policy reference"; Amazon S3 User Guide, "Policies and permissions in Amazon S3"
 and "The meaning of 'public'".
@@ -257,9 +257,10 @@ def _either(row: dict[str, Any], name: str) -> tuple[Any, bool]:
 
 def _texts(value: object, message: str) -> list[str]:
     values = value if isinstance(value, list) else [value]
-    if not values or not all(isinstance(text, str) and text for text in values):
+    texts = [text for text in values if isinstance(text, str) and text]
+    if not texts or len(texts) < len(values):
         raise malformed(message)
-    return values
+    return texts
 
 
 def _action(text: str) -> str:
