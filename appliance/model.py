@@ -190,6 +190,19 @@ def unpack_attributes(packed: bytes) -> Attributes:
     return _decoder.decode(packed) if packed else NO_ATTRIBUTES
 
 
+CUSTOMER: Final = -1  # `DataKey.id` of a key that its customer keeps: it is nowhere stored
+
+
+class DataKey(Frozen, frozen=True):
+    """What encrypts chunks: 32 bytes that no `repr` shows.  `id` > 0 names the row that has it wrapped."""
+
+    id: int
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"DataKey({self.id})"
+
+
 class NewPage(Frozen, frozen=True):
     """A page that is on a device but not yet in the catalogue."""
 
@@ -202,7 +215,10 @@ class NewPage(Frozen, frozen=True):
 
 
 class NewChunk(Frozen, frozen=True):
-    """A chunk to be committed: either `data` (gathered into the batch's write) or `pages` already written."""
+    """A chunk to be committed: either `data` (gathered into the batch's write) or `pages` already written.
+
+    With a `key` its pages are encrypted; `data` is still in clear, and is sealed as it is gathered.
+    """
 
     id: int
     length: int
@@ -210,6 +226,7 @@ class NewChunk(Frozen, frozen=True):
     pages: tuple[NewPage, ...] = ()
     key: int = 0  # the data key that encrypted it; 0: plain, -1: a customer's
     covered: bool = False  # its pages were flushed before the commit: recovery need not verify them
+    key: DataKey | None = None
 
 
 class NewSlice(Frozen, frozen=True):

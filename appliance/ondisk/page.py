@@ -5,7 +5,8 @@
 The chain of trust runs away from the bytes: the catalogue keeps 16 bytes of the header's digest (`hsum`), the header
 keeps the BLAKE3 of each 64 KiB block.  So a flipped bit, a write that never arrived and one that arrived elsewhere all
 show.
-The header also repeats owner, place in the object and name, for salvage when there is no catalogue left.
+The header also repeats owner, place in the object and name, for salvage when there is no catalogue left.  Where the payload
+is encrypted the digests are of the ciphertext.
 
 Small pages (up to `limits.GATHER_MAX`: two blocks) use the short header, which shares its allocation unit with the
 payload.  The codecs are on the path of every request; hence positional arguments, one struct and one digest.
@@ -20,6 +21,7 @@ import msgspec
 from blake3 import blake3
 
 from appliance.limits import BLOCK, GATHER_MAX, PAGE_PAYLOAD
+from appliance.ondisk.cipher import seal_length
 from appliance.ondisk.damaged import DamagedError
 from appliance.ondisk.geometry import UNIT, round_up
 
@@ -40,6 +42,7 @@ LAST: Final = 1  # the last page of its chunk
 SNAPSHOT: Final = 2  # the catalogue's snapshot, not an object's bytes
 INDEX: Final = 4  # a snapshot's index
 SEGMENT: Final = 8  # journal records spilled out of the ring
+SEALED: Final = 1 << 16  # the payload is encrypted, and a seal follows the digests (cipher.py)
 
 FIELDS: Final = (
     ("magic", "8s"),
@@ -90,6 +93,7 @@ class PageHeader(msgspec.Struct, frozen=True, gc=False):
     block_shift: int
     digests: bytes  # 32 for each block
     label: bytes  # bucket name, NUL, key as written; cut to the room there is
+    seal: bytes = b""  # of an encrypted payload: data key, salt and tags, as cipher.py makes them
 
 
 def small_header_fits(payload: int) -> bool:
@@ -128,7 +132,9 @@ def encode(header: PageHeader) -> bytes:
     assert 0 < payload <= PAGE_PAYLOAD
     assert count == -(-payload // BLOCK)
     assert header.block_shift == BLOCK_SHIFT
-    label = header.label[: length - DIGEST - DIGESTS_OFFSET - len(digests)]
+    seal = header.seal
+    assert len(seal) == (seal_length(count) if header.flags & SEALED else 0)
+    label = header.label[: length - DIGEST - DIGESTS_OFFSET - len(digests) - len(seal)]
     head = _pack(
         MAGIC,
         VERSION,
@@ -151,7 +157,7 @@ def encode(header: PageHeader) -> bytes:
         header.mtime_ns,
         len(label),
     )
-    content = (head + digests + label).ljust(length - DIGEST, b"\0")
+    content = (head + digests + seal + label).ljust(length - DIGEST, b"\0")
     return content + blake3(content).digest()
 
 
@@ -225,7 +231,8 @@ def _decode(view: memoryview, start: int) -> tuple[PageHeader, bytes]:
         raise DamagedError("page: digest")
     if version != VERSION or block_shift != BLOCK_SHIFT:
         raise DamagedError(f"page: unknown version {version} or block size")
-    labels = DIGESTS_OFFSET + count * DIGEST
+    seals = DIGESTS_OFFSET + count * DIGEST
+    labels = seals + seal_length(count) if flags & SEALED else seals
     if count != -(-payload // BLOCK) or labels + label_length > length - DIGEST or units * UNIT < length + payload:
         raise DamagedError("page: lengths disagree")
     return PageHeader(
@@ -244,11 +251,13 @@ def _decode(view: memoryview, start: int) -> tuple[PageHeader, bytes]:
         flags,
         mtime_ns,
         block_shift,
-        content[DIGESTS_OFFSET:labels],
+        content[DIGESTS_OFFSET:seals],
         content[labels : labels + label_length],
+        content[seals:labels],
     ), digest
 
 
-# The greatest page's digests and the longest name fit the long header.
+# The greatest page's digests and the longest name fit the long header; beside a seal the name may be cut.
 assert DIGESTS_OFFSET + (PAGE_PAYLOAD // BLOCK) * DIGEST + 64 + 1024 + DIGEST <= LONG
-assert DIGESTS_OFFSET + (GATHER_MAX // BLOCK) * DIGEST + DIGEST <= SHORT
+assert DIGESTS_OFFSET + (PAGE_PAYLOAD // BLOCK) * DIGEST + seal_length(PAGE_PAYLOAD // BLOCK) + 512 + DIGEST <= LONG
+assert DIGESTS_OFFSET + (GATHER_MAX // BLOCK) * DIGEST + seal_length(GATHER_MAX // BLOCK) + DIGEST <= SHORT

@@ -7,8 +7,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Final
 
+import msgspec
+
 from appliance.limits import BLOCK, MIB
-from appliance.ondisk import label, page, record, superblock
+from appliance.model import DataKey
+from appliance.ondisk import cipher, label, page, record, superblock
 from appliance.ondisk.geometry import plan
 
 POOL: Final = bytes(range(16))
@@ -71,6 +74,21 @@ def page_header(length: int, label: bytes = "bucket\0a/ключ".encode()) -> pa
 SHORT_PAGE: Final = page_header(5_000)
 LONG_PAGE: Final = page_header(4 * MIB - BLOCK // 2)
 
+SEALED_KEY: Final = DataKey(3, bytes(range(100, 132)))
+
+
+def sealed_page(length: int) -> tuple[page.PageHeader, bytes]:
+    """A sealed page's header and its ciphertext."""
+    body = bytearray(payload(length))
+    seal = cipher.seal(SEALED_KEY, bytes(range(200, 216)), 1 << 40, 1, memoryview(body))
+    header = msgspec.structs.replace(
+        page_header(length), flags=page.LAST | page.SEALED, digests=page.block_digests(body), seal=seal
+    )
+    return header, bytes(body)
+
+
+SEALED_PAGE: Final = sealed_page(BLOCK + 77)
+
 IMAGES: Final[list[list[object]]] = [
     [1, record.PUT, 1, b"name", None, -(1 << 63), 1.5, "text"],
     [2, record.DELETE, (1 << 63) - 1],
@@ -112,6 +130,7 @@ GOLDEN: Final[dict[str, Callable[[], bytes]]] = {
     "superblock-1.bin": lambda: superblock.encode(SUPERBLOCK),
     "page-short-1.bin": lambda: page.encode(SHORT_PAGE),
     "page-long-1.bin": lambda: page.encode(LONG_PAGE),
+    "page-sealed-1.bin": lambda: page.encode(SEALED_PAGE[0]) + SEALED_PAGE[1],
     "record-1.bin": encoded_record,
     "segment-1.bin": lambda: record.pack_segment([encoded_record(), encoded_record()]),
     "snapshot-index-1.bin": lambda: record.encode_index(INDEX),

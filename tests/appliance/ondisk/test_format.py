@@ -6,7 +6,7 @@ import re
 import struct
 from pathlib import Path
 
-from appliance.ondisk import geometry, label, page, record, superblock
+from appliance.ondisk import cipher, geometry, label, page, record, superblock
 from tests.appliance.ondisk import samples
 from tests.rows import rows
 
@@ -18,6 +18,7 @@ TABLES = {
     "GPT header": label.HEADER_FIELDS,
     "superblock": superblock.FIELDS,
     "page header": page.FIELDS,
+    "seal": cipher.FIELDS,
     "journal record": record.FIELDS,
     "snapshot index": record.INDEX_FIELDS,
 }
@@ -77,6 +78,12 @@ def test_todays_reader_reads_the_golden_bytes() -> None:
     assert superblock.decode(golden("superblock-1.bin")) == samples.SUPERBLOCK
     assert page.decode(golden("page-short-1.bin")) == samples.SHORT_PAGE
     assert page.decode(golden("page-long-1.bin")) == samples.LONG_PAGE
+    header, ciphertext = samples.SEALED_PAGE
+    assert page.decode(golden("page-sealed-1.bin")) == header
+    body = bytearray(golden("page-sealed-1.bin")[page.header_length(header.payload) :])
+    assert body == ciphertext
+    cipher.unseal(samples.SEALED_KEY.secret, header.seal, header.chunk, header.index, 0, memoryview(body))
+    assert body == samples.payload(header.payload)
     one = record.decode(golden("record-1.bin"), pool=samples.POOL)
     assert (one.head.epoch, one.head.seq, one.head.previous) == (7, 1_001, samples.PREVIOUS)
     assert (one.images, one.covered) == (samples.IMAGES, samples.COVERED)

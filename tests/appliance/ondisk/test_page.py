@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from appliance.limits import BLOCK, GATHER_MAX, PAGE_PAYLOAD
-from appliance.ondisk import page
+from appliance.ondisk import cipher, page
 from appliance.ondisk.damaged import DamagedError
 from appliance.ondisk.geometry import UNIT
 from tests.appliance.ondisk.samples import DEVICE, LONG_PAGE, POOL, SHORT_PAGE, flips, page_header, payload
@@ -24,6 +24,8 @@ payloads = st.integers(1, PAGE_PAYLOAD)
 @st.composite
 def headers(draw: st.DrawFn) -> page.PageHeader:
     length = draw(payloads)
+    flags = draw(u32)
+    seal = cipher.seal_length(page.block_count(length)) if flags & page.SEALED else 0
     return page.PageHeader(
         pool=draw(uuids),
         device=draw(uuids),
@@ -37,11 +39,12 @@ def headers(draw: st.DrawFn) -> page.PageHeader:
         units=page.extent_length(length) // UNIT,
         index=draw(u32),
         copies=draw(st.integers(1, 255)),
-        flags=draw(u32),
+        flags=flags,
         mtime_ns=draw(st.integers(-(1 << 63), (1 << 63) - 1)),
         block_shift=16,
         digests=draw(st.binary(min_size=32, max_size=32)) * page.block_count(length),
-        label=draw(st.binary(max_size=280)),
+        label=draw(st.binary(max_size=200)),
+        seal=(bytes(range(256)) * 5)[:seal],
     )
 
 
