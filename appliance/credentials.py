@@ -1,4 +1,4 @@
-"""Access keys: how they are made, and how their secrets rest.
+"""Access keys and data keys: how they are made, and how their secrets rest.
 
 Theory.  A secret must be readable by the box (SigV4 is symmetric), so it cannot be hashed; it is sealed by AES-256-GCM
 under a master key that lies outside the catalogue and outside the pool.  A stolen device or snapshot gives no secret
@@ -10,13 +10,16 @@ The master key file is text, one `<id, 8 hex digits> <key, 64 hex digits>` a lin
 open: so keys rotate without a moment at which a secret cannot be read.
 
     1. vault.rotate()                      a new first line
-    2. vault.reseal(key) for every key, stored again
+    2. vault.reseal(key) for every access key, stored again, and the same for every data key
     3. vault.forget_old()                  only the first line remains
 
-It comes from $CREDENTIALS_DIRECTORY/tierce-master-key (systemd's LoadCredentialEncrypted=; then rotation is the
+The data keys of encrypted objects (encryption.py) rest in the same way, bound to their numbers: 32 bytes instead of 40
+characters.
+
+The master key comes from $CREDENTIALS_DIRECTORY/tierce-master-key (systemd's LoadCredentialEncrypted=; then rotation is the
 operator's) or from a file that only its owner may read, made at first use.
 
-It deliberately doesn't know where access keys are kept (ObjectStore.put_access_key) nor who may make one.
+It deliberately doesn't know where keys are kept (ObjectStore.put_access_key, put_data_key) nor who may make one.
 No secret appears in a repr, an error or a log.
 """
 
@@ -69,38 +72,53 @@ class Vault:
 
     def seal(self, key_id: str, secret: str) -> bytes:
         """The secret of the access key `key_id`, sealed."""
-        master_id, master = next(iter(self._keys.items()))
-        nonce = secrets.token_bytes(_NONCE_SIZE)
-        head = _VERSION + master_id + nonce
-        return head + AESGCM(master).encrypt(nonce, secret.encode(), _bound_to(key_id))
+        return self._seal(secret.encode(), _bound_to(key_id))
 
     def unseal(self, key: AccessKey) -> str:
         """The secret.  Raises StoreError DAMAGED (altered, or sealed for another key) and UNAVAILABLE (its master key
         is not here)."""
-        master = self._keys.get(_sealed_by(key))
-        if master is None:
-            raise StoreError(
-                Code.UNAVAILABLE,
-                f"The secret of {key.id} was sealed by master key {_sealed_by(key).hex()}, which is not in "
-                "the key file.",
-            )
-        try:
-            opened = AESGCM(master).decrypt(
-                key.sealed[1 + _KEY_ID_SIZE : _HEAD_SIZE], key.sealed[_HEAD_SIZE:], _bound_to(key.id)
-            )
-        except InvalidTag:
-            raise StoreError(Code.DAMAGED, f"The sealed secret of {key.id} does not open.") from None
-        return opened.decode()
+        return self._unseal(key.sealed, _bound_to(key.id), f"The secret of {key.id}").decode()
 
     def is_current(self, key: AccessKey) -> bool:
         """Whether the key's secret is sealed by the current master key."""
-        return _sealed_by(key) == next(iter(self._keys))
+        return _sealed_by(key.sealed) == next(iter(self._keys))
 
     def reseal(self, key: AccessKey) -> AccessKey:
         """The same access key, sealed by the current master key."""
         return AccessKey(
             key.id, key.name, key.owner, key.created_ns, self.seal(key.id, self.unseal(key)), key.read_only, key.buckets
         )
+
+    def wrap(self, number: int, secret: bytes) -> bytes:
+        """Data key `number`, sealed."""
+        return self._seal(secret, _bound_to_number(number))
+
+    def unwrap(self, number: int, wrapped: bytes) -> bytes:
+        """The data key.  Raises StoreError DAMAGED and UNAVAILABLE like `unseal`."""
+        return self._unseal(wrapped, _bound_to_number(number), f"Data key {number}")
+
+    def wraps(self, wrapped: bytes) -> bool:
+        """Whether a data key is sealed by the current master key."""
+        return _sealed_by(wrapped) == next(iter(self._keys))
+
+    def _seal(self, secret: bytes, bound: bytes) -> bytes:
+        master_id, master = next(iter(self._keys.items()))
+        nonce = secrets.token_bytes(_NONCE_SIZE)
+        return _VERSION + master_id + nonce + AESGCM(master).encrypt(nonce, secret, bound)
+
+    def _unseal(self, sealed: bytes, bound: bytes, what: str) -> bytes:
+        if len(sealed) < _HEAD_SIZE or sealed[:1] != _VERSION:
+            raise StoreError(Code.DAMAGED, f"{what} is sealed in no known form.")
+        master = self._keys.get(_sealed_by(sealed))
+        if master is None:
+            raise StoreError(
+                Code.UNAVAILABLE,
+                f"{what} was sealed by master key {_sealed_by(sealed).hex()}, which is not in the key file.",
+            )
+        try:
+            return AESGCM(master).decrypt(sealed[1 + _KEY_ID_SIZE : _HEAD_SIZE], sealed[_HEAD_SIZE:], bound)
+        except InvalidTag:
+            raise StoreError(Code.DAMAGED, f"{what} does not open.") from None
 
     def rotate(self) -> str:
         """A new master key seals from now on; the old ones still open.  Returns its id.  Durable when it returns.
@@ -114,7 +132,8 @@ class Vault:
         return self.current
 
     def forget_old(self) -> None:
-        """Drops all master keys but the current one, once every access key has been resealed and stored."""
+        """Drops all master keys but the current one, once every access key and data key has been resealed and
+        stored."""
         path = self._own_file()
         keys = dict([next(iter(self._keys.items()))])
         _write(path, keys)
@@ -167,10 +186,12 @@ def _bound_to(key_id: str) -> bytes:
     return b"tierce access key secret\x00" + key_id.encode()
 
 
-def _sealed_by(key: AccessKey) -> bytes:
-    if len(key.sealed) < _HEAD_SIZE or key.sealed[:1] != _VERSION:
-        raise StoreError(Code.DAMAGED, f"The sealed secret of {key.id} has no known form.")
-    return key.sealed[1 : 1 + _KEY_ID_SIZE]
+def _bound_to_number(number: int) -> bytes:
+    return b"tierce data key\x00%d" % number
+
+
+def _sealed_by(sealed: bytes) -> bytes:
+    return sealed[1 : 1 + _KEY_ID_SIZE]
 
 
 def _new_id(taken: Mapping[bytes, bytes]) -> bytes:
