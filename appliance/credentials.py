@@ -16,8 +16,8 @@ open: so keys rotate without a moment at which a secret cannot be read.
 The data keys of encrypted objects (encryption.py) rest in the same way, bound to their numbers: 32 bytes instead of 40
 characters.
 
-The master key comes from $CREDENTIALS_DIRECTORY/tierce-master-key (systemd's LoadCredentialEncrypted=; then rotation is the
-operator's) or from a file that only its owner may read, made at first use.
+The master key comes from $CREDENTIALS_DIRECTORY/tierce-master-key (systemd's LoadCredentialEncrypted=; then rotation
+is the operator's) or from a file that only its owner may read, made at first use.
 
 It deliberately doesn't know where keys are kept (ObjectStore.put_access_key, put_data_key) nor who may make one.
 No secret appears in a repr, an error or a log.

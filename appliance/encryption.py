@@ -85,7 +85,7 @@ class KeyRing:
             row = self._rows().get(number)
             if row is None:
                 raise StoreError(Code.DAMAGED, "the data's key is not in the catalogue", cause=f"data key {number}")
-            found = DataKey(number, self.vault.unwrap(number, row.wrapped))
+            found = DataKey(number, self.require_vault().unwrap(number, row.wrapped))
             with self._lock:
                 self._opened[number] = found
         return found
@@ -95,8 +95,7 @@ class KeyRing:
         rows = self._rows()
         return self.key(max(rows)) if rows else None
 
-    @property
-    def vault(self) -> Vault:
+    def require_vault(self) -> Vault:
         """The master keys.  Raises UNAVAILABLE in a process without."""
         if self._vault is None:
             raise StoreError(Code.UNAVAILABLE, "the master key is not here: encrypted data cannot be used")
@@ -104,11 +103,11 @@ class KeyRing:
 
     def make(self, number: int, now_ns: int) -> WrappedKey:
         """A new data key for the catalogue."""
-        return WrappedKey(number, self.vault.wrap(number, secrets.token_bytes(KEY)), now_ns)
+        return WrappedKey(number, self.require_vault().wrap(number, secrets.token_bytes(KEY)), now_ns)
 
     def rewrapped(self) -> list[WrappedKey]:
         """Every key that an older master key wraps, under the current one.  Raises as `secret` does."""
-        vault = self.vault
+        vault = self.require_vault()
         return [
             WrappedKey(row.id, vault.wrap(row.id, self.secret(row.id)), row.created_ns)
             for row in self._rows().values()

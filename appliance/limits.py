@@ -45,6 +45,10 @@ UNCOVERED_MAX: Final = 64 * MIB  # a stream longer than this flushes its own pag
 WRITE_CEILING: Final = 0.97  # of a device's pages: foreground writes stop here ...
 MOVE_CEILING: Final = 0.95  # ... background moves here; deletes, journal and snapshots live from the rest
 
+# --- keys
+DATA_KEY_AGE_MAX: Final = 365 * 86_400 * 10**9  # nanoseconds that one data key seals new data
+DATA_KEY_BYTES_MAX: Final = 16 * TIB  # ... and bytes: what a leaked key opens is bounded
+
 # --- memory
 BUFFER_COUNT: Final = 32  # 4 MiB aligned buffers shared by all large transfers: their exhaustion is the back-pressure
 BODY_CACHE: Final = 48 * MIB  # verified small bodies

@@ -203,6 +203,14 @@ class DataKey(Frozen, frozen=True):
         return f"DataKey({self.id})"
 
 
+class WrappedKey(Frozen, frozen=True):
+    """A data key as the catalogue has it: under the box's master key."""
+
+    id: int
+    wrapped: bytes
+    created_ns: int
+
+
 class NewPage(Frozen, frozen=True):
     """A page that is on a device but not yet in the catalogue."""
 
@@ -224,7 +232,6 @@ class NewChunk(Frozen, frozen=True):
     length: int
     data: bytes = b""
     pages: tuple[NewPage, ...] = ()
-    key: int = 0  # the data key that encrypted it; 0: plain, -1: a customer's
     covered: bool = False  # its pages were flushed before the commit: recovery need not verify them
     key: DataKey | None = None
 

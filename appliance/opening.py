@@ -14,9 +14,11 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from appliance.catalogue.commands import Reap
+from appliance.credentials import Vault
 from appliance.device.device import BlockDevice
 from appliance.device.lanes import CallLanes, InlineLanes, Lanes
 from appliance.device.raw import RawDevice
+from appliance.encryption import KeyRing
 from appliance.engine.engine import Engine
 from appliance.engine.startup import Attached, OpenParts, open_parts, put_aside, unlinked_nodes
 from appliance.errors import Code, StoreError
@@ -67,12 +69,17 @@ def close_all(devices: Sequence[Attached]) -> None:
 
 @asynccontextmanager
 async def open_store(
-    devices: Sequence[tuple[str, BlockDevice]], database: Path, *, threaded: bool = True, buffers: int | None = None
+    devices: Sequence[tuple[str, BlockDevice]],
+    database: Path,
+    *,
+    vault: Vault | None = None,
+    threaded: bool = True,
+    buffers: int | None = None,
 ) -> AsyncIterator[ObjectStore]:
     """Recovers the pool on open devices and runs it; closes both at the end.
 
-    `threaded=False` runs everything in the loop's own thread, for simulations.  Raises what `startup.open_parts`
-    raises.
+    Without a `vault` encrypted objects are there but cannot be read or made.  `threaded=False` runs everything in the
+    loop's own thread, for simulations.  Raises what `startup.open_parts` raises.
     """
     attached = [Attached(path, device) for path, device in devices]
     if threaded:
@@ -90,7 +97,7 @@ async def open_store(
     if parts.must_checkpoint:
         await lanes.call(_checkpoint, parts)  # before there is a writer: the ring is nobody's
     engine = Engine(parts, lanes, scans, threaded=threaded)
-    store = ObjectStore(engine, str(database))
+    store = ObjectStore(engine, str(database), KeyRing(vault, lambda: engine.data_keys))
     for node in unlinked_nodes(parts.reader):
         engine.submit(Reap(node=node, now_ns=0))
     try:

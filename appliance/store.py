@@ -27,13 +27,14 @@ from appliance.errors import StoreError
 from appliance.model import AccessKey, DeviceStatus, User
 from appliance.ondisk.superblock import Tier
 from appliance.verbs.files import FileVerbs
+from appliance.verbs.keys import KeyVerbs
 from appliance.verbs.objects import check_bucket_name as check_bucket_name
 from appliance.verbs.uploads import UploadVerbs
 
 DEFAULT_USER: Final = User("default", "default", "default", "", 0)  # who owns what was made without naming a user
 
 
-class ObjectStore(FileVerbs, UploadVerbs):
+class ObjectStore(FileVerbs, UploadVerbs, KeyVerbs):
     """Buckets, objects, uploads, files, credentials, and the state of the box."""
 
     # ------------------------------------------------------------------ credentials

@@ -48,7 +48,7 @@ ARROWS: Final[dict[str, set[str]]] = {
         "appliance.device",
         "appliance.catalogue",
     },
-    "appliance.verbs": {"appliance.engine", "appliance.catalogue"},
+    "appliance.verbs": {"appliance.engine", "appliance.catalogue", "appliance.encryption"},
     "appliance.store": {
         "appliance.verbs",
         "appliance.engine",
@@ -56,8 +56,16 @@ ARROWS: Final[dict[str, set[str]]] = {
         "appliance.device",
         "appliance.ondisk",
     },
-    "appliance.opening": {"appliance.store", "appliance.engine", "appliance.catalogue", "appliance.device"},
+    "appliance.opening": {
+        "appliance.store",
+        "appliance.engine",
+        "appliance.catalogue",
+        "appliance.device",
+        "appliance.credentials",
+        "appliance.encryption",
+    },
     "appliance.credentials": set(),
+    "appliance.encryption": {"appliance.credentials"},
     "appliance.config": set(),
     "appliance.logs": set(),
     "appliance.metrics": {"appliance.store"},
@@ -70,7 +78,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     "appliance.administration": {"appliance.store", "appliance.control", "appliance.metrics", "appliance.credentials"},
     "appliance.daemon": {"appliance", "fusefs", "s3front"},
     "appliance.cli": {"appliance"},
-    "s3front": {"appliance.store", "appliance.credentials"},
+    "s3front": {"appliance.store", "appliance.credentials", "appliance.encryption"},
     "fusefs": {"appliance.store"},
 }
 

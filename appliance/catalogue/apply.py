@@ -44,6 +44,7 @@ _TABLE: Final[dict[type[commands.Command], Callable[[Rows, DirectoryCache, Any],
     commands.SetBucketSetting: _plain(buckets.set_setting),
     commands.PutUser: _plain(buckets.put_user),
     commands.RemoveUser: _plain(buckets.remove_user),
+    commands.PutDataKeys: _plain(buckets.put_data_keys),
 }
 
 

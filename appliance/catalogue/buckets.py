@@ -11,6 +11,7 @@ from appliance.catalogue.commands import (
     CreateBucket,
     DeleteBucket,
     PutAccessKey,
+    PutDataKeys,
     PutUser,
     RemoveAccessKey,
     RemoveUser,
@@ -18,9 +19,9 @@ from appliance.catalogue.commands import (
 )
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
-from appliance.catalogue.schema import ACCESS_KEY, BUCKET, ENTRY, NODE, SETTING, USAGE, USER
+from appliance.catalogue.schema import ACCESS_KEY, BUCKET, DATA_KEY, ENTRY, NODE, SETTING, USAGE, USER
 from appliance.errors import Code, StoreError
-from appliance.model import AccessKey, Bucket, Change, User
+from appliance.model import AccessKey, Bucket, Change, User, WrappedKey
 
 _COLUMNS = "id, project, name, created_ns, root, owner, copies, etag"
 
@@ -154,3 +155,15 @@ def remove_user(tx: Rows, command: RemoveUser) -> None:
         if tx.one(f"SELECT 1 FROM {table} WHERE owner=? LIMIT 1", (command.id,)) is not None:
             raise StoreError(Code.NOT_EMPTY, f"the user still owns a {table.replace('_', ' ')}")
     tx.delete(USER, (command.id,))
+
+
+def all_data_keys(tx_all: names.type_one) -> list[WrappedKey]:
+    """Every data key, oldest first."""
+    return [WrappedKey(*row) for row in tx_all("SELECT id, wrapped, created_ns FROM data_key ORDER BY id", ())]
+
+
+def put_data_keys(tx: Rows, command: PutDataKeys) -> None:
+    """Adds keys, or wraps them anew: none is ever removed while the box lives."""
+    for key in command.keys:
+        tx.note_id(key.id)
+        tx.put(DATA_KEY, (key.id, key.wrapped, key.created_ns))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from appliance.model import AccessKey, Body, Frozen, NewChunk, NewSlice, Precondition, User
+from appliance.model import AccessKey, Body, Frozen, NewChunk, NewSlice, Precondition, User, WrappedKey
 
 
 class Command(Frozen, frozen=True):
@@ -250,6 +250,10 @@ class PutUser(Command, frozen=True, kw_only=True):
 
 class RemoveUser(Command, frozen=True, kw_only=True):
     id: str
+
+
+class PutDataKeys(Command, frozen=True, kw_only=True):
+    keys: tuple[WrappedKey, ...]
 
 
 class ChangeAttributes(Command, frozen=True, kw_only=True):

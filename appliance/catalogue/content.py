@@ -72,14 +72,14 @@ def add_chunk(tx: Rows, chunk: NewChunk, maker: Maker, refs: int) -> None:
     """A new chunk with `refs` references: its bytes are gathered by the batch or already in pages."""
     assert refs > 0, "a chunk nobody names must not be committed"
     tx.note_id(chunk.id)
-    tx.put(CHUNK, (chunk.id, chunk.length, refs, maker.copies, chunk.key))
+    tx.put(CHUNK, (chunk.id, chunk.length, refs, maker.copies, chunk.key.id if chunk.key is not None else 0))
     if chunk.pages:
         for page in chunk.pages:
             tx.put(PAGE, (page.device, page.offset, page.length, chunk.id, page.index, page.copy, page.hsum))
             tx.new_pages[page.device, page.offset] = chunk.covered
     else:
         assert len(chunk.data) == chunk.length, "a chunk without pages carries its bytes"
-        tx.new_data[chunk.id] = NewData(chunk.data, maker.copies, maker.owner, maker.label)
+        tx.new_data[chunk.id] = NewData(chunk.data, maker.copies, maker.owner, maker.label, chunk.key)
 
 
 def add_body(tx: Rows, body: Body, maker: Maker, *, inline: bool = True) -> Content:
@@ -236,7 +236,8 @@ def patch(
     """The content after: everything at or beyond `cut` dropped, `slices` laid over, the size set to `size`."""
     keep = old_size if cut is None else min(cut, old_size)
     keep = min(keep, size)
-    if size <= INLINE_MAX and content.kind in (EMPTY, INLINE) and not any(chunk.pages for chunk in chunks):
+    apart = any(chunk.pages or chunk.key is not None for chunk in chunks)  # what is encrypted is never inline
+    if size <= INLINE_MAX and content.kind in (EMPTY, INLINE) and not apart:
         return _patch_inline(content.data[:keep], size, chunks, slices)
     if keep == 0:
         drop(tx, content.kind, content.ref)

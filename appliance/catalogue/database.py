@@ -20,7 +20,7 @@ import sqlite_utils
 from appliance.catalogue import schema
 from appliance.catalogue.schema import BY_NUMBER, META, PAGE, TABLES, Table
 from appliance.errors import Code, StoreError
-from appliance.model import Change
+from appliance.model import Change, DataKey
 
 type_row = tuple[Any, ...]
 
@@ -83,6 +83,7 @@ class NewData(NamedTuple):
     copies: int
     owner: int  # node
     label: bytes  # bucket and key as written, for salvage
+    key: DataKey | None = None  # seals them
 
 
 class Rows:

@@ -27,6 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from secrets import token_bytes
 from typing import Any, Final, NamedTuple
 
 import trio
@@ -44,8 +45,8 @@ from appliance.engine.pool import Pool, PoolDevice, header_for
 from appliance.engine.retrieve import Retrieval
 from appliance.errors import Code, StoreError
 from appliance.limits import BATCH_BODY_MAX, COPIES_MAX, KIB, MIB
-from appliance.model import Change
-from appliance.ondisk import page, record
+from appliance.model import CUSTOMER, Change
+from appliance.ondisk import cipher, page, record
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,14 @@ class _Job(NamedTuple):
     device: PoolDevice
     writes: list[tuple[int, memoryview]]
     record_offset: int | None
+
+
+class Prepared(NamedTuple):
+    """A gathered body as it lies on devices: sealed, if it has a key."""
+
+    data: bytes | bytearray
+    digests: bytes
+    seal: bytes
 
 
 class Committer:
@@ -290,7 +299,7 @@ class Committer:
         lengths = [page.extent_length(len(item.data)) for _, item in items]
         copies = max(item.copies for _, item in items)
         devices = self.pool.place(copies, max(lengths))
-        digests = [page.block_digests(item.data) for _, item in items]
+        bodies = [_prepared(chunk, item) for chunk, item in items]
         used = 0
         rows: list[tuple[Any, ...]] = []
         for copy, device_id in enumerate(devices):
@@ -306,7 +315,7 @@ class Committer:
                 if run_start is None:
                     run_start, run_from = offset, used
                 chunk, item = items[at]
-                rows.append(self._place_page(chunk, item, device_id, offset, copy, digests[at], used))
+                rows.append(self._place_page(chunk, item, device_id, offset, copy, bodies[at], used))
                 tx.new_pages[device_id, offset] = False
                 used += lengths[at]
                 run_end = offset + lengths[at]
@@ -331,10 +340,10 @@ class Committer:
         return offsets
 
     def _place_page(
-        self, chunk: int, item: NewData, device_id: int, offset: int, copy: int, digests: bytes, at: int
+        self, chunk: int, item: NewData, device_id: int, offset: int, copy: int, body: Prepared, at: int
     ) -> tuple[Any, ...]:
         """The page's image into the buffer at `at`; its row."""
-        size = len(item.data)
+        size = len(body.data)
         header = header_for(
             self.pool,
             device_id,
@@ -346,14 +355,15 @@ class Committer:
             payload=size,
             index=0,
             copies=item.copies,
-            digests=digests,
+            digests=body.digests,
             label=item.label,
+            seal=body.seal,
         )
         extent = page.extent_length(size)
         lead = len(header)
         image = self._buffer[at : at + extent]
         image[:lead] = header
-        image[lead : lead + size] = item.data
+        image[lead : lead + size] = body.data
         image[lead + size :] = bytes(extent - lead - size)
         return device_id, offset, extent, chunk, 0, copy, page.header_sum(header)
 
@@ -449,7 +459,8 @@ class Committer:
             else:
                 allocator.forfeit(device_id, offset)
         for chunk, item in tx.new_data.items():
-            self.retrieval.cache.put(chunk, item.data)
+            if item.key is None or item.key.id != CUSTOMER:
+                self.retrieval.cache.put(chunk, item.data)
         self._settle_space(tickets, freeing)
 
     def _settle_space(self, tickets: Sequence[Ticket], freeing: list[tuple[int, int, int]]) -> None:
@@ -470,6 +481,15 @@ class Committer:
             while self._limbo and self._limbo[0][0] <= oldest:
                 _, extents = self._limbo.popleft()
                 self.pool.allocator.release(extents)
+
+
+def _prepared(chunk: int, item: NewData) -> Prepared:
+    """A gathered body as its pages will hold it, the same for every copy."""
+    if item.key is None:
+        return Prepared(item.data, page.block_digests(item.data), b"")
+    data = bytearray(item.data)
+    seal = cipher.seal(item.key, token_bytes(cipher.SALT), chunk, 0, memoryview(data))
+    return Prepared(data, page.block_digests(data), seal)
 
 
 def _catalogue_error(error: sqlite3.Error) -> StoreError:

@@ -33,7 +33,7 @@ from appliance.engine.snapshot import FREE_SHARE
 from appliance.engine.startup import OpenParts
 from appliance.errors import Code, StoreError
 from appliance.limits import BATCH_BODY_MAX, BATCH_COMMANDS_MAX, MIB, WRITE_CEILING
-from appliance.model import AccessKey, Bucket, Change, Node, Usage, User
+from appliance.model import AccessKey, Bucket, Change, Node, Usage, User, WrappedKey
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ class Engine:
         self.buckets: dict[str, Bucket] = {}
         self.access_keys: dict[str, AccessKey] = {}
         self.users: dict[str, User] = {}
+        self.data_keys: dict[int, WrappedKey] = {}
         self.reload()
         if threaded:
             self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
@@ -288,10 +289,11 @@ class Engine:
         return partial(self._listeners.remove, listener)
 
     def reload(self) -> None:
-        """Buckets, users and credentials as the catalogue has them: they are few and looked up by every request."""
+        """Buckets, users, credentials and data keys as the catalogue has them: few, and looked up by every request."""
         self.buckets = {bucket.name: bucket for bucket in buckets.all_buckets(self._every)}
         self.access_keys = {key.id: key for key in buckets.all_access_keys(self._every)}
         self.users = {user.id: user for user in buckets.all_users(self._every)}
+        self.data_keys = {key.id: key for key in buckets.all_data_keys(self._every)}
 
     def _every(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
         return self.reader.execute(sql, parameters).fetchall()
@@ -451,4 +453,5 @@ _RELOADING = (
     commands.SetBucketSetting,
     commands.PutUser,
     commands.RemoveUser,
+    commands.PutDataKeys,
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from secrets import token_bytes
 from typing import TYPE_CHECKING, Final
 
 from appliance.device.buffers import aligned
@@ -17,8 +18,8 @@ from appliance.device.lanes import CallLanes
 from appliance.engine.pool import Pool, header_for
 from appliance.errors import Code, StoreError
 from appliance.limits import CHUNK_SIZE, GATHER_MAX, INLINE_MAX, KIB, PAGE_PAYLOAD, UNCOVERED_MAX
-from appliance.model import EMPTY_BODY, Body, NewChunk, NewPage, NewSlice
-from appliance.ondisk import page
+from appliance.model import EMPTY_BODY, Body, DataKey, NewChunk, NewPage, NewSlice
+from appliance.ondisk import cipher, page
 from appliance.ondisk.page import LONG
 
 if TYPE_CHECKING:
@@ -27,15 +28,16 @@ if TYPE_CHECKING:
 PIECE_MIN: Final = 64 * KIB  # a nearly full device is filled by pieces down to this
 
 
-def small_body(data: bytes, new_id: Callable[[], int]) -> Body:
-    """A body whose bytes travel with its commit: inline, or gathered into the batch's one write."""
+def small_body(data: bytes, new_id: Callable[[], int], key: DataKey | None = None) -> Body:
+    """A body whose bytes travel with its commit: inline, or gathered into the batch's one write.  What a `key` seals is
+    never inline: then neither journal nor snapshot has it in any form."""
     size = len(data)
     assert size <= GATHER_MAX, "larger bodies are streamed"
     if size == 0:
         return EMPTY_BODY
-    if size <= INLINE_MAX:
+    if size <= INLINE_MAX and key is None:
         return Body(size, data)
-    chunk = NewChunk(new_id(), size, data)
+    chunk = NewChunk(new_id(), size, data, key=key)
     return Body(size, b"", (chunk,), (NewSlice(0, size, chunk.id),))
 
 
@@ -84,6 +86,7 @@ class Ingest:
         announced: int | None,
         label: bytes,
         birth: int,
+        key: DataKey | None = None,
     ) -> None:
         self.size = 0
         self._pool = pool
@@ -95,6 +98,7 @@ class Ingest:
         self._announced = announced
         self._label = label
         self._birth = birth
+        self._key = key
         self._fill = 0
         self._chunks: list[NewChunk] = []
         self._slices: list[NewSlice] = []
@@ -129,7 +133,7 @@ class Ingest:
         """The last page is written; the body waits for its commit."""
         assert self._buffer is not None, "the ingest is open"
         if not self._chunks and self._fill <= GATHER_MAX:
-            return small_body(bytes(self._buffer[LONG : LONG + self._fill]), self._new_id)
+            return small_body(bytes(self._buffer[LONG : LONG + self._fill]), self._new_id, self._key)
         if self._fill:
             self._drain()
         return Body(self.size, b"", tuple(self._chunks), tuple(self._slices))
@@ -228,6 +232,9 @@ class Ingest:
         assert self._buffer is not None
         buffer = self._buffer
         payload = buffer[LONG + begin : LONG + begin + length]
+        seal = b""
+        if self._key is not None:  # in place: the buffer is written once more or not at all
+            seal = cipher.seal(self._key, token_bytes(cipher.SALT), chunk, index, payload)
         digests = page.block_digests(payload)
         extent = page.extent_length(length)
         lead = page.header_length(length)
@@ -252,6 +259,7 @@ class Ingest:
                 copies=len(places),
                 digests=digests,
                 label=self._label,
+                seal=seal,
             )
             image[:lead] = header
             self._pool.write_page(device_id, offset, image)
@@ -262,12 +270,12 @@ class Ingest:
         self, chunk_id: int, pages: list[NewPage], length: int, logical: int, joined: NewChunk | None
     ) -> None:
         if joined is not None:
-            chunk = NewChunk(joined.id, joined.length + length, b"", (*joined.pages, *pages))
+            chunk = NewChunk(joined.id, joined.length + length, b"", (*joined.pages, *pages), key=self._key)
             self._chunks[-1] = chunk
             piece = self._slices[-1]
             self._slices[-1] = NewSlice(piece.offset, piece.length + length, chunk.id)
         else:
-            chunk = NewChunk(chunk_id, length, b"", tuple(pages))
+            chunk = NewChunk(chunk_id, length, b"", tuple(pages), key=self._key)
             self._chunks.append(chunk)
             self._slices.append(NewSlice(logical, length, chunk.id))
             self._uncovered.append(len(self._chunks) - 1)
@@ -280,6 +288,6 @@ class Ingest:
         self._pool.flush(sorted(touched))
         for index in self._uncovered:
             chunk = self._chunks[index]
-            self._chunks[index] = NewChunk(chunk.id, chunk.length, b"", chunk.pages, True)
+            self._chunks[index] = NewChunk(chunk.id, chunk.length, b"", chunk.pages, True, self._key)
         self._uncovered.clear()
         self._uncovered_bytes = 0

@@ -17,11 +17,12 @@ from appliance.device.buffers import BufferPool, scratch
 from appliance.device.device import BlockDevice
 from appliance.errors import Code, StoreError
 from appliance.limits import BLOCK, BUFFER_COUNT, GATHER_MAX, HEADER_CACHE, PAGE_PAYLOAD
-from appliance.ondisk import page
+from appliance.model import CUSTOMER
+from appliance.ondisk import cipher, page
 from appliance.ondisk.damaged import DamagedError
 from appliance.ondisk.geometry import SLOT, UNIT, Geometry, round_up
 from appliance.ondisk.page import LONG, PageHeader
-from appliance.ondisk.superblock import WRITE_ORDER, Member, SnapshotPointer, State, Superblock, Tier
+from appliance.ondisk.superblock import SEALED_PAGES, WRITE_ORDER, Member, SnapshotPointer, State, Superblock, Tier
 from appliance.ondisk.superblock import encode as encode_superblock
 from appliance.space.allocator import Allocator
 from appliance.space.placement import Candidate, place
@@ -97,12 +98,14 @@ class Pool:
         self.generation = generation
         self.epoch = epoch
         self.created_ns = created_ns
+        self.features = 0  # incompatible ones that are in use (superblock.py)
         self.snapshot: SnapshotPointer | None = None
         self.tail_seq = 1
         self.tail_offset = 0
         self.allocator = Allocator(threading.Lock())
         self.buffers = BufferPool(buffers, LONG + PAGE_PAYLOAD)
         self.failovers = 0
+        self.data_key: Callable[[int], bytes] = _no_data_key  # who has the box's keys puts itself here
         self.closing: list[Callable[[], None]] = []  # what the pool's end also ends
         self._turn = 0
         self._rows: Any = None
@@ -176,6 +179,22 @@ class Pool:
             if not any(device.online for device in targets):
                 raise StoreError(Code.IO_ERROR, "no device could be written")
 
+    def declare_sealed(self) -> None:
+        """Sealed pages may follow: a program that would take them for plain ones must not open the pool any more.
+        Where no batch is under way.  Raises IO_ERROR."""
+        if not self.features & SEALED_PAGES:
+            self.features |= SEALED_PAGES
+            try:
+                self.write_superblocks()
+            except StoreError:
+                self.features &= ~SEALED_PAGES
+                raise
+
+    @property
+    def sealed(self) -> bool:
+        """Whether `declare_sealed` was ever called."""
+        return bool(self.features & SEALED_PAGES)
+
     def _write_pair(self, device: PoolDevice, pair: Sequence[int], state: State, applied_seq: int) -> None:
         if device.device is None or not device.online:
             return
@@ -205,6 +224,7 @@ class Pool:
             for member in self.devices.values()
         )
         return Superblock(
+            incompatible=self.features,
             generation=self.generation,
             pool=self.uuid,
             device=device.uuid,
@@ -225,20 +245,29 @@ class Pool:
 
     # ------------------------------------------------------------------ pages
     def read_page_part(
-        self, ref: PageRef, start: int, end: int, into: memoryview, *, whole_blocks: bool = False
+        self,
+        ref: PageRef,
+        start: int,
+        end: int,
+        into: memoryview,
+        *,
+        whole_blocks: bool = False,
+        customer: bytes | None = None,
+        in_clear: bool = True,
     ) -> memoryview:
         """Payload bytes [start, end) of one copy, verified block by block; the view lies within `into`.
 
         With `whole_blocks` the view begins at the first byte of the first block and ends with the last block: what was
-        verified anyway.  `into` must be aligned and hold `page_room(start, end)`.  Raises DamagedError or OSError:
-        never a wrong byte.
+        verified anyway.  `into` must be aligned and hold `page_room(start, end)`.  What is sealed is opened, by
+        `customer` where it is a customer's, unless it is only to be verified and not `in_clear`.  Raises DamagedError
+        or OSError: never a wrong byte; StoreError where a key is not here.
         """
         device = self.devices.get(ref.device)
         if device is None or device.device is None:
             raise OSError(f"device {ref.device} is missing")
         if ref.length <= page.extent_length(GATHER_MAX):
             assert not whole_blocks, "a small page is remembered whole"
-            return self._read_small(device, ref, start, end, into)
+            return self._read_small(device, ref, start, end, into, customer, in_clear)
         header = self.header(device, ref)
         _require_chunk(header, ref)
         low = start // BLOCK * BLOCK
@@ -251,9 +280,20 @@ class Pool:
             at = block * BLOCK - low
             if not page.verify_block(header, block, room[at : min(at + BLOCK, high - low)]):
                 raise DamagedError(f"page: block {block} does not match its digest")
+        if header.seal and in_clear:
+            self._unseal(header, low // BLOCK, room[: high - low], customer)
         return room[: high - low] if whole_blocks else room[start - low : end - low]
 
-    def _read_small(self, device: PoolDevice, ref: PageRef, start: int, end: int, into: memoryview) -> memoryview:
+    def _read_small(
+        self,
+        device: PoolDevice,
+        ref: PageRef,
+        start: int,
+        end: int,
+        into: memoryview,
+        customer: bytes | None,
+        in_clear: bool,
+    ) -> memoryview:
         room = into[: ref.length]
         assert device.device is not None
         device.device.read_into(ref.offset, room)
@@ -266,7 +306,22 @@ class Pool:
             first = at + block * BLOCK
             if not page.verify_block(header, block, room[first : min(first + BLOCK, at + header.payload)]):
                 raise DamagedError(f"page: block {block} does not match its digest")
+        if header.seal and in_clear and start < end:
+            low, high = start // BLOCK * BLOCK, min(-(-end // BLOCK) * BLOCK, header.payload)
+            self._unseal(header, low // BLOCK, room[at + low : at + high], customer)
         return room[at + start : at + end]
+
+    def _unseal(self, header: PageHeader, first: int, blocks: memoryview, customer: bytes | None) -> None:
+        """Decrypts verified blocks in place.  Raises ACCESS_DENIED (only its customer has the key), what `data_key`
+        raises, DamagedError (it does not open)."""
+        number = cipher.key_of(header.seal)
+        if number == CUSTOMER:
+            if customer is None:
+                raise StoreError(Code.ACCESS_DENIED, "the data is encrypted with a key that only its customer has")
+            secret = customer
+        else:
+            secret = self.data_key(number)
+        cipher.unseal(secret, header.seal, header.chunk, header.index, first, blocks)
 
     def header(self, device: PoolDevice, ref: PageRef) -> PageHeader:
         """A long page's header, from memory (verified when it was read: H3) or the device."""
@@ -292,7 +347,14 @@ class Pool:
             self._headers.clear()
 
     def read_any(
-        self, copies: Sequence[PageRef], start: int, end: int, into: memoryview, *, whole_blocks: bool = False
+        self,
+        copies: Sequence[PageRef],
+        start: int,
+        end: int,
+        into: memoryview,
+        *,
+        whole_blocks: bool = False,
+        customer: bytes | None = None,
     ) -> memoryview:
         """Like `read_page_part` from the first copy that is good; every other one is counted.
 
@@ -302,7 +364,7 @@ class Pool:
         damaged = False
         for ref in copies:
             try:
-                view = self.read_page_part(ref, start, end, into, whole_blocks=whole_blocks)
+                view = self.read_page_part(ref, start, end, into, whole_blocks=whole_blocks, customer=customer)
             except (DamagedError, OSError) as error:
                 device = self.devices.get(ref.device)
                 problems.append(f"device {ref.device} at {ref.offset}: {error}")
@@ -373,6 +435,10 @@ def _require_chunk(header: PageHeader, ref: PageRef) -> None:
         raise DamagedError("page: it is another chunk's, or another part's, than its row says")
 
 
+def _no_data_key(number: int) -> bytes:
+    raise StoreError(Code.UNAVAILABLE, "the data is encrypted, and no keys are here", cause=f"data key {number}")
+
+
 def page_room(start: int, end: int) -> int:
     """Bytes of aligned memory that reading payload [start, end) of any page takes."""
     low = start // BLOCK * BLOCK
@@ -396,6 +462,7 @@ def header_for(
     label: bytes,
     flags: int = 0,
     mtime_ns: int = 0,
+    seal: bytes = b"",
 ) -> bytes:
     """An encoded page header for one copy."""
     return page.encode(
@@ -412,10 +479,11 @@ def header_for(
             page.extent_length(payload) // UNIT,
             index,
             copies,
-            flags,
+            flags | page.SEALED if seal else flags,
             mtime_ns,
             page.BLOCK_SHIFT,
             digests,
             label,
+            seal,
         )
     )

@@ -187,7 +187,9 @@ def _cut(pages: dict[int, list[PageRef]], start: int, length: int) -> Iterator[S
 class Reader:
     """`store.Reader`.  Made on the loop; `pieces` may run in any one thread."""
 
-    def __init__(self, retrieval: Retrieval, node: Node, start: int, length: int, seq: int) -> None:
+    def __init__(
+        self, retrieval: Retrieval, node: Node, start: int, length: int, seq: int, customer: bytes | None = None
+    ) -> None:
         assert 0 <= start <= start + length <= node.size, "the range lies within the object"
         self.length = length
         self._retrieval = retrieval
@@ -196,13 +198,14 @@ class Reader:
         self._steps: list[Step] = []
         self._whole_chunk = 0
         self._pin: int | None = None
+        self._customer = customer  # what only that key opens is never remembered
         if length == 0:
             self._data = b""
         elif node.kind == INLINE:
             data = inline_bytes(node)[start : start + length]
             self._data = data if len(data) == length else data + bytes(length - len(data))
         elif node.kind in (WHOLE, MAPPED):
-            if node.kind == WHOLE and node.size <= GATHER_MAX:
+            if node.kind == WHOLE and node.size <= GATHER_MAX and customer is None:
                 cached = retrieval.cache.get(node.ref)
                 if cached is not None:
                     whole = start == 0 and length == len(cached)
@@ -217,7 +220,7 @@ class Reader:
             except BaseException:
                 self.close()
                 raise
-            if not self._whole_chunk and length <= RANGE_KEPT_MAX:
+            if not self._whole_chunk and length <= RANGE_KEPT_MAX and customer is None:
                 self._data = self._remembered()
         else:
             self._steps = [Step(length, 0, [])]
@@ -275,14 +278,15 @@ class Reader:
             end = step.start + step.length
             is_long = step.copies[0].length > SMALL_EXTENT
             with scratch(page_room(step.start, end)) as room:
-                view = pool.read_any(step.copies, step.start, end, room, whole_blocks=is_long)
+                view = pool.read_any(step.copies, step.start, end, room, whole_blocks=is_long, customer=self._customer)
                 if not is_long:
                     parts.append(bytes(view))
                     continue
                 low = step.start // BLOCK * BLOCK
                 for at in range(0, len(view), BLOCK):
                     data = bytes(view[at : at + BLOCK])
-                    cache.put((step.copies[0].hsum, (low + at) // BLOCK), data)
+                    if self._customer is None:
+                        cache.put((step.copies[0].hsum, (low + at) // BLOCK), data)
                     base = low + at
                     parts.append(memoryview(data)[max(step.start - base, 0) : end - base])
         return parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
@@ -323,7 +327,7 @@ class Reader:
                     low = step.start + done
                     count = min(step.length - done, STREAM_PIECE - low % STREAM_PIECE if step.copies else len(_ZEROS))
                     if step.copies:
-                        yield pool.read_any(step.copies, low, low + count, room)
+                        yield pool.read_any(step.copies, low, low + count, room, customer=self._customer)
                     else:
                         yield _ZEROS[:count]
                     done += count

@@ -189,6 +189,7 @@ def open_parts(attached: Sequence[Attached], database: Path, *, buffers: int | N
         created_ns=newest.created_ns,
         **({"buffers": buffers} if buffers is not None else {}),
     )
+    pool.features = newest.incompatible
     pool.snapshot = newest.snapshot
     pool.tail_seq, pool.tail_offset = newest.ring_tail_seq or 1, newest.ring_tail_offset
     found = _read_journals(pool, {item.device: item.epoch for _, item in supers}, newest)
@@ -497,7 +498,7 @@ def _is_good(pool: Pool, ref: PageRef, payload: int) -> bool:
     try:
         with scratch(page_room(0, MIB)) as room:
             for low in range(0, payload, MIB):
-                pool.read_page_part(ref, low, min(low + MIB, payload), room)
+                pool.read_page_part(ref, low, min(low + MIB, payload), room, in_clear=False)
     except DamagedError:
         return False
     except OSError as error:

@@ -5,8 +5,8 @@
 The chain of trust runs away from the bytes: the catalogue keeps 16 bytes of the header's digest (`hsum`), the header
 keeps the BLAKE3 of each 64 KiB block.  So a flipped bit, a write that never arrived and one that arrived elsewhere all
 show.
-The header also repeats owner, place in the object and name, for salvage when there is no catalogue left.  Where the payload
-is encrypted the digests are of the ciphertext.
+The header also repeats owner, place in the object and name, for salvage when there is no catalogue left.  Where the
+payload is encrypted the digests are of the ciphertext.
 
 Small pages (up to `limits.GATHER_MAX`: two blocks) use the short header, which shares its allocation unit with the
 payload.  The codecs are on the path of every request; hence positional arguments, one struct and one digest.

@@ -29,7 +29,8 @@ VERSION: Final = 1
 DIGEST: Final = 32
 
 KNOWN_READ_ONLY: Final = 0  # features that a program without them may read but not write: none yet
-KNOWN_INCOMPATIBLE: Final = 0  # features that a program without them must not open: none yet
+SEALED_PAGES: Final = 1  # an incompatible feature: there may be pages whose payload is encrypted
+KNOWN_INCOMPATIBLE: Final = SEALED_PAGES  # features that a program without them must not open
 
 # Write both slots of a pair, flush, then the next pair, flush.
 WRITE_ORDER: Final = ((0, 2), (1, 3))

@@ -317,7 +317,7 @@ class _Proof:
         try:
             with scratch(page_room(0, MIB)) as room:
                 for low in range(0, payload, MIB):
-                    self._pool.read_page_part(ref, low, min(low + MIB, payload), room)
+                    self._pool.read_page_part(ref, low, min(low + MIB, payload), room, in_clear=False)
         except DamagedError as error:
             device.checksum_errors += 1
             self.damaged[ref.device] = self.damaged.get(ref.device, 0) + 1

@@ -13,7 +13,18 @@ from appliance.engine.ingest import Ingest
 from appliance.engine.pool import PageRef
 from appliance.errors import Code, StoreError
 from appliance.limits import CHUNK_SIZE, GATHER_MAX, MIB
-from appliance.model import Attributes, Body, Bucket, Change, Entry, NewChunk, NewSlice, Node, pack_attributes
+from appliance.model import (
+    Attributes,
+    Body,
+    Bucket,
+    Change,
+    DataKey,
+    Entry,
+    NewChunk,
+    NewSlice,
+    Node,
+    pack_attributes,
+)
 from appliance.verbs.base import label
 from appliance.verbs.objects import ObjectVerbs
 
@@ -132,7 +143,7 @@ class FileVerbs(ObjectVerbs):
         changed: Node = await self.engine.submit(command).wait()
         return changed
 
-    async def stage(self, bucket: Bucket, pieces: Sequence[Buffer]) -> NewChunk:
+    async def stage(self, bucket: Bucket, pieces: Sequence[Buffer], encryption: DataKey | None = None) -> NewChunk:
         """Joins `pieces` (at most limits.CHUNK_SIZE in all) into one new chunk.  Up to limits.GATHER_MAX the bytes are
         copied and travel with the commit; more are written to devices now, not yet durable or committed.
 
@@ -141,8 +152,8 @@ class FileVerbs(ObjectVerbs):
         size = sum(memoryview(piece).nbytes for piece in pieces)
         assert 0 < size <= CHUNK_SIZE, "a chunk's worth"
         if size <= GATHER_MAX:
-            return NewChunk(self.engine.new_id(), size, b"".join(pieces))
-        ingest = await self.ingest(bucket, size)
+            return NewChunk(self.engine.new_id(), size, b"".join(pieces), key=encryption)
+        ingest = await self.ingest(bucket, size, encryption=encryption)
         try:
             body = await self.engine.lanes.call(_fill, ingest, pieces)
             if len(body.chunks) != 1:

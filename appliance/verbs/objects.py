@@ -21,6 +21,7 @@ from appliance.model import (
     Attributes,
     Body,
     Bucket,
+    DataKey,
     Node,
     Page,
     Precondition,
@@ -125,15 +126,26 @@ class ObjectVerbs(Verbs):
             raise StoreError(Code.NO_SUCH_KEY)
         return node
 
-    def reader(self, node: Node, start: int = 0, length: int | None = None) -> Reader:
-        """A pinned state of the node's bytes.  Raises NO_SUCH_NODE when the node was replaced since it was looked up:
-        look it up again."""
+    def reader(
+        self, node: Node, start: int = 0, length: int | None = None, *, customer: DataKey | None = None
+    ) -> Reader:
+        """A pinned state of the node's bytes; `customer` opens what SSE-C sealed, and reading that without it is
+        ACCESS_DENIED.  Raises NO_SUCH_NODE when the node was replaced since it was looked up: look it up again."""
         end = node.size if length is None else min(node.size, start + length)
-        return Reader(self.engine.retrieval, node, min(start, node.size), max(0, end - start), self.engine.ring.seq)
+        return Reader(
+            self.engine.retrieval,
+            node,
+            min(start, node.size),
+            max(0, end - start),
+            self.engine.ring.seq,
+            customer.secret if customer is not None else None,
+        )
 
-    async def ingest(self, bucket: Bucket, size: int | None, key: bytes = b"") -> Ingest:
-        """Waits for a buffer.  `size` as announced, None if unknown.  Raises NO_SPACE at once when it cannot fit,
-        UNAVAILABLE when devices failed."""
+    async def ingest(
+        self, bucket: Bucket, size: int | None, key: bytes = b"", encryption: DataKey | None = None
+    ) -> Ingest:
+        """Waits for a buffer.  `size` as announced, None if unknown; `encryption` seals what is written.  Raises
+        NO_SPACE at once when it cannot fit, UNAVAILABLE when devices failed."""
         self.engine.require_writable()
         if size is not None and size > self.engine.space(bucket.copies)[1]:
             if sum(device.online for device in self.engine.pool.devices.values()) < bucket.copies:
@@ -150,11 +162,12 @@ class ObjectVerbs(Verbs):
             size,
             label(bucket, key),
             self.engine.ring.seq + 1,
+            encryption,
         )
 
-    def small_body(self, data: bytes) -> Body:
+    def small_body(self, data: bytes, encryption: DataKey | None = None) -> Body:
         """A body of at most limits.GATHER_MAX bytes: inline or gathered, no I/O before the commit."""
-        return small_body(data, self.engine.new_id)
+        return small_body(data, self.engine.new_id, encryption)
 
     async def put_object(
         self,

@@ -16,10 +16,11 @@ from typing import TypeVar
 
 import trio
 
+from appliance.credentials import Vault
 from appliance.device.device import BlockDevice
 from appliance.engine.startup import NewDevice, create_pool, put_aside
 from appliance.limits import GATHER_MAX, KIB, MIB
-from appliance.model import Body, Bucket, Node
+from appliance.model import Body, Bucket, DataKey, Node
 from appliance.ondisk.superblock import Tier
 from appliance.opening import open_store
 from appliance.store import ObjectStore
@@ -29,6 +30,7 @@ from tests.doubles.disks import MemoryDevice
 T = TypeVar("T")
 
 DEVICE_SIZE = 64 * MIB
+VAULT = Vault({b"test": bytes(range(32))}, None)
 RING = 512 * KIB  # small, so that it wraps and checkpoints happen within a test
 
 
@@ -52,17 +54,18 @@ def make_pool(
 
 
 def store_over(
-    devices: Sequence[BlockDevice], database: Path, *, threaded: bool = False
+    devices: Sequence[BlockDevice], database: Path, *, threaded: bool = False, vault: Vault | None = VAULT
 ) -> contextlib.AbstractAsyncContextManager[ObjectStore]:
     """The store, running."""
-    return open_store([(device.name, device) for device in devices], database, threaded=threaded, buffers=3)
+    attached = [(device.name, device) for device in devices]
+    return open_store(attached, database, vault=vault, threaded=threaded, buffers=3)
 
 
-async def body_of(store: ObjectStore, bucket: Bucket, data: bytes) -> Body:
+async def body_of(store: ObjectStore, bucket: Bucket, data: bytes, encryption: DataKey | None = None) -> Body:
     """A body of any size; it is the caller's to commit."""
     if len(data) <= GATHER_MAX:
-        return store.small_body(data)
-    ingest = await store.ingest(bucket, len(data))
+        return store.small_body(data, encryption)
+    ingest = await store.ingest(bucket, len(data), encryption=encryption)
     try:
         await ingest.write_async(data)
         body = await ingest.finish_async()
@@ -72,9 +75,11 @@ async def body_of(store: ObjectStore, bucket: Bucket, data: bytes) -> Body:
         ingest.close()
 
 
-async def read_all(store: ObjectStore, node: Node, start: int = 0, length: int | None = None) -> bytes:
+async def read_all(
+    store: ObjectStore, node: Node, start: int = 0, length: int | None = None, customer: DataKey | None = None
+) -> bytes:
     """The node's bytes."""
-    with store.reader(node, start, length) as reader:
+    with store.reader(node, start, length, customer=customer) as reader:
         ready = reader.ready()
         return ready if ready is not None else await reader.read()
 

@@ -117,7 +117,7 @@ def test_a_sealed_page_keeps_its_seal() -> None:
         found = page.decode(encoded)
         assert (found.seal, found.digests, found.flags) == (seal, header.digests, header.flags)
         assert set(found.label) == {ord("n")}
-            assert len(found.label) >= 200
+        assert len(found.label) >= 200
 
 
 def test_a_key_shows_nothing_of_itself() -> None:

@@ -192,7 +192,7 @@ def test_the_newest_of_our_superblocks_counts() -> None:
 
 
 def test_a_device_of_a_later_program_is_not_free_for_the_taking() -> None:
-    later = msgspec.structs.replace(SUPERBLOCK, incompatible=1)
+    later = msgspec.structs.replace(SUPERBLOCK, incompatible=1 << 9)
     (name,) = Image().plant(MIB, superblock.encode(later)).names()
     assert name.startswith("Tierce device (")
 
