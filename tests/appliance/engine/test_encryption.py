@@ -269,3 +269,23 @@ def test_verifiers_know_their_key_and_no_other() -> None:
     assert not encryption.is_key(OTHER, verifier)
     assert not encryption.is_key(RAW, verifier[:-1] + bytes([verifier[-1] ^ 1]))
     assert encryption.customer_key(RAW).secret not in verifier
+
+
+def test_recovery_needs_no_key(tmp_path: Path) -> None:
+    """The pool as a crash leaves it right after an acknowledgement: the last record's pages are verified as they are."""
+    devices = make_devices(1)
+    make_pool(devices)
+
+    async def main() -> None:
+        async with store_over(devices, tmp_path / "c.db") as store:
+            bucket = await store.create_bucket("bucket", "me")
+            key = await store.customer_key(RAW)
+            await put(store, bucket, b"k", b"x" * 70_000, key)
+            left = MemoryDevice(devices[0].size, devices[0].name)
+            left.media = devices[0].media.copy()
+        async with store_over([left], tmp_path / "another.db", vault=None) as store:
+            node = await store.look_up(store.bucket("bucket"), b"k")
+            assert await refused(store, node) is Code.ACCESS_DENIED
+            assert await read_all(store, node, customer=key) == b"x" * 70_000
+
+    trio.run(main)
