@@ -273,8 +273,8 @@ async def _serve(config: Config, box_file: Path | None, show_key: Callable[[str,
     # not interrupt the closing of the pool.  One that comes while the pool is being opened is obeyed after that.
     stop = trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT)
     with stop as signals, _state_directory(config), _bound(config) as sockets:
-        async with _open_pool(config) as store:
-            vault = open_vault(config.master_key_path)
+        vault = open_vault(config.master_key_path)
+        async with _open_pool(config, vault) as store:
             if (box_file or show_key) and not store.access_keys():
                 key, secret = new_access_key("default", FIRST_KEY, vault, time.time_ns())
                 await store.put_access_key(key)
@@ -313,7 +313,7 @@ def _state_directory(config: Config) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def _open_pool(config: Config) -> AsyncIterator[ObjectStore]:
+async def _open_pool(config: Config, vault: Vault | None = None) -> AsyncIterator[ObjectStore]:
     """The running store on whichever of the configured devices are here.
 
     One that is missing may be one of several copies: the engine decides whether the rest is enough.  One that somebody
@@ -334,7 +334,7 @@ async def _open_pool(config: Config) -> AsyncIterator[ObjectStore]:
                     raise
                 log.error("a device is missing", extra={"facts": {"path": path, "reason": error.message}})
         devices = [(item.path, item.device) for item in attached]
-        async with open_store(devices, config.catalogue_path) as store:
+        async with open_store(devices, config.catalogue_path, vault=vault) as store:
             yield store
     finally:
         close_all(attached)

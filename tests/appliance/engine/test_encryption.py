@@ -272,7 +272,7 @@ def test_verifiers_know_their_key_and_no_other() -> None:
 
 
 def test_recovery_needs_no_key(tmp_path: Path) -> None:
-    """The pool as a crash leaves it right after an acknowledgement: the last record's pages are verified as they are."""
+    """As a crash leaves the pool right after an acknowledgement: the last record's pages are verified as they are."""
     devices = make_devices(1)
     make_pool(devices)
 
