@@ -22,14 +22,15 @@ import trio
 
 from appliance.authority import Action, authorize
 from appliance.errors import Code, StoreError
-from s3front import transfer, xml
+from s3front import form, form_request, transfer, xml
 from s3front.errors import S3Error, from_store
+from s3front.guessing import GuessSlowdown
 from s3front.operations import table
 from s3front.request import Door, Receive, Request, Scope, Send, check_version, parse_copy_source
 from s3front.response import Response
 from s3front.router import COPY_SOURCE, Level
 from s3front.transfer import BodyTooLarge, ClientGone
-from s3front.verified import AuthError, GuessSlowdown, SignedRequest, verify
+from s3front.verified import AuthError, Payload, SignedRequest, Verified, verify, verify_form
 
 if TYPE_CHECKING:
     from appliance.model import AccessKey
@@ -91,15 +92,18 @@ class S3App:
         response: Response
         request: Request | None = None
         try:
-            verified = verify(
-                SignedRequest(scope["method"], scope["raw_path"], scope["query_string"], scope["headers"]),
-                self._credentials,
-                self._unseal,
-                self._clock(),
-                self._region,
-            )
-            request = Request(scope, receive, verified)
-            request.locate(self._suffix)
+            if scope["method"] == "POST" and form.comes(scope["headers"]):
+                request = await form_request.accept(scope, receive, self._admit_form, self._suffix, self._clock())
+            else:
+                verified = verify(
+                    SignedRequest(scope["method"], scope["raw_path"], scope["query_string"], scope["headers"]),
+                    self._credentials,
+                    self._unseal,
+                    self._clock(),
+                    self._region,
+                )
+                request = Request(scope, receive, verified)
+                request.locate(self._suffix)
             operation = self._router.find(request.method, request.level, request.query, request.headers)
             name = operation.name
             self._admit(operation, request)
@@ -126,10 +130,15 @@ class S3App:
             bytes_out = 0 if scope["method"] == "HEAD" else response.length
             self._note(name, response.status, started, bytes_in, bytes_out, code)
 
+    def _admit_form(self, head: SignedRequest, fields: Mapping[str, str], headers: Mapping[bytes, bytes]) -> Verified:
+        return verify_form(head, fields, headers, self._credentials, self._unseal, self._clock(), self._region)
+
     def _admit(self, operation: table.Operation, request: Request) -> None:
         """Authorisation of everything that the request touches, then the bucket itself."""
         principal = request.verified.principal
         name = request.bucket_name
+        if request.verified.payload is Payload.FORM and not operation.form:
+            raise S3Error("AccessDenied")  # a policy was signed for an upload and nothing else
         authorize(principal, operation.action, name if request.level is not Level.SERVICE else None)
         headers = request.headers
         if operation.copies:

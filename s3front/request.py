@@ -20,6 +20,7 @@ from s3front.router import Level
 if TYPE_CHECKING:
     from appliance.model import Bucket
     from appliance.store import ObjectStore
+    from s3front.form_request import Posted
     from s3front.verified import Verified
 
 Scope = dict[str, Any]
@@ -57,8 +58,8 @@ class Request:
     """
 
     __slots__ = (
-        "bucket", "bucket_name", "bytes_in", "headers", "key", "level", "method", "query", "receive", "scope", "source",
-        "verified",
+        "bucket", "bucket_name", "bytes_in", "headers", "key", "level", "method", "posted", "query", "receive", "scope",
+        "source", "verified",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, verified: Verified) -> None:
@@ -73,6 +74,7 @@ class Request:
         self.query: dict[str, str] = {}
         self.bucket: Bucket
         self.source: Source
+        self.posted: Posted  # of a form only
         self.bytes_in = 0
 
     def locate(self, domain_suffix: bytes) -> None:

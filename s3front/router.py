@@ -120,7 +120,6 @@ ABSENT: Final[dict[tuple[str, Level, str], str]] = {
     ("PUT", _B, "versioning"): "PutBucketVersioning",
     ("PUT", _B, "website"): "PutBucketWebsite",
     ("DELETE", _B, "website"): "DeleteBucketWebsite",
-    ("POST", _B, ""): "PostObject",
 }
 
 _KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})

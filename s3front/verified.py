@@ -4,7 +4,7 @@ Rules kept here (each is a named test): every `x-amz-*` header that is present i
 time; an unknown key costs the work of a bad signature; the clock may differ by 15 minutes; a presigned URL lives at
 most a week; a request that authenticates in two ways, or twice in one, is refused.  What is not recognised is
 anonymous, and anonymous is refused.  A payload kind that a handler does not know fails in that handler
-(s3front/body.py).
+(s3front/body.py); a form (`verify_form`) is admitted by PostObject alone (s3front/app.py).
 
 Pure: `now` is passed, credentials and unsealing are functions, the only state is a bounded cache of signing keys.  It
 doesn't know what the request asks for; `appliance/authority.py` decides whether the principal may.
@@ -14,12 +14,11 @@ Sources: Amazon S3 API Reference, "Authenticating Requests (AWS Signature Versio
 
 from __future__ import annotations
 
+import base64
 import email.utils
 import enum
 import hmac
-import ipaddress
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -63,6 +62,7 @@ class Payload(enum.Enum):
     STREAMING_SIGNED = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
     STREAMING_SIGNED_TRAILER = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER"
     STREAMING_UNSIGNED_TRAILER = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
+    FORM = "a form: its policy was signed, and stands for the fields"
 
 
 _PAYLOADS: Final = {
@@ -90,7 +90,7 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
     """
 
     seal: object
-    principal: Principal
+    principal: Principal | None  # None: a form that nobody signed
     method: str
     path: bytes
     query: bytes
@@ -112,7 +112,8 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
         return sigv4.ChunkSigner(self.signing_key, self.timestamp, self.scope, self.signature)
 
     def __repr__(self) -> str:
-        return f"<Verified {self.method} {self.path!r} by {self.principal.key_id}, {self.payload.name}>"
+        who = self.principal.key_id if self.principal is not None else "nobody"
+        return f"<Verified {self.method} {self.path!r} by {who}, {self.payload.name}>"
 
 
 _KEYS: Final = SigningKeys()
@@ -182,6 +183,103 @@ def verify(
         timestamp=timestamp,
         scope=scope,
     )
+
+
+# ---------------------------------------------------------------- forms
+
+_FORM_V4: Final = ("x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-signature")
+_FORM_V2: Final = ("awsaccesskeyid", "signature")
+_NO_SCOPE: Final = Scope("", b"", b"", b"", b"")
+_NO_KEY: Final = SigningKey("", _NO_SCOPE)  # signs nothing: a form's payload has no chunks
+
+
+def verify_form(
+    request: SignedRequest,
+    fields: Mapping[str, str],
+    headers: Mapping[bytes, bytes],
+    credentials: Callable[[str], AccessKey | None],
+    unseal: Callable[[AccessKey], str],
+    now: float,
+    region: str,
+    keys: SigningKeys = _KEYS,
+) -> Verified:
+    """Authenticates a form by the signature of its policy; one without policy and signature is nobody's.
+
+    `fields` are those before the file, names in lower case; `headers` what they say in the words of headers.  Whether
+    the form obeys the policy is s3front/post_policy.py's.  Version 2 of the signature is known here and nowhere else:
+    what it signs, the policy, is whole.  Raises AuthError.
+    """
+    version_4 = any(name in fields for name in _FORM_V4)
+    version_2 = any(name in fields for name in _FORM_V2)
+    if version_4 and version_2:
+        raise AuthError("InvalidArgument", "Only one auth mechanism allowed")
+    principal: Principal | None = None
+    scope, timestamp, signing_key, signature = _NO_SCOPE, b"", _NO_KEY, b""
+    if version_4 or version_2 or "policy" in fields:
+        for name in ("policy", *(_FORM_V4 if version_4 else _FORM_V2)):
+            if not fields.get(name):
+                raise AuthError(
+                    "InvalidArgument",
+                    f"Bucket POST must contain a field named '{name}'.  If it is specified, please check the order of "
+                    "the fields.",
+                    details=(("ArgumentName", name), ("ArgumentValue", "")),
+                )
+        if "x-amz-security-token" in fields:
+            raise AuthError("InvalidToken")
+        policy = fields["policy"].encode()
+        if version_4:
+            scope, timestamp = _form_scope(fields, now, region)
+            key = credentials(scope.key_id)
+            signing_key = _signing_key(key, scope, unseal, keys)
+            signature = fields["x-amz-signature"].encode()
+            computed = signing_key.sign(policy)
+        else:
+            key = credentials(fields["awsaccesskeyid"])
+            secret = "" if key is None else unseal(key)
+            signature = fields["signature"].encode()
+            computed = base64.b64encode(hmac.digest(secret.encode(), policy, "sha1"))
+        holds = hmac.compare_digest(computed, signature)
+        if key is None:
+            raise AuthError("InvalidAccessKeyId")
+        if not holds:
+            raise AuthError("SignatureDoesNotMatch")
+        principal = principal_of(key)
+    return Verified(
+        seal=_SEAL,
+        principal=principal,
+        method=request.method,
+        path=request.path,
+        query=request.query,
+        headers=headers,
+        payload=Payload.FORM,
+        sha256="",
+        presigned=False,
+        signed=frozenset(),
+        signature=signature,
+        signing_key=signing_key,
+        timestamp=timestamp,
+        scope=scope,
+    )
+
+
+def _form_scope(fields: Mapping[str, str], now: float, region: str) -> tuple[Scope, bytes]:
+    """(scope, timestamp) of a form signed in version 4.  A signing key is good for a week (S3 API, "POST Policy")."""
+    wrong = "AuthorizationQueryParametersError"
+    if fields["x-amz-algorithm"].encode() != sigv4.ALGORITHM:
+        raise AuthError(wrong, 'X-Amz-Algorithm only supports "AWS4-HMAC-SHA256"')
+    timestamp = fields["x-amz-date"].encode()
+    try:
+        scope = sigv4.parse_credential(fields["x-amz-credential"].encode())
+        moment = sigv4.parse_timestamp(timestamp)
+    except Malformed as error:
+        raise AuthError(wrong, str(error)) from error
+    if scope.date != timestamp[:8] or scope.service != b"s3" or scope.region != region.encode():
+        raise _scope_error(wrong, scope, timestamp, region)
+    if moment - now > CLOCK_SKEW_MAX:
+        raise AuthError("AccessDenied", "Request is not valid yet")
+    if now - moment > PRESIGNED_EXPIRY_MAX:
+        raise AuthError("AccessDenied", "Request has expired")
+    return scope, timestamp
 
 
 # ---------------------------------------------------------------- which authentication, and what it claims
@@ -447,62 +545,3 @@ def _signature_holds(
     return holds(path, sigv4.canonical_query(query, presigned)) or any(
         holds(*spelling) for spelling in sigv4.respellings(path, query, presigned)
     )
-
-
-# ---------------------------------------------------------------- guessing
-
-
-class GuessSlowdown:
-    """How long to keep a source waiting for the refusal it has earned.
-
-    Error names tell apart unknown keys and bad signatures, as S3's do; so guessing must be slow.  Some failures are
-    free (a client with a stale configuration fails in bursts), then each doubles the delay up to a bound; one failure
-    is forgotten every `forget` seconds.  A success is never delayed: neighbours behind one address would suffer.  IPv6
-    sources count by /64, which is what one host gets.  Memory is bounded: the source heard longest ago is dropped.
-    """
-
-    def __init__(
-        self, *, free: int = 10, first: float = 0.05, most: float = 5.0, forget: float = 10.0, sources: int = 4096
-    ) -> None:
-        self._free = free
-        self._first = first
-        self._most = most
-        self._forget = forget
-        self._sources = sources
-        self._failures: OrderedDict[str, tuple[float, float]] = OrderedDict()  # source: (failures, when)
-
-    def __len__(self) -> int:
-        return len(self._failures)
-
-    def failed(self, source: str, now: float) -> float:
-        """Counts one failure of the address `source`; returns the seconds to wait before answering it."""
-        source = _network(source)
-        failures = self._remaining(source, now) + 1.0
-        self._failures[source] = (failures, now)
-        self._failures.move_to_end(source)
-        if len(self._failures) > self._sources:
-            self._failures.popitem(last=False)
-        return self._delay(failures)
-
-    def delay(self, source: str, now: float) -> float:
-        """What the next failure of the source would wait, without counting one."""
-        return self._delay(self._remaining(_network(source), now) + 1.0)
-
-    def _remaining(self, source: str, now: float) -> float:
-        failures, when = self._failures.get(source, (0.0, now))
-        return max(0.0, failures - max(0.0, now - when) / self._forget)
-
-    def _delay(self, failures: float) -> float:
-        over = int(failures) - self._free
-        return min(self._most, self._first * 2.0 ** min(over - 1, 32)) if over > 0 else 0.0
-
-
-def _network(source: str) -> str:
-    try:
-        address = ipaddress.ip_address(source.partition("%")[0])
-    except ValueError:
-        return source
-    if address.version == 4:
-        return source
-    mapped = address.ipv4_mapped
-    return str(mapped) if mapped is not None else str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))

@@ -97,6 +97,7 @@ PURE: Final = (
     "s3front.ranges",
     "s3front.xml",
     "s3front.metadata",
+    "s3front.post_policy",
     "s3front.router",
     "s3front.head",
     "s3front.checksums",

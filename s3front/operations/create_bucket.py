@@ -42,7 +42,9 @@ async def operate(door: Door, request: Request) -> Response:
     if document:
         _check_location(document, door.region)
     try:
-        await door.store.create_bucket(name, request.verified.principal.owner)
+        principal = request.verified.principal
+        assert principal is not None, "nobody creates without a key"
+        await door.store.create_bucket(name, principal.owner)
     except StoreError as error:
         # As in AWS: the oldest region takes the second creation for a success, the others tell.
         if error.code is not Code.BUCKET_OWNED or door.region != "us-east-1":

@@ -20,11 +20,12 @@ async def operate(door: Door, request: Request) -> Response:
     """Raises what metadata says, InvalidRequest (checksum algorithm and type)."""
     attributes = metadata.from_headers(request.headers)
     algorithm, kind = checksum_choice(request)
+    principal = request.verified.principal
     upload = await door.store.create_upload(
         request.bucket,
         request.key,
         attributes,
-        request.verified.principal.owner,
+        principal.owner if principal is not None else "",
         checksum_algorithm=algorithm,
         checksum_type=kind,
     )

@@ -21,6 +21,7 @@ BUCKETS_MAX: Final = 10_000  # AWS's largest page
 async def operate(door: Door, request: Request) -> Response:
     """Raises InvalidArgument (max-buckets, token)."""
     principal = request.verified.principal
+    assert principal is not None, "nobody lists without a key"
     prefix = request.query.get("prefix", "")
     limit = request.number("max-buckets", BUCKETS_MAX, 1, BUCKETS_MAX)
     after = tokens.decode(request.query.get("continuation-token"), "continuation-token").decode()

@@ -26,6 +26,7 @@ from s3front.operations import (
     list_objects,
     list_objects_v2,
     list_parts,
+    post_object,
     put_object,
     unset_configuration,
     upload_part,
@@ -42,7 +43,7 @@ class Operation(NamedTuple):
     """One of S3's operations: its name there, what authorisation it needs, where it is found, and what it does.
 
     `copies` operations also read the object that x-amz-copy-source names; `needs_bucket` is false where the bucket need
-    not exist.
+    not exist.  `form` operations alone take what a form's policy vouches for.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Operation(NamedTuple):
     operate: Operate
     copies: bool = False
     needs_bucket: bool = True
+    form: bool = False
 
 
 class _Module(Protocol):
@@ -63,8 +65,8 @@ class _Module(Protocol):
     def operate(self, door: Door, request: Request) -> Awaitable[Response]: ...
 
 
-def _operation(module: _Module, *, copies: bool = False, needs_bucket: bool = True) -> Operation:
-    return Operation(module.NAME, module.ACTION, module.ROUTES, module.operate, copies, needs_bucket)
+def _operation(module: _Module, *, copies: bool = False, needs_bucket: bool = True, form: bool = False) -> Operation:
+    return Operation(module.NAME, module.ACTION, module.ROUTES, module.operate, copies, needs_bucket, form)
 
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
@@ -82,6 +84,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     _operation(head_object),
     _operation(get_object_attributes),
     _operation(put_object),
+    _operation(post_object, form=True),
     _operation(copy_object, copies=True),
     _operation(delete_object),
     _operation(create_multipart_upload),

@@ -11,8 +11,9 @@ import pytest
 from appliance.authority import Principal
 from appliance.model import AccessKey
 from s3front import sigv4
+from s3front.guessing import GuessSlowdown
 from s3front.sigv4 import SigningKeys
-from s3front.verified import AuthError, GuessSlowdown, Payload, SignedRequest, Verified, verify
+from s3front.verified import AuthError, Payload, SignedRequest, Verified, verify
 from tests.rows import rows
 from tests.s3front.signing import (
     KEY,
