@@ -22,7 +22,7 @@ import trio
 
 from appliance.authority import Action, authorize
 from appliance.errors import Code, StoreError
-from s3front import form, form_request, transfer, xml
+from s3front import cors, form, form_request, preflight, transfer, xml
 from s3front.errors import S3Error, from_store
 from s3front.guessing import GuessSlowdown
 from s3front.operations import table
@@ -92,23 +92,23 @@ class S3App:
         response: Response
         request: Request | None = None
         try:
-            if scope["method"] == "POST" and form.comes(scope["headers"]):
-                request = await form_request.accept(scope, receive, self._admit_form, self._suffix, self._clock())
+            if scope["method"] == "OPTIONS":  # a browser never signs its preflight
+                name = preflight.NAME
+                response = preflight.operate(self._door, scope, self._suffix)
             else:
-                verified = verify(
-                    SignedRequest(scope["method"], scope["raw_path"], scope["query_string"], scope["headers"]),
-                    self._credentials,
-                    self._unseal,
-                    self._clock(),
-                    self._region,
-                )
-                request = Request(scope, receive, verified)
-                request.locate(self._suffix)
-            operation = self._router.find(request.method, request.level, request.query, request.headers)
-            name = operation.name
-            self._admit(operation, request)
-            response = await operation.operate(self._door, request)
-            bytes_in = request.bytes_in
+                if scope["method"] == "POST" and form.comes(scope["headers"]):
+                    request = await form_request.accept(scope, receive, self._admit_form, self._suffix, self._clock())
+                else:
+                    head = SignedRequest(scope["method"], scope["raw_path"], scope["query_string"], scope["headers"])
+                    request = Request(
+                        scope, receive, verify(head, self._credentials, self._unseal, self._clock(), self._region)
+                    )
+                    request.locate(self._suffix)
+                operation = self._router.find(request.method, request.level, request.query, request.headers)
+                name = operation.name
+                self._admit(operation, request)
+                response = await operation.operate(self._door, request)
+                bytes_in = request.bytes_in
         except ClientGone:
             self._note(name, 499, started, bytes_in, 0, "ClientGone")
             raise
@@ -118,6 +118,8 @@ class S3App:
             if isinstance(error, AuthError) and error.guess:
                 await self._slow_down(scope)
             response = error_response(failure, _resource(scope), id)
+        if (request is None or cors.ORIGIN in request.headers) and name != preflight.NAME:
+            response.headers += preflight.headers_for(self._door, scope, self._suffix)
         try:
             if response.reader is None:
                 await self._respond(scope, send, response, id)

@@ -60,6 +60,8 @@ async def document(request: Request, limit: int = XML_MAX, *, of_object: bool = 
     length = content_length(request)
     if length == 0 or (length is None and b"transfer-encoding" not in request.headers):
         return b""
+    if length is not None and length > limit and b"x-amz-decoded-content-length" not in request.headers:
+        raise S3Error("MaxMessageLengthExceeded")  # as AWS calls a document, not an object, that is too large
     headers = request.headers
     if of_object:
         headers = {name: value for name, value in headers.items() if name not in checksums.BY_HEADER}

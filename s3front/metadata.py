@@ -2,7 +2,7 @@
 
 Nothing here is interpreted, with two exceptions of S3's own: `aws-chunked` is the transfer's coding, not the object's,
 and is dropped from Content-Encoding; storage classes are checked by name.  Features that exist in S3 and not here are
-refused by the header that asks for them: a client must not believe that a tag, a lock or a key was taken.
+refused by the header that asks for them: a client must not believe that a lock or a key was taken.
 
 On the way back every value is one line of visible characters, whoever wrote it: the mount's xattrs come out here too.
 User metadata outside ASCII comes back as an RFC 2047 encoded word, as in AWS.
@@ -19,7 +19,7 @@ import msgspec
 
 from appliance.limits import USER_METADATA_MAX
 from appliance.model import NO_ATTRIBUTES, TIMED, Attributes, Checksum, Node
-from s3front import checksums
+from s3front import checksums, tagging
 from s3front.dates import NS, http_date
 from s3front.errors import S3Error, invalid_argument
 
@@ -53,7 +53,6 @@ _FIELDS: Final[dict[bytes, str]] = {
 }
 _REFUSED: Final = frozenset(
     {
-        b"x-amz-tagging",
         b"x-amz-object-lock-mode",
         b"x-amz-object-lock-retain-until-date",
         b"x-amz-object-lock-legal-hold",
@@ -80,7 +79,7 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 
 
 def check_refused(headers: Mapping[bytes, bytes]) -> None:
-    """Raises NotImplemented for a header that asks for what is not here (tags, locks, encryption, grants, ACLs),
+    """Raises NotImplemented for a header that asks for what is not here (locks, encryption, grants, ACLs),
     InvalidArgument for an ACL that S3 does not know."""
     for name in headers:
         if name[:6] == b"x-amz-":
@@ -100,10 +99,11 @@ def from_headers(headers: Mapping[bytes, bytes]) -> Attributes:
     """The attributes of a new object.  Header names are lower case.
 
     Raises NotImplemented (see `check_refused`), MetadataTooLarge (user metadata beyond 2 KiB), InvalidStorageClass,
-    InvalidArgument (a redirect that is neither a path nor a URL).
+    InvalidArgument (a redirect that is neither a path nor a URL; tags), InvalidTag.
     """
     fields: dict[str, str] = {}
     user: dict[str, str] = {}
+    tags: dict[str, str] = {}
     total = 0
     for name, value in headers.items():
         field = _FIELDS.get(name)
@@ -113,16 +113,18 @@ def from_headers(headers: Mapping[bytes, bytes]) -> Attributes:
             if name[:11] == _META:
                 total += len(name) - 11 + len(value)
                 user[name[11:].decode("latin-1")] = _text(value)
+            elif name == tagging.HEADER:
+                tags = tagging.from_header(value)
             elif name in _REFUSED or name == b"x-amz-acl" or name.startswith(_REFUSED_PREFIXES):
                 check_refused(headers)
-    if not fields and not user:
+    if not fields and not user and not tags:
         return NO_ATTRIBUTES
     if total > USER_METADATA_MAX:
         raise S3Error("MetadataTooLarge", details=(("Size", str(total)), ("MaxSizeAllowed", str(USER_METADATA_MAX))))
-    return _attributes(fields, user)
+    return _attributes(fields, user, tags)
 
 
-def _attributes(fields: dict[str, str], user: dict[str, str]) -> Attributes:
+def _attributes(fields: dict[str, str], user: dict[str, str], tags: dict[str, str]) -> Attributes:
     storage_class = fields.get("storage_class")
     if storage_class is not None:
         if storage_class not in STORAGE_CLASSES:
@@ -142,7 +144,7 @@ def _attributes(fields: dict[str, str], user: dict[str, str]) -> Attributes:
             "x-amz-website-redirect-location",
             redirect,
         )
-    return Attributes(user=user, **fields)  # type: ignore[arg-type]  # _FIELDS names only its str fields
+    return Attributes(user=user, tags=tags, **fields)  # type: ignore[arg-type]  # _FIELDS names only its str fields
 
 
 def _text(value: bytes) -> str:
@@ -186,6 +188,8 @@ def object_headers(node: Node) -> list[tuple[bytes, bytes]]:
             headers.append((name, line(value)))
     if attributes.storage_class:
         headers.append((b"x-amz-storage-class", line(attributes.storage_class)))
+    if attributes.tags:
+        headers.append((b"x-amz-tagging-count", b"%d" % len(attributes.tags)))
     missing = 0
     for key, value in attributes.user.items():
         if _TOKEN.fullmatch(key):

@@ -82,14 +82,7 @@ class Request:
 
         Raises InvalidURI and KeyTooLongError.
         """
-        raw = self.verified.path
-        if raw[:1] != b"/":
-            raise S3Error("InvalidURI")
-        first = virtual_host(self.headers.get(b"host", b""), domain_suffix) if domain_suffix else None
-        if first is None:
-            first, _, rest = raw[1:].partition(b"/")
-        else:
-            rest = raw[1:]
+        first, rest = split_target(self.verified.path, self.headers.get(b"host", b""), domain_suffix)
         if first:
             self.bucket_name = decode_once(first).decode()
             if rest:
@@ -118,6 +111,17 @@ class Request:
         if not (text.isascii() and text.isdigit() and len(text) <= 10 and minimum <= int(text) <= maximum):
             raise invalid_argument(f"Argument {name} must be an integer between {minimum} and {maximum}", name, text)
         return int(text)
+
+
+def split_target(raw: bytes, host: bytes, domain_suffix: bytes) -> tuple[bytes, bytes]:
+    """Bucket and key of a path, both still percent-encoded and empty where they are not there.  Raises InvalidURI."""
+    if raw[:1] != b"/":
+        raise S3Error("InvalidURI")
+    bucket = virtual_host(host, domain_suffix) if domain_suffix else None
+    if bucket is not None:
+        return bucket, raw[1:]
+    bucket, _, key = raw[1:].partition(b"/")
+    return bucket, key
 
 
 def decode_once(raw: bytes) -> bytes:

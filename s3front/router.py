@@ -67,8 +67,6 @@ ABSENT: Final[dict[tuple[str, Level, str], str]] = {
     ("GET", _B, "analytics"): "GetBucketAnalyticsConfiguration",
     ("PUT", _B, "analytics"): "PutBucketAnalyticsConfiguration",
     ("DELETE", _B, "analytics"): "DeleteBucketAnalyticsConfiguration",
-    ("PUT", _B, "cors"): "PutBucketCors",
-    ("DELETE", _B, "cors"): "DeleteBucketCors",
     ("PUT", _B, "encryption"): "PutBucketEncryption",
     ("DELETE", _B, "encryption"): "DeleteBucketEncryption",
     ("PUT", _O, "encryption"): "UpdateObjectEncryption",
@@ -112,14 +110,8 @@ ABSENT: Final[dict[tuple[str, Level, str], str]] = {
     ("PUT", _O, "retention"): "PutObjectRetention",
     ("POST", _O, "select"): "SelectObjectContent",
     ("GET", _B, "session"): "CreateSession",
-    ("PUT", _B, "tagging"): "PutBucketTagging",
-    ("DELETE", _B, "tagging"): "DeleteBucketTagging",
-    ("PUT", _O, "tagging"): "PutObjectTagging",
-    ("DELETE", _O, "tagging"): "DeleteObjectTagging",
     ("GET", _O, "torrent"): "GetObjectTorrent",
     ("PUT", _B, "versioning"): "PutBucketVersioning",
-    ("PUT", _B, "website"): "PutBucketWebsite",
-    ("DELETE", _B, "website"): "DeleteBucketWebsite",
 }
 
 _KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})

@@ -24,6 +24,7 @@ OBJECT_TAGS_MAX: Final = 10
 BUCKET_TAGS_MAX: Final = 50
 KEY_MAX: Final = 128  # positions of UTF-16, as S3 counts them
 VALUE_MAX: Final = 256
+DOCUMENT_MAX: Final = 256 * 1024  # the longest tag set, every character of it a reference
 
 HEADER: Final = b"x-amz-tagging"
 _SIGNS: Final = frozenset("+-=._:/@")
@@ -33,11 +34,21 @@ _RESERVED: Final = "aws:"
 def parse(document: bytes, limit: int) -> dict[str, str]:
     """The tag set of a Tagging document.  Raises MalformedXML, InvalidTag (more than `limit`, a key twice, too long,
     characters, the reserved prefix)."""
-    tree = xml.parse(document, "Tagging").only("TagSet")
+    tree = xml.parse(document, "Tagging", DOCUMENT_MAX).only("TagSet")
     sets = tree.all("TagSet")
     if len(sets) != 1:
         raise xml.malformed("There must be one TagSet.")
     return from_elements(sets[0].only("Tag").children, limit)
+
+
+def parse_object(document: bytes) -> dict[str, str]:
+    """An object's tag set.  Raises as `parse`."""
+    return parse(document, OBJECT_TAGS_MAX)
+
+
+def parse_bucket(document: bytes) -> dict[str, str]:
+    """A bucket's tag set.  Raises as `parse`."""
+    return parse(document, BUCKET_TAGS_MAX)
 
 
 def from_elements(tags: Iterable[Element], limit: int) -> dict[str, str]:
@@ -94,7 +105,7 @@ def elements(tags: Mapping[str, str]) -> str:
 @functools.lru_cache(maxsize=1024)
 def of_bucket(stored: bytes) -> Mapping[str, str]:
     """The tag set of a bucket's stored document, which `document` made."""
-    return parse(stored, BUCKET_TAGS_MAX)
+    return parse_bucket(stored)
 
 
 def _acceptable(text: str, limit: int) -> bool:

@@ -27,12 +27,11 @@ ROUTES: Final = (Route("PUT", Level.OBJECT, header=COPY_SOURCE),)
 
 async def operate(door: Door, request: Request) -> Response:
     """Raises NoSuchKey (the source), PreconditionFailed, InvalidRequest (onto itself without a change),
-    InvalidArgument (directives), NotImplemented (tags, ACLs, encryption)."""
+    InvalidArgument (directives, tags), InvalidTag, NotImplemented (ACLs, encryption)."""
     headers = request.headers
     metadata.check_refused(headers)
     replace = _directive(headers.get(b"x-amz-metadata-directive", b"COPY"), "x-amz-metadata-directive")
-    if _directive(headers.get(b"x-amz-tagging-directive", b"COPY"), "x-amz-tagging-directive"):
-        raise S3Error("NotImplemented", details=(("Header", "x-amz-tagging-directive"),))
+    retag = _directive(headers.get(b"x-amz-tagging-directive", b"COPY"), "x-amz-tagging-directive")
     precondition = await preconditions.for_write(door, request)
     said = metadata.from_headers(headers)
     same = request.source.bucket.id == request.bucket.id and request.source.key == request.key
@@ -42,6 +41,10 @@ async def operate(door: Door, request: Request) -> Response:
         attributes = _attributes(source, said, replace=replace, reclass=b"x-amz-storage-class" in headers)
         if same and attributes is None:
             raise _without_change()
+        if replace or retag:
+            attributes = msgspec.structs.replace(
+                attributes or source.attributes, tags=said.tags if retag else source.attributes.tags
+            )
         written = await door.store.copy_object(
             source, request.bucket, request.key, attributes, precondition=precondition
         )
@@ -66,7 +69,7 @@ def _without_change() -> S3Error:
 
 
 def _attributes(source: Node, said: Attributes, *, replace: bool, reclass: bool) -> Attributes | None:
-    """What the copy says about itself; None keeps all of the source's.
+    """What the copy says about itself, but for its tags; None keeps all of the source's.
 
     Checksum and parts are of the bytes and stay.  With COPY only what the request may change by itself is taken.
     """

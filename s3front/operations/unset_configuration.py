@@ -38,14 +38,12 @@ UNSET: Final[tuple[Unset, ...]] = (
     _bucket("GetBucketAcl", Action.GET_BUCKET_ACL, "acl", root="AccessControlPolicy"),
     _bucket("GetBucketPolicy", Action.GET_BUCKET_POLICY, "policy", error="NoSuchBucketPolicy"),
     _bucket("GetBucketPolicyStatus", Action.GET_BUCKET_POLICY_STATUS, "policyStatus", error="NoSuchBucketPolicy"),
-    _bucket("GetBucketTagging", Action.GET_BUCKET_TAGGING, "tagging", error="NoSuchTagSet"),
     _bucket(
         "GetBucketLifecycleConfiguration",
         Action.GET_LIFECYCLE_CONFIGURATION,
         "lifecycle",
         error="NoSuchLifecycleConfiguration",
     ),
-    _bucket("GetBucketCors", Action.GET_BUCKET_CORS, "cors", error="NoSuchCORSConfiguration"),
     _bucket(
         "GetBucketEncryption",
         Action.GET_ENCRYPTION_CONFIGURATION,
@@ -64,7 +62,6 @@ UNSET: Final[tuple[Unset, ...]] = (
         "replication",
         error="ReplicationConfigurationNotFoundError",
     ),
-    _bucket("GetBucketWebsite", Action.GET_BUCKET_WEBSITE, "website", error="NoSuchWebsiteConfiguration"),
     _bucket(
         "GetBucketOwnershipControls",
         Action.GET_BUCKET_OWNERSHIP_CONTROLS,
@@ -98,13 +95,6 @@ UNSET: Final[tuple[Unset, ...]] = (
         root="NotificationConfiguration",
     ),
     Unset("GetObjectAcl", Action.GET_OBJECT_ACL, Route("GET", Level.OBJECT, "acl"), root="AccessControlPolicy"),
-    Unset(
-        "GetObjectTagging",
-        Action.GET_OBJECT_TAGGING,
-        Route("GET", Level.OBJECT, "tagging"),
-        root="Tagging",
-        content="<TagSet/>",
-    ),
 )
 
 _BY_PLACE: Final = {(unset.route.level, unset.route.query): unset for unset in UNSET}

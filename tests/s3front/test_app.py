@@ -108,7 +108,6 @@ REQUESTS = [
     ("POST", "/b", "delete="),
     ("GET", "/b", "acl="),
     ("PUT", "/b", "policy="),
-    ("OPTIONS", "/b/k", ""),
     ("PATCH", "/b/k", ""),
 ]
 

@@ -89,7 +89,6 @@ def test_user_metadata_is_bounded() -> None:
 @rows(
     "headers",
     [
-        {b"x-amz-tagging": b"a=b"},
         {b"x-amz-acl": b"public-read"},
         {b"x-amz-grant-read": b"id=x"},
         {b"x-amz-server-side-encryption": b"AES256"},

@@ -43,7 +43,7 @@ def box() -> Iterator[ServedBox]:
 # ------------------------------------------------------------------ rule 1: one authentication gate, for every route
 ROUTES = [route for route, _ in table.router().names()]
 ABSENT_ROUTES = [Route(method, level, query) for method, level, query in ABSENT]
-UNKNOWN_ROUTES = [Route(method, level) for method in ("PATCH", "OPTIONS", "TRACE") for level in Level]
+UNKNOWN_ROUTES = [Route(method, level) for method in ("PATCH", "TRACE") for level in Level]
 
 Make = Callable[..., SignedRequest]
 Expected = tuple[int, str]

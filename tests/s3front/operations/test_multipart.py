@@ -159,7 +159,7 @@ def test_a_checksum_of_the_whole_object(box: Box, said: bool) -> None:
         ({"x-amz-checksum-algorithm": "SHA256", "x-amz-checksum-type": "FULL_OBJECT"}, "InvalidRequest"),
         ({"x-amz-checksum-algorithm": "CRC64NVME", "x-amz-checksum-type": "COMPOSITE"}, "InvalidRequest"),
         ({"x-amz-checksum-type": "COMPOSITE"}, "InvalidRequest"),
-        ({"x-amz-tagging": "a=b"}, "NotImplemented"),
+        ({"x-amz-tagging": "a?=b"}, "InvalidTag"),
         ({"x-amz-storage-class": "x"}, "InvalidStorageClass"),
     ],
 )

@@ -1,0 +1,21 @@
+"""DeleteBucketCors: DELETE /bucket?cors."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from appliance import settings
+from appliance.authority import Action
+from s3front.request import Door, Request
+from s3front.response import Response, no_content
+from s3front.router import Level, Route
+
+NAME: Final = "DeleteBucketCors"
+ACTION: Final = Action.PUT_BUCKET_CORS  # as in IAM: there is no s3:DeleteBucketCORS
+ROUTES: Final = (Route("DELETE", Level.BUCKET, "cors"),)
+
+
+async def operate(door: Door, request: Request) -> Response:
+    """A bucket without one is a success too."""
+    await door.store.set_bucket_setting(request.bucket, settings.CORS, None)
+    return no_content()
