@@ -276,10 +276,7 @@ class Pool:
             raise DamagedError("page: shorter than the catalogue says")
         room = into[: round_up(high - low)]
         device.device.read_into(ref.offset + LONG + low, room)
-        for block in range(low // BLOCK, -(-high // BLOCK)):
-            at = block * BLOCK - low
-            if not page.verify_block(header, block, room[at : min(at + BLOCK, high - low)]):
-                raise DamagedError(f"page: block {block} does not match its digest")
+        _require_sound(header, low // BLOCK, room[: high - low])
         if header.seal and in_clear:
             self._unseal(header, low // BLOCK, room[: high - low], customer)
         return room[: high - low] if whole_blocks else room[start - low : end - low]
@@ -302,12 +299,10 @@ class Pool:
         at = page.header_length(header.payload)
         if not start <= end <= header.payload:
             raise DamagedError("page: shorter than the catalogue says")
-        for block in range(start // BLOCK, -(-end // BLOCK)):
-            first = at + block * BLOCK
-            if not page.verify_block(header, block, room[first : min(first + BLOCK, at + header.payload)]):
-                raise DamagedError(f"page: block {block} does not match its digest")
+        low = start // BLOCK * BLOCK
+        high = min(-(-end // BLOCK) * BLOCK, header.payload)
+        _require_sound(header, low // BLOCK, room[at + low : at + high])
         if header.seal and in_clear and start < end:
-            low, high = start // BLOCK * BLOCK, min(-(-end // BLOCK) * BLOCK, header.payload)
             self._unseal(header, low // BLOCK, room[at + low : at + high], customer)
         return room[at + start : at + end]
 
@@ -437,6 +432,12 @@ def _require_chunk(header: PageHeader, ref: PageRef) -> None:
 
 def _no_data_key(number: int) -> bytes:
     raise StoreError(Code.UNAVAILABLE, "the data is encrypted, and no keys are here", cause=f"data key {number}")
+
+
+def _require_sound(header: PageHeader, first: int, payload: memoryview) -> None:
+    bad = page.bad_block(header, first, payload)
+    if bad is not None:
+        raise DamagedError(f"page: block {bad} does not match its digest")
 
 
 def page_room(start: int, end: int) -> int:

@@ -190,9 +190,20 @@ def check(buffer: Buffer, *, pool: bytes, device: bytes, offset: int, hsum: byte
     return header
 
 
-def verify_block(header: PageHeader, index: int, block: Buffer) -> bool:
-    """True when `block` is exactly block `index` of the page's payload."""
-    return blake3(block).digest() == header.digests[index * DIGEST : (index + 1) * DIGEST]
+def bad_block(header: PageHeader, first: int, payload: memoryview) -> int | None:
+    """None when `payload` is exactly the page's payload from block `first` on, for as many blocks as it holds; else the
+    first block that is not.  One pass and one comparison: the digests of a page lie side by side."""
+    if not payload:
+        return None
+    found = block_digests(payload)
+    wanted = header.digests[first * DIGEST : first * DIGEST + len(found)]
+    if found == wanted:
+        return None
+    return next(
+        first + at // DIGEST
+        for at in range(0, len(found), DIGEST)
+        if found[at : at + DIGEST] != wanted[at : at + DIGEST]
+    )
 
 
 def _decode(view: memoryview, start: int) -> tuple[PageHeader, bytes]:

@@ -78,11 +78,25 @@ def test_blocks_are_proven_one_by_one(length: int) -> None:
     header = msgspec.structs.replace(page_header(length), digests=page.block_digests(memoryview(body)))
     for index in range(page.block_count(length)):
         block = body[index * BLOCK : (index + 1) * BLOCK]
-        assert page.verify_block(header, index, memoryview(block))
-        assert not page.verify_block(header, index, block[:-1])
-        assert not page.verify_block(header, index, block + b"\0")
-        assert not page.verify_block(header, index, bytes([block[0] ^ 1]) + block[1:])
-    assert not page.verify_block(header, page.block_count(length), b"")
+        assert page.bad_block(header, index, memoryview(block)) is None
+        assert page.bad_block(header, index, memoryview(block[:-1])) == (index if len(block) > 1 else None)
+        assert page.bad_block(header, index, memoryview(block + b"\1")) is not None
+        assert page.bad_block(header, index, memoryview(bytes([block[0] ^ 1]) + block[1:])) == index
+        assert page.bad_block(header, index, memoryview(body[index * BLOCK :])) is None
+
+
+def test_the_first_bad_block_is_named() -> None:
+    body = bytearray(payload(4 * BLOCK + 5))
+    header = msgspec.structs.replace(page_header(len(body)), digests=page.block_digests(memoryview(body)))
+    body[3 * BLOCK + 7] ^= 1
+    body[4 * BLOCK] ^= 1
+    view = memoryview(body)
+    assert page.bad_block(header, 0, view) == 3
+    assert page.bad_block(header, 0, view[: 3 * BLOCK]) is None
+    assert page.bad_block(header, 2, view[2 * BLOCK :]) == 3
+    assert page.bad_block(header, 4, view[4 * BLOCK :]) == 4
+    assert page.bad_block(header, 1, view[: 2 * BLOCK]) == 1, "the right bytes in the wrong place"
+    assert page.bad_block(header, 5, memoryview(b"x")) == 5, "beyond the page's end"
 
 
 @pytest.mark.parametrize(("header", "step"), [(SHORT_PAGE, 1), (LONG_PAGE, 3)])
