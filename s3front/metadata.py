@@ -219,6 +219,19 @@ def checksum_headers(checksum: Checksum, parts: int = 0) -> list[tuple[bytes, by
     ]
 
 
+def answered_checksum(attributes: Attributes, number: int) -> list[tuple[bytes, bytes]]:
+    """The checksum headers of a read: of the whole object (`number` 0), or of one of its parts where that is known."""
+    checksum = attributes.checksum
+    if checksum is None:
+        return []
+    if not number or not attributes.parts:
+        return checksum_headers(checksum, len(attributes.parts))
+    if not attributes.part_checksums:
+        return []
+    value = checksums.text(Checksum(checksum.algorithm, attributes.part_checksums[number - 1])).encode()
+    return [(checksums.header_of(checksum), value), (b"x-amz-checksum-type", checksums.type_of(checksum).encode())]
+
+
 def checksum_xml(checksum: Checksum | None, parts: int = 0, *, with_type: bool = True) -> str:
     """Checksum<algorithm> and ChecksumType elements, empty for None."""
     if checksum is None:

@@ -131,8 +131,8 @@ def _judge(
         if promised is not None and checksums.decode(promised.partition(b"-")[0], algorithm.size) is None:
             raise checksums.invalid_value(algorithm.name)
     parts = [_match(part, held) for part in asked]
-    whole = _checksum(upload, asked, parts)
-    _check_promises(request, parts, whole)
+    whole = _checksum(upload, parts)
+    _check_promises(request, upload, parts, whole)
     return parts, whole
 
 
@@ -147,10 +147,11 @@ def _match(asked: Asked, held: dict[int, Part]) -> Part:
     return part
 
 
-def _checksum(upload: Upload, asked: list[Asked], parts: list[Part]) -> Checksum | None:
+def _checksum(upload: Upload, parts: list[Part]) -> Checksum | None:
     """The checksum of the whole, as far as the parts have one of the same algorithm.
 
-    An upload that chose no algorithm gets a full-object CRC if its parts agree on one.  Copied parts have none.
+    An upload that chose no algorithm gets a full-object CRC if its parts agree on one.  Copied parts have none.  What
+    the document says of each part was compared by `_match`; what it does not say is known all the same.
     """
     known = [part.checksum for part in parts if part.checksum is not None]
     algorithm = upload.checksum_algorithm or (known[0].algorithm if known else "")
@@ -161,18 +162,12 @@ def _checksum(upload: Upload, asked: list[Asked], parts: list[Part]) -> Checksum
         if checksums.ALGORITHMS[algorithm].combine is None:
             return None
         kind = "FULL_OBJECT"
-    elif kind == "COMPOSITE" and not all(algorithm in one.checksums for one in asked):
-        raise S3Error(
-            "InvalidRequest",
-            f"The upload was created using a {algorithm.lower()} checksum. The complete request must include the "
-            "checksum for each part.",
-        )
     if kind == "COMPOSITE":
         return checksums.composite(algorithm, [one.value for one in known])
     return checksums.full_object(algorithm, [(one.value, part.size) for one, part in zip(known, parts, strict=True)])
 
 
-def _check_promises(request: Request, parts: list[Part], whole: Checksum | None) -> None:
+def _check_promises(request: Request, upload: Upload, parts: list[Part], whole: Checksum | None) -> None:
     """What the client said about the whole object."""
     for index, part in enumerate(parts[:-1]):
         if part.size < PART_SIZE_MIN:
@@ -191,6 +186,13 @@ def _check_promises(request: Request, parts: list[Part], whole: Checksum | None)
     size = request.headers.get(b"x-amz-mp-object-size")
     if size is not None and size != b"%d" % total:
         raise S3Error("InvalidRequest", "The provided 'x-amz-mp-object-size' header does not match what was computed.")
+    kind = request.header_text(b"x-amz-checksum-type")
+    if kind is not None and upload.checksum_type and kind.upper() != upload.checksum_type:
+        raise S3Error(
+            "InvalidRequest",
+            f"The upload was created using the {upload.checksum_type} checksum mode. The complete request must use the "
+            "same checksum mode.",
+        )
     for algorithm in checksums.ALGORITHMS.values():
         promised = request.headers.get(algorithm.header)
         if promised is None:
@@ -203,6 +205,11 @@ def _check_promises(request: Request, parts: list[Part], whole: Checksum | None)
             )
 
 
+def _kept(parts: list[Part], whole: Checksum | None) -> tuple[bytes, ...]:
+    """The parts' own checksums, for GetObjectAttributes and reads by part."""
+    return () if whole is None else tuple(part.checksum.value for part in parts if part.checksum is not None)
+
+
 async def _complete(
     door: Door,
     upload: Upload,
@@ -211,7 +218,9 @@ async def _complete(
     whole: Checksum | None,
     precondition: Precondition | None,
 ) -> None:
-    attributes = msgspec.structs.replace(upload.attributes, checksum=whole, parts=tuple(part.size for part in parts))
+    attributes = msgspec.structs.replace(
+        upload.attributes, checksum=whole, parts=tuple(part.size for part in parts), part_checksums=_kept(parts, whole)
+    )
     pairs = [(part.number, part.etag) for part in parts]
     await door.store.complete_upload(upload, pairs, etag, attributes, precondition=precondition)
 

@@ -75,7 +75,9 @@ def _attributes(source: Node, said: Attributes, *, replace: bool, reclass: bool)
     """
     held = source.attributes
     if replace:
-        return msgspec.structs.replace(said, checksum=held.checksum, parts=held.parts)
+        return msgspec.structs.replace(
+            said, checksum=held.checksum, parts=held.parts, part_checksums=held.part_checksums
+        )
     if not reclass and not said.website_redirect:
         return None
     return msgspec.structs.replace(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from appliance import limits
@@ -96,6 +97,7 @@ def select(request: Request, node: Node) -> Selection:
             return Selection(304, [pair for pair in _headers_of(node) if pair[0] in kept], 0, 0)
     headers = _headers_of(node)
     status, start, length = 200, 0, node.size
+    number = 0
     part = request.query.get("partNumber") if request.query else None
     wanted = asked.get(b"range")
     if part is not None:
@@ -116,14 +118,16 @@ def select(request: Request, node: Node) -> Selection:
                 status = 206
     if status == 206:
         headers.append((b"content-range", ranges.content_range(start, length, node.size)))
-    elif node.packed and asked.get(b"x-amz-checksum-mode", b"").upper() == b"ENABLED":
-        # of the whole object only: a client would compare it with the bytes that it gets
-        attributes = node.attributes
-        if attributes.checksum is not None:
-            headers += metadata.checksum_headers(attributes.checksum, len(attributes.parts))
+    if node.packed and (status == 200 or part is not None) and _wants_checksum(asked):
+        # of the whole object or of one part, never of a range: a client compares it with the bytes that it gets
+        headers += metadata.answered_checksum(node.attributes, number)
     if request.query:
         headers = overridden(headers, request.query)
     return Selection(status, headers, start, length)
+
+
+def _wants_checksum(asked: Mapping[bytes, bytes]) -> bool:
+    return asked.get(b"x-amz-checksum-mode", b"").upper() == b"ENABLED"
 
 
 def _headers_of(node: Node) -> Headers:

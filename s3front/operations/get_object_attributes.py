@@ -6,7 +6,7 @@ from typing import Final
 
 from appliance.authority import Action
 from appliance.limits import LIST_MAX
-from appliance.model import Attributes
+from appliance.model import Attributes, Checksum
 from s3front import conditions, metadata, xml
 from s3front.conditions import Outcome
 from s3front.dates import NS, http_date
@@ -68,13 +68,23 @@ def _number(request: Request, name: bytes, default: int) -> int:
 
 
 def _parts(attributes: Attributes, marker: int, limit: int) -> str:
-    """Only sizes are kept of the parts; numbers are counted, as GetObject's partNumber does."""
+    """Sizes and checksums are kept of the parts; numbers are counted, as GetObject's partNumber does."""
     sizes = attributes.parts
     page = list(enumerate(sizes, 1))[marker : marker + limit]
     last = page[-1][0] if page else marker
-    rows = "".join(f"<Part><PartNumber>{number}</PartNumber><Size>{size}</Size></Part>" for number, size in page)
+    rows = "".join(
+        f"<Part><PartNumber>{number}</PartNumber><Size>{size}</Size>{_checksum(attributes, number)}</Part>"
+        for number, size in page
+    )
     return (
         f"<ObjectParts><IsTruncated>{'true' if last < len(sizes) and limit else 'false'}</IsTruncated>"
         f"<MaxParts>{limit}</MaxParts><NextPartNumberMarker>{last}</NextPartNumberMarker>"
         f"<PartNumberMarker>{marker}</PartNumberMarker>{rows}<PartsCount>{len(sizes)}</PartsCount></ObjectParts>"
     )
+
+
+def _checksum(attributes: Attributes, number: int) -> str:
+    if attributes.checksum is None or not attributes.part_checksums:
+        return ""
+    checksum = Checksum(attributes.checksum.algorithm, attributes.part_checksums[number - 1])
+    return metadata.checksum_xml(checksum, with_type=False)

@@ -9,6 +9,7 @@ import zlib
 import pytest
 
 from appliance.limits import MIB, PART_SIZE_MIN
+from s3front import checksums
 from tests.rows import rows
 from tests.s3front.box import Answer, Box
 from tests.s3front.operations.golden import same
@@ -124,7 +125,9 @@ def test_a_composite_checksum(box: Box) -> None:
         sent = part(box, upload, number, body, {"x-amz-checksum-crc32": b64(crc32(body))})
         assert sent.headers["x-amz-checksum-crc32"] == b64(crc32(body))
         parts.append((number, sent.headers["etag"], f"<ChecksumCRC32>{b64(crc32(body))}</ChecksumCRC32>"))
-    assert complete(box, upload, [(n, e, "") for n, e, _ in parts]).code == "InvalidRequest"
+    wrong = [(n, e, f"<ChecksumCRC32>{b64(bytes(4))}</ChecksumCRC32>") for n, e, _ in parts]
+    assert complete(box, upload, wrong).code == "InvalidPart"
+    assert complete(box, upload, parts, {"x-amz-checksum-type": "FULL_OBJECT"}).code == "InvalidRequest"
     whole = b64(crc32(crc32(BIG) + crc32(b"last"))) + "-2"
     assert complete(box, upload, parts, {"x-amz-checksum-crc32": b64(bytes(4)) + "-2"}).code == "BadDigest"
     done = complete(box, upload, parts, {"x-amz-checksum-crc32": whole})
@@ -138,6 +141,53 @@ def test_a_composite_checksum(box: Box) -> None:
         headers={"x-amz-object-attributes": "ETag,Checksum,ObjectParts,StorageClass,ObjectSize"},
     )
     same("get_object_attributes", attributes.body)
+    for number, body in ((1, BIG), (2, b"last")):
+        one = box.send("GET", "/b/k", f"partNumber={number}", headers={"x-amz-checksum-mode": "ENABLED"})
+        assert one.headers["x-amz-checksum-crc32"] == b64(crc32(body))
+        assert one.headers["x-amz-checksum-type"] == "COMPOSITE"
+    ranged = box.send("GET", "/b/k", headers={"x-amz-checksum-mode": "ENABLED", "range": "bytes=0-9"})
+    assert "x-amz-checksum-crc32" not in ranged.headers
+    box.send("PUT", "/b/copy", headers={"x-amz-copy-source": "/b/k"})
+    box.send("PUT", "/b/renewed", headers={"x-amz-copy-source": "/b/k", "x-amz-metadata-directive": "REPLACE"})
+    for name in ("copy", "renewed"):
+        one = box.send("GET", f"/b/{name}", "partNumber=2", headers={"x-amz-checksum-mode": "ENABLED"})
+        assert one.headers["x-amz-checksum-crc32"] == b64(crc32(b"last"))
+
+
+ALL = {
+    "CRC32": "x-amz-checksum-crc32",
+    "CRC32C": "x-amz-checksum-crc32c",
+    "CRC64NVME": "x-amz-checksum-crc64nvme",
+    "SHA1": "x-amz-checksum-sha1",
+    "SHA256": "x-amz-checksum-sha256",
+}
+
+
+@rows("algorithm", ALL)
+def test_every_algorithm_on_objects_and_on_parts(double: Box, algorithm: str) -> None:
+    header, mode = ALL[algorithm], {"x-amz-checksum-mode": "ENABLED"}
+    values = [b64(checksums.digest(algorithm, body)) for body in (BIG, b"last", BIG + b"last")]
+    assert double.send("PUT", "/b/k", headers={header: values[0]}, body=b"last").code == "BadDigest"
+    assert double.send("PUT", "/b/k", headers={header: values[1]}, body=b"last").headers[header] == values[1]
+    assert double.send("HEAD", "/b/k", headers=mode).headers[header] == values[1]
+    kinds = {"CRC64NVME": ["FULL_OBJECT"], "SHA1": ["COMPOSITE"], "SHA256": ["COMPOSITE"]}
+    for kind in kinds.get(algorithm, ["COMPOSITE", "FULL_OBJECT"]):
+        upload = create(double, {"x-amz-checksum-algorithm": algorithm, "x-amz-checksum-type": kind})
+        assert part(double, upload, 1, b"last", {header: values[0]}).code == "BadDigest"
+        sent = [
+            part(double, upload, number, body, {header: value}).headers
+            for number, body, value in ((1, BIG, values[0]), (2, b"last", values[1]))
+        ]
+        assert [one[header] for one in sent] == values[:2]
+        done = complete(double, upload, [(n, one["etag"], "") for n, one in enumerate(sent, 1)])
+        pieces = b"".join(map(base64.b64decode, values[:2]))
+        joined = f"{b64(checksums.digest(algorithm, pieces))}-2" if kind == "COMPOSITE" else values[2]
+        assert f"<Checksum{algorithm}>{joined}</Checksum{algorithm}>" in done.body.decode()
+        head = double.send("HEAD", "/b/k", headers=mode).headers
+        assert (head[header], head["x-amz-checksum-type"]) == (joined, kind)
+        names = {"x-amz-object-attributes": "ObjectParts"}
+        attributes = double.send("GET", "/b/k", "attributes=", headers=names).body.decode()
+        assert [f"<Checksum{algorithm}>{v}</Checksum{algorithm}>" in attributes for v in values] == [True, True, False]
 
 
 @pytest.mark.parametrize("said", [True, False])
