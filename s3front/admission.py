@@ -1,0 +1,171 @@
+"""Whether a request is let in, where more decides than the caller being the bucket's owner.
+
+app.py lets a bucket's owner in at once where the bucket has no policy and no ACL.  Every other request comes here: what
+a policy, an ACL or an object's owner decides needs the object as it is, the request's circumstances, and sometimes its
+document.  appliance/authority.py judges; this module gathers what it judges by.
+
+A request that is let in because of the object it found is let in for that object: whoever reads it looks it up again
+and asks `recheck`, which judges anew if somebody put another in its place meanwhile.
+
+Whether there is an object at all is told only to those who may list: others get AccessDenied for what is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from appliance import settings
+from appliance.access.actions import OBJECT_ACTIONS, OF_VERSION
+from appliance.authority import OBJECT_OWNERS, Action, Asked, Principal, authorize
+from appliance.errors import Code, StoreError
+from s3front import intake
+from s3front.circumstances import DOCUMENTS, Circumstances, of_document
+
+if TYPE_CHECKING:
+    from appliance.model import Bucket, Node
+    from s3front.request import Door, Request, Source
+
+# A header that asks for more than the operation: what else the caller must be allowed.
+_ALSO: Final[dict[bytes, Action]] = {
+    b"x-amz-tagging": Action.PUT_OBJECT_TAGGING,
+    b"x-amz-object-lock-mode": Action.PUT_OBJECT_RETENTION,
+    b"x-amz-object-lock-retain-until-date": Action.PUT_OBJECT_RETENTION,
+    b"x-amz-object-lock-legal-hold": Action.PUT_OBJECT_LEGAL_HOLD,
+}
+_BYPASS: Final = b"x-amz-bypass-governance-retention"
+# What makes or finishes an object asks nothing about the one that is there.
+_BLIND: Final = frozenset(
+    {Action.PUT_OBJECT, Action.ABORT_MULTIPART_UPLOAD, Action.LIST_MULTIPART_UPLOAD_PARTS}
+)
+_OF_UPLOAD: Final = frozenset({Action.ABORT_MULTIPART_UPLOAD, Action.LIST_MULTIPART_UPLOAD_PARTS})
+
+
+class Admission:
+    """Why a request was let in.  `judged` is the object that was found, None where it did not matter."""
+
+    __slots__ = ("_action", "_asked", "_bucket", "_circumstances", "_door", "_principal", "judged")
+
+    def __init__(
+        self, door: Door, principal: Principal | None, action: Action, bucket: Bucket, circumstances: Circumstances
+    ) -> None:
+        self._door = door
+        self._principal = principal
+        self._action = action
+        self._bucket = bucket
+        self._circumstances = circumstances
+        name = circumstances.user.name if circumstances.user is not None else ""
+        self._asked = Asked(name=name, values=circumstances)
+        self.judged: Node | None = None
+
+    async def judge(self, key: bytes, version_id: str, *, initiator: str = "") -> None:
+        """Raises StoreError ACCESS_DENIED."""
+        action = self._action
+        if action not in OBJECT_ACTIONS:
+            authorize(self._principal, action, self._bucket, self._asked)
+            return
+        node = None
+        if action in OBJECT_OWNERS or (settings.POLICY in self._bucket.settings and action not in _BLIND):
+            node = await self._find(key, version_id)
+            if node is None and action in OBJECT_OWNERS:
+                self._may_know_of(key)
+                return
+        self._judge(self._action, key, node, initiator)
+        self.judged = node
+
+    def allow(self, action: Action, key: bytes) -> None:
+        """Another action on the same key.  Raises StoreError ACCESS_DENIED."""
+        self._judge(action, key, self.judged, "")
+
+    def recheck(self, key: bytes, node: Node) -> None:
+        """The object as it is now, before it is shown.  Raises StoreError ACCESS_DENIED."""
+        judged = self.judged
+        if judged is None or judged.id != node.id or judged.packed != node.packed:
+            self._judge(self._action, key, node, "")
+            self.judged = node
+
+    def _judge(self, action: Action, key: bytes, node: Node | None, initiator: str) -> None:
+        existing = None if node is None else node.attributes
+        self._circumstances.tags = existing.tags if existing is not None else {}
+        asked = msgspec.structs.replace(self._asked, key=key, existing=existing, initiator=initiator)
+        authorize(self._principal, action, self._bucket, asked)
+
+    def _may_know_of(self, key: bytes) -> None:
+        """Who may list the key may be told that it is not there."""
+        prefix = self._circumstances.with_said({"s3:prefix": (key.decode("utf-8", "replace"),)})
+        asked = msgspec.structs.replace(self._asked, values=prefix)
+        authorize(self._principal, Action.LIST_BUCKET, self._bucket, asked)
+
+    async def _find(self, key: bytes, version_id: str) -> Node | None:
+        try:
+            return await self._door.store.look_up_version(self._bucket, key, version_id)
+        except StoreError as error:
+            if error.code not in (Code.NO_SUCH_KEY, Code.NO_SUCH_VERSION):
+                raise
+            return None
+
+
+async def admit(door: Door, request: Request, action: Action, now: float, *, each_key: bool = False) -> Admission:
+    """Lets the request act on its bucket, or raises StoreError ACCESS_DENIED.
+
+    `each_key`: its document names keys, each of which is judged by itself later; here nothing is.
+    """
+    said: Mapping[str, Sequence[str]] = {}
+    if action in DOCUMENTS and settings.POLICY in request.bucket.settings:
+        said = of_document(action, await intake.document(request))
+    admission = _admission(door, request, request.bucket, _of_version(action, request.query), now, said)
+    if each_key:
+        return admission
+    initiator = _initiator(door, request) if action in _OF_UPLOAD else ""
+    await admission.judge(request.key, request.query.get("versionId", ""), initiator=initiator)
+    headers = request.headers
+    for header, other in _ALSO.items():
+        if header in headers:
+            admission.allow(other, request.key)
+    if headers.get(_BYPASS, b"").lower() == b"true":
+        admission.allow(Action.BYPASS_GOVERNANCE_RETENTION, request.key)
+    return admission
+
+
+async def admit_source(door: Door, request: Request, source: Source, now: float) -> Admission:
+    """Lets the request read what it copies, or raises StoreError ACCESS_DENIED.  Tags that are copied are read too."""
+    action = Action.GET_OBJECT_VERSION if source.version_id else Action.GET_OBJECT
+    admission = _admission(door, request, source.bucket, action, now, {})
+    await admission.judge(source.key, source.version_id)
+    if admission.judged is not None and admission.judged.attributes.tags and not _retags(request):
+        tagging = Action.GET_OBJECT_VERSION_TAGGING if source.version_id else Action.GET_OBJECT_TAGGING
+        admission.allow(tagging, source.key)
+    return admission
+
+
+def _admission(
+    door: Door,
+    request: Request,
+    bucket: Bucket,
+    action: Action,
+    now: float,
+    said: Mapping[str, Sequence[str]],
+) -> Admission:
+    principal = request.verified.principal
+    user = door.store.user(principal.owner) if principal is not None else None
+    return Admission(door, principal, action, bucket, Circumstances(request, bucket, user, now, door.region, said))
+
+
+def _of_version(action: Action, query: Mapping[str, str]) -> Action:
+    return OF_VERSION.get(action, action) if "versionId" in query else action
+
+
+def _retags(request: Request) -> bool:
+    return "uploadId" in request.query or request.headers.get(b"x-amz-tagging-directive", b"").upper() == b"REPLACE"
+
+
+def _initiator(door: Door, request: Request) -> str:
+    """Who began the upload; empty for an upload that is not there."""
+    try:
+        return door.store.upload(request.bucket, request.key, request.query.get("uploadId", "")).owner
+    except StoreError as error:
+        if error.code is not Code.NO_SUCH_UPLOAD:
+            raise
+        return ""
