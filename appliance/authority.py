@@ -93,7 +93,7 @@ class Asked(Frozen, frozen=True):
 NOTHING_MORE: Final = Asked()
 
 # Settings that change who may do what.  A bucket that has none of them is its owner's alone.
-_DECIDING: Final = frozenset({settings.POLICY, settings.ACL})
+DECIDING: Final = frozenset({settings.POLICY, settings.ACL})
 _OF_THE_POLICY: Final = frozenset({Action.GET_BUCKET_POLICY, Action.PUT_BUCKET_POLICY, Action.DELETE_BUCKET_POLICY})
 # What belongs to the object's owner, who need not be the bucket's.
 OBJECT_OWNERS: Final = frozenset(
@@ -134,7 +134,7 @@ def owns_plainly(principal: Principal | None, bucket: Bucket) -> bool:
     others.  Who did not come by a key is bounded by his standing alone."""
     if principal is None:
         return False
-    if principal.owner == bucket.owner and (not bucket.settings or _DECIDING.isdisjoint(bucket.settings)):
+    if principal.owner == bucket.owner and (not bucket.settings or DECIDING.isdisjoint(bucket.settings)):
         return True
     return principal.standing is not Standing.KEY
 
@@ -213,5 +213,7 @@ def _judge_object(
         return True
     permission = acl.OBJECT_ACTIONS.get(action)
     return (
-        permission is not None and acls_count and acl.permits(existing.acl, who, permission, ignore_public=ignore_public)
+        permission is not None
+        and acls_count
+        and acl.permits(existing.acl, who, permission, ignore_public=ignore_public)
     )

@@ -19,7 +19,7 @@ import msgspec
 
 from appliance import settings
 from appliance.access.actions import OBJECT_ACTIONS, OF_VERSION
-from appliance.authority import OBJECT_OWNERS, Action, Asked, Principal, authorize
+from appliance.authority import DECIDING, OBJECT_OWNERS, Action, Asked, Principal, authorize
 from appliance.errors import Code, StoreError
 from s3front import intake
 from s3front.circumstances import DOCUMENTS, Circumstances, of_document
@@ -37,16 +37,14 @@ _ALSO: Final[dict[bytes, Action]] = {
 }
 _BYPASS: Final = b"x-amz-bypass-governance-retention"
 # What makes or finishes an object asks nothing about the one that is there.
-_BLIND: Final = frozenset(
-    {Action.PUT_OBJECT, Action.ABORT_MULTIPART_UPLOAD, Action.LIST_MULTIPART_UPLOAD_PARTS}
-)
+_BLIND: Final = frozenset({Action.PUT_OBJECT, Action.ABORT_MULTIPART_UPLOAD, Action.LIST_MULTIPART_UPLOAD_PARTS})
 _OF_UPLOAD: Final = frozenset({Action.ABORT_MULTIPART_UPLOAD, Action.LIST_MULTIPART_UPLOAD_PARTS})
 
 
 class Admission:
     """Why a request was let in.  `judged` is the object that was found, None where it did not matter."""
 
-    __slots__ = ("_action", "_asked", "_bucket", "_circumstances", "_door", "_principal", "judged")
+    __slots__ = ("_acting", "_action", "_asked", "_bucket", "_circumstances", "_door", "_principal", "judged")
 
     def __init__(
         self, door: Door, principal: Principal | None, action: Action, bucket: Bucket, circumstances: Circumstances
@@ -54,6 +52,7 @@ class Admission:
         self._door = door
         self._principal = principal
         self._action = action
+        self._acting = action  # with a version named
         self._bucket = bucket
         self._circumstances = circumstances
         name = circumstances.user.name if circumstances.user is not None else ""
@@ -61,8 +60,8 @@ class Admission:
         self.judged: Node | None = None
 
     async def judge(self, key: bytes, version_id: str, *, initiator: str = "") -> None:
-        """Raises StoreError ACCESS_DENIED."""
-        action = self._action
+        """May the caller act on this key?  Raises StoreError ACCESS_DENIED."""
+        action = self._acting = OF_VERSION.get(self._action, self._action) if version_id else self._action
         if action not in OBJECT_ACTIONS:
             authorize(self._principal, action, self._bucket, self._asked)
             return
@@ -72,7 +71,7 @@ class Admission:
             if node is None and action in OBJECT_OWNERS:
                 self._may_know_of(key)
                 return
-        self._judge(self._action, key, node, initiator)
+        self._judge(action, key, node, initiator)
         self.judged = node
 
     def allow(self, action: Action, key: bytes) -> None:
@@ -83,7 +82,7 @@ class Admission:
         """The object as it is now, before it is shown.  Raises StoreError ACCESS_DENIED."""
         judged = self.judged
         if judged is None or judged.id != node.id or judged.packed != node.packed:
-            self._judge(self._action, key, node, "")
+            self._judge(self._acting, key, node, "")
             self.judged = node
 
     def _judge(self, action: Action, key: bytes, node: Node | None, initiator: str) -> None:
@@ -115,8 +114,8 @@ async def admit(door: Door, request: Request, action: Action, now: float, *, eac
     said: Mapping[str, Sequence[str]] = {}
     if action in DOCUMENTS and settings.POLICY in request.bucket.settings:
         said = of_document(action, await intake.document(request))
-    admission = _admission(door, request, request.bucket, _of_version(action, request.query), now, said)
-    if each_key:
+    admission = _admission(door, request, request.bucket, action, now, said)
+    if each_key and not DECIDING.isdisjoint(request.bucket.settings):
         return admission
     initiator = _initiator(door, request) if action in _OF_UPLOAD else ""
     await admission.judge(request.key, request.query.get("versionId", ""), initiator=initiator)
@@ -131,11 +130,11 @@ async def admit(door: Door, request: Request, action: Action, now: float, *, eac
 
 async def admit_source(door: Door, request: Request, source: Source, now: float) -> Admission:
     """Lets the request read what it copies, or raises StoreError ACCESS_DENIED.  Tags that are copied are read too."""
-    action = Action.GET_OBJECT_VERSION if source.version_id else Action.GET_OBJECT
-    admission = _admission(door, request, source.bucket, action, now, {})
-    await admission.judge(source.key, source.version_id)
+    version_id = getattr(source, "version_id", "")
+    admission = _admission(door, request, source.bucket, Action.GET_OBJECT, now, {})
+    await admission.judge(source.key, version_id)
     if admission.judged is not None and admission.judged.attributes.tags and not _retags(request):
-        tagging = Action.GET_OBJECT_VERSION_TAGGING if source.version_id else Action.GET_OBJECT_TAGGING
+        tagging = Action.GET_OBJECT_VERSION_TAGGING if version_id else Action.GET_OBJECT_TAGGING
         admission.allow(tagging, source.key)
     return admission
 
@@ -151,10 +150,6 @@ def _admission(
     principal = request.verified.principal
     user = door.store.user(principal.owner) if principal is not None else None
     return Admission(door, principal, action, bucket, Circumstances(request, bucket, user, now, door.region, said))
-
-
-def _of_version(action: Action, query: Mapping[str, str]) -> Action:
-    return OF_VERSION.get(action, action) if "versionId" in query else action
 
 
 def _retags(request: Request) -> bool:

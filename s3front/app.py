@@ -1,9 +1,9 @@
 """The S3 door as one plain ASGI application: authenticate, locate, route, authorize, operate, respond.
 
-The order is the point.  Nothing of a request is believed before its signature held (s3front/verified.py); nothing is
-looked up before the caller was allowed to (appliance/authority.py, H6), so that a stranger learns nothing from the
-difference of two errors; and all of that happens here, once, for every operation.  Whatever goes wrong becomes an
-S3Error and one XML document.
+The order is the point.  Nothing of a request is believed before its signature held (s3front/verified.py); nothing but
+the bucket's name is looked up before the caller was allowed to (appliance/authority.py, H6), so that a stranger learns
+nothing from the difference of two errors; and all of that happens here, once, for every operation.  Whatever goes wrong
+becomes an S3Error and one XML document.
 
 The application is awaited inline by our connection class and runs unchanged under any ASGI server on trio.  It keeps no
 state between requests but counters.  It doesn't know what any operation does.
@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from appliance.authority import Action, authorize
+from appliance.authority import Action, authorize, owns_plainly
 from appliance.errors import Code, StoreError
 from s3front import cors, form, form_request, preflight, transfer, xml
+from s3front.admission import admit, admit_source
 from s3front.errors import S3Error, from_store
 from s3front.guessing import GuessSlowdown
 from s3front.operations import table
@@ -104,9 +105,9 @@ class S3App:
                         scope, receive, verify(head, self._credentials, self._unseal, self._clock(), self._region)
                     )
                     request.locate(self._suffix)
-                operation = self._router.find(request.method, request.level, request.query, request.headers)
+                operation = self._find(request)
                 name = operation.name
-                self._admit(operation, request)
+                await self._admit(operation, request)
                 response = await operation.operate(self._door, request)
                 bytes_in = request.bytes_in
         except ClientGone:
@@ -135,30 +136,53 @@ class S3App:
     def _admit_form(self, head: SignedRequest, fields: Mapping[str, str], headers: Mapping[bytes, bytes]) -> Verified:
         return verify_form(head, fields, headers, self._credentials, self._unseal, self._clock(), self._region)
 
-    def _admit(self, operation: table.Operation, request: Request) -> None:
+    def _find(self, request: Request) -> table.Operation:
+        """What the request asks for.  Nobody in particular is not told what there is."""
+        try:
+            return self._router.find(request.method, request.level, request.query, request.headers)
+        except S3Error:
+            if request.verified.principal is None:
+                raise S3Error("AccessDenied") from None
+            raise
+
+    async def _admit(self, operation: table.Operation, request: Request) -> None:
         """Authorisation of everything that the request touches, then the bucket itself."""
         principal = request.verified.principal
         name = request.bucket_name
         if request.verified.payload is Payload.FORM and not operation.form:
             raise S3Error("AccessDenied")  # a policy was signed for an upload and nothing else
-        authorize(principal, operation.action, name if request.level is not Level.SERVICE else None)
-        headers = request.headers
+        if (
+            principal is not None or not operation.needs_bucket
+        ):  # what the key itself may do, before anything is looked up
+            authorize(principal, operation.action, name if request.level is not Level.SERVICE else None)
         if operation.copies:
-            source = parse_copy_source(headers[COPY_SOURCE])
-            authorize(principal, Action.GET_OBJECT, source.bucket_name)
-            try:
-                source.bucket = self._store.bucket(source.bucket_name)
-            except StoreError as error:
-                raise from_store(error, source.bucket_name) from error
-            _check_owner(headers, _EXPECTED_SOURCE_OWNER, source.bucket.owner)
-            request.source = source
+            self._find_source(request)
         if operation.needs_bucket:
             request.bucket = self._store.bucket(name)
-            if _EXPECTED_OWNER in headers:
-                _check_owner(headers, _EXPECTED_OWNER, request.bucket.owner)
+            if not owns_plainly(principal, request.bucket):
+                request.admission = await admit(
+                    self._door, request, operation.action, self._clock(), each_key=operation.each_key
+                )
+            if _EXPECTED_OWNER in request.headers:
+                _check_owner(request.headers, _EXPECTED_OWNER, request.bucket.owner)
+        if operation.copies and not owns_plainly(principal, request.source.bucket):
+            request.source.admission = await admit_source(self._door, request, request.source, self._clock())
         version = request.query.get("versionId") if request.query else None
         if version is not None:
             check_version(version)
+
+    def _find_source(self, request: Request) -> None:
+        """What a copy reads."""
+        source = parse_copy_source(request.headers[COPY_SOURCE])
+        principal = request.verified.principal
+        if principal is not None:
+            authorize(principal, Action.GET_OBJECT, source.bucket_name)
+        try:
+            source.bucket = self._store.bucket(source.bucket_name)
+        except StoreError as error:
+            raise from_store(error, source.bucket_name) from error
+        _check_owner(request.headers, _EXPECTED_SOURCE_OWNER, source.bucket.owner)
+        request.source = source
 
     def _failure(self, error: Exception, id: bytes, request: Request | None) -> S3Error:
         """What to answer.  Anything but the expected is a bug or a broken device: logged, told as InternalError."""

@@ -1,7 +1,7 @@
 """A request as conditions see it: the values of its condition keys, looked up when a policy asks for one.
 
-What a key means is S3's ("Actions, resources, and condition keys for Amazon S3") or IAM's ("AWS global condition context
-keys").  A key that this box can say nothing about has no value, as a request to AWS from outside a VPC has no
+What a key means is S3's ("Actions, resources, and condition keys for Amazon S3") or IAM's ("AWS global condition
+context keys").  A key that this box can say nothing about has no value, as a request to AWS from outside a VPC has no
 `aws:SourceVpc`: conditions decide what that means, never this module.
 """
 
@@ -144,7 +144,9 @@ class Circumstances:
             case "s3:resourceaccount" | "aws:resourceaccount":
                 return self.bucket.owner
             case "s3:x-amz-copy-source":
-                return request.source.path if COPY_SOURCE in request.headers else None
+                if COPY_SOURCE not in request.headers:
+                    return None
+                return f"{request.source.bucket_name}/{request.source.key.decode('utf-8', 'replace')}"
             case "s3:requestobjecttagkeys":
                 tags = self._request_tags()
                 return tuple(tags) if tags else None
@@ -183,9 +185,7 @@ _OF_PRINCIPAL: Final = frozenset(
 )
 
 # What a PUT says of an object in its document, where conditions may be about it.
-DOCUMENTS: Final = frozenset(
-    {Action.PUT_OBJECT_TAGGING, Action.PUT_OBJECT_RETENTION, Action.PUT_OBJECT_LEGAL_HOLD}
-)
+DOCUMENTS: Final = frozenset({Action.PUT_OBJECT_TAGGING, Action.PUT_OBJECT_RETENTION, Action.PUT_OBJECT_LEGAL_HOLD})
 
 
 def of_document(action: Action, document: bytes) -> Mapping[str, Sequence[str]]:

@@ -55,8 +55,15 @@ async def take(door: Door, request: Request, plan: BodyPlan, commit: Commit[T]) 
 async def document(request: Request, limit: int = XML_MAX, *, of_object: bool = False) -> bytes:
     """A request's XML, checked like any other body; b"" for none.
 
-    `of_object`: checksum headers are about the object that the request makes, not about the document.
+    `of_object`: checksum headers are about the object that the request makes, not about the document.  Read once: a
+    condition of a policy may have asked for it before the operation does.
     """
+    if request.document is None:
+        request.document = await _document(request, limit, of_object)
+    return request.document
+
+
+async def _document(request: Request, limit: int, of_object: bool) -> bytes:
     length = content_length(request)
     if length == 0 or (length is None and b"transfer-encoding" not in request.headers):
         return b""

@@ -20,6 +20,7 @@ from s3front.router import Level
 if TYPE_CHECKING:
     from appliance.model import Bucket
     from appliance.store import ObjectStore
+    from s3front.admission import Admission
     from s3front.form_request import Posted
     from s3front.verified import Verified
 
@@ -43,12 +44,13 @@ class Door:
 class Source:
     """The object that a copy reads: from x-amz-copy-source, decoded exactly once.  `bucket` once it was authorised."""
 
-    __slots__ = ("bucket", "bucket_name", "key")
+    __slots__ = ("admission", "bucket", "bucket_name", "key")
 
     def __init__(self, bucket_name: str, key: bytes) -> None:
         self.bucket_name = bucket_name
         self.key = key
         self.bucket: Bucket
+        self.admission: Admission | None = None  # None: the caller owns the bucket, and nothing else decides
 
 
 class Request:
@@ -58,8 +60,8 @@ class Request:
     """
 
     __slots__ = (
-        "bucket", "bucket_name", "bytes_in", "headers", "key", "level", "method", "posted", "query", "receive", "scope",
-        "source", "verified",
+        "admission", "bucket", "bucket_name", "bytes_in", "document", "headers", "key", "level", "method",
+        "posted", "query", "receive", "scope", "source", "verified",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, verified: Verified) -> None:
@@ -75,6 +77,8 @@ class Request:
         self.bucket: Bucket
         self.source: Source
         self.posted: Posted  # of a form only
+        self.admission: Admission | None = None  # None: the caller owns the bucket, and nothing else decides
+        self.document: bytes | None = None  # once it was read
         self.bytes_in = 0
 
     def locate(self, domain_suffix: bytes) -> None:

@@ -26,6 +26,8 @@ async def with_source(door: Door, source: Source, act: Callable[[Node], Awaitabl
             node = await door.store.look_up(source.bucket, source.key)
         except StoreError as error:
             raise from_store(error, key=source.key) from error
+        if source.admission is not None:
+            source.admission.recheck(source.key, node)
         try:
             return await act(node)
         except StoreError as error:

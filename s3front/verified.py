@@ -2,9 +2,10 @@
 
 Rules kept here (each is a named test): every `x-amz-*` header that is present is signed; comparison takes constant
 time; an unknown key costs the work of a bad signature; the clock may differ by 15 minutes; a presigned URL lives at
-most a week; a request that authenticates in two ways, or twice in one, is refused.  What is not recognised is
-anonymous, and anonymous is refused.  A payload kind that a handler does not know fails in that handler
-(s3front/body.py); a form (`verify_form`) is admitted by PostObject alone (s3front/app.py).
+most a week; a request that authenticates in two ways, or twice in one, is refused.  What names nobody at all is
+anonymous (`principal` None), and authorised as such; what tries to name somebody and fails is refused.  A payload kind
+that a handler does not know fails in that handler (s3front/body.py); a form (`verify_form`) is admitted by PostObject
+alone (s3front/app.py).
 
 Pure: `now` is passed, credentials and unsealing are functions, the only state is a bounded cache of signing keys.  It
 doesn't know what the request asks for; `appliance/authority.py` decides whether the principal may.
@@ -83,14 +84,14 @@ _SEAL: Final = object()
 
 
 class Verified(msgspec.Struct, frozen=True, gc=False):
-    """A request whose signature held.  Only `verify` makes one.
+    """A request whose signature held, or that names nobody.  Only `verify` and `verify_form` make one.
 
     `headers` maps lower-case names to values, repeated ones joined by ","; `signed` says which of them were signed.
     `sha256` is the promised digest of the body in hexadecimal for EMPTY and SINGLE_HASH, else empty.
     """
 
     seal: object
-    principal: Principal | None  # None: a form that nobody signed
+    principal: Principal | None  # None: anonymous
     method: str
     path: bytes
     query: bytes
@@ -137,7 +138,7 @@ def verify(
     in_query = _query_authenticates(request.query)
     if authorization is None:
         if not in_query:
-            raise AuthError("AccessDenied")
+            return _anonymous(request, fields)
         claim, timestamp, payload_word = _presigned_claim(request.query, fields, now)
     else:
         if in_query:
@@ -185,12 +186,37 @@ def verify(
     )
 
 
+def _anonymous(request: SignedRequest, fields: Mapping[bytes, bytes]) -> Verified:
+    """A request that names nobody.  Nothing is refused here for being anonymous: it is authorised as any other is, and
+    denied unless somebody allowed it to everybody."""
+    word = fields.get(b"x-amz-content-sha256", b"UNSIGNED-PAYLOAD")
+    payload = _payload(word, True)
+    hashed = payload is Payload.SINGLE_HASH or payload is Payload.EMPTY
+    return Verified(
+        seal=_SEAL,
+        principal=None,
+        method=request.method,
+        path=request.path,
+        query=request.query,
+        headers=fields,
+        payload=payload,
+        sha256=word.decode("ascii") if hashed else "",
+        presigned=False,
+        signed=frozenset(),
+        signature=b"",
+        signing_key=_NO_KEY,
+        timestamp=b"",
+        scope=_NO_SCOPE,
+    )
+
+
+_NO_SCOPE: Final = Scope("", b"", b"", b"", b"")
+_NO_KEY: Final = SigningKey("", _NO_SCOPE)  # signs nothing: neither an anonymous body nor a form's has signed chunks
+
 # ---------------------------------------------------------------- forms
 
 _FORM_V4: Final = ("x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-signature")
 _FORM_V2: Final = ("awsaccesskeyid", "signature")
-_NO_SCOPE: Final = Scope("", b"", b"", b"", b"")
-_NO_KEY: Final = SigningKey("", _NO_SCOPE)  # signs nothing: a form's payload has no chunks
 
 
 def verify_form(
@@ -488,7 +514,7 @@ def _payload(word: bytes, presigned: bool) -> Payload:
             )
         return Payload.SINGLE_HASH
     if presigned and kind in (Payload.STREAMING_SIGNED, Payload.STREAMING_SIGNED_TRAILER):
-        raise AuthError("InvalidRequest", "A presigned request cannot sign the chunks of its body.")
+        raise AuthError("InvalidRequest", "Only a request that signs its headers can sign the chunks of its body.")
     return kind
 
 

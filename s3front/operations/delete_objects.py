@@ -14,6 +14,7 @@ from appliance.errors import StoreError
 from appliance.limits import DELETE_KEYS_MAX, KEY_LENGTH_MAX
 from appliance.model import Precondition
 from s3front import checksums, conditions, intake, xml
+from s3front.admission import Admission
 from s3front.errors import S3Error, from_store
 from s3front.request import Door, Request
 from s3front.response import Response, answer
@@ -37,6 +38,8 @@ async def operate(door: Door, request: Request) -> Response:
         quiet, targets = parse(document)
     else:
         quiet, targets = await trio.to_thread.run_sync(parse, document)
+    if request.admission is not None:
+        targets = [await _judged(request.admission, target) for target in targets]
     wanted: list[tuple[bytes, Precondition | None]] = []
     outcomes: list[tuple[bytes, S3Error | None]] = []
     places: list[int] = []  # where the outcome of each of `wanted` belongs
@@ -64,6 +67,17 @@ def parse(document: bytes) -> tuple[bool, list[Target]]:
     if not 1 <= len(found) <= DELETE_KEYS_MAX:
         raise xml.malformed(f"Between 1 and {DELETE_KEYS_MAX} keys can be deleted.")
     return quiet, [_target(target) for target in found]
+
+
+async def _judged(admission: Admission, target: Target) -> Target:
+    """The target, refused if the caller may not delete it."""
+    key, precondition, refused = target
+    if refused is None:
+        try:
+            await admission.judge(key, "")
+        except StoreError as error:
+            refused = from_store(error)
+    return key, precondition, refused
 
 
 def _require_digest(request: Request) -> None:

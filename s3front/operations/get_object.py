@@ -57,6 +57,8 @@ async def operate(door: Door, request: Request) -> Response:
     """Raises NoSuchKey, PreconditionFailed, InvalidRange, InvalidPartNumber, InvalidRequest, SlowDown."""
     for _ in range(ATTEMPTS):
         node = await door.store.look_up(request.bucket, request.key)
+        if request.admission is not None:
+            request.admission.recheck(request.key, node)
         status, headers, start, length = select(request, node)
         if not length:
             return Response(status, headers)
@@ -122,7 +124,7 @@ def select(request: Request, node: Node) -> Selection:
         # of the whole object or of one part, never of a range: a client compares it with the bytes that it gets
         headers += metadata.answered_checksum(node.attributes, number)
     if request.query:
-        headers = overridden(headers, request.query)
+        headers = overridden(headers, request.query, signed=request.verified.principal is not None)
     return Selection(status, headers, start, length)
 
 
@@ -140,10 +142,11 @@ def _headers_of(node: Node) -> Headers:
     return known[1].copy()
 
 
-def overridden(headers: Headers, query: dict[str, str]) -> Headers:
-    """With the response-* parameters in the place of what is stored.  (Every request here is signed, as S3 demands.)
+def overridden(headers: Headers, query: dict[str, str], *, signed: bool = True) -> Headers:
+    """With the response-* parameters in the place of what is stored.
 
-    Raises InvalidArgument for a value that is not one line: nothing a URL says may begin a new header.
+    Raises InvalidRequest when nobody signed for them, InvalidArgument for a value that is not one line: nothing a URL
+    says may begin a new header.
     """
     replaced: dict[bytes, bytes] = {}
     for name, value in query.items():
@@ -154,4 +157,6 @@ def overridden(headers: Headers, query: dict[str, str]) -> Headers:
             replaced[header] = metadata.line(value)
     if not replaced:
         return headers
+    if not signed:
+        raise S3Error("InvalidRequest", "Request specific response headers cannot be used for anonymous GET requests.")
     return [pair for pair in headers if pair[0] not in replaced] + list(replaced.items())

@@ -30,6 +30,8 @@ async def operate(door: Door, request: Request) -> Response:
     limit = min(_number(request, b"x-amz-max-parts", LIST_MAX), LIST_MAX)
     marker = _number(request, b"x-amz-part-number-marker", 0)
     node = await door.store.look_up(request.bucket, request.key)
+    if request.admission is not None:
+        request.admission.recheck(request.key, node)
     outcome, header = conditions.evaluate(request.headers, node.etag, node.written_ns)
     if outcome is not Outcome.PROCEED:
         raise conditions.failed(header)

@@ -18,5 +18,7 @@ ROUTES: Final = (Route("HEAD", Level.OBJECT),)
 async def operate(door: Door, request: Request) -> Response:
     """Raises what GetObject raises; an error of HEAD has no body."""
     node = await door.store.look_up(request.bucket, request.key)
+    if request.admission is not None:
+        request.admission.recheck(request.key, node)
     status, headers, _, length = select(request, node)
     return Response(status, headers, length=length)

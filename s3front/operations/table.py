@@ -55,7 +55,8 @@ class Operation(NamedTuple):
     """One of S3's operations: its name there, what authorisation it needs, where it is found, and what it does.
 
     `copies` operations also read the object that x-amz-copy-source names; `needs_bucket` is false where the bucket need
-    not exist.  `form` operations alone take what a form's policy vouches for.
+    not exist.  `form` operations alone take what a form's policy vouches for.  `each_key` operations name keys in their
+    document, and ask for each whether they may.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Operation(NamedTuple):
     copies: bool = False
     needs_bucket: bool = True
     form: bool = False
+    each_key: bool = False
 
 
 class _Module(Protocol):
@@ -77,8 +79,8 @@ class _Module(Protocol):
     def operate(self, door: Door, request: Request) -> Awaitable[Response]: ...
 
 
-def _operation(module: _Module, *, copies: bool = False, needs_bucket: bool = True, form: bool = False) -> Operation:
-    return Operation(module.NAME, module.ACTION, module.ROUTES, module.operate, copies, needs_bucket, form)
+def _operation(module: _Module, **how: bool) -> Operation:
+    return Operation(module.NAME, module.ACTION, module.ROUTES, module.operate, **how)
 
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
@@ -91,7 +93,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     _operation(list_objects_v2),
     _operation(list_object_versions),
     _operation(list_multipart_uploads),
-    _operation(delete_objects),
+    _operation(delete_objects, each_key=True),
     _operation(get_object),
     _operation(head_object),
     _operation(get_object_attributes),
