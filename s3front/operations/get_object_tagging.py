@@ -21,6 +21,8 @@ ROUTES: Final = (Route("GET", Level.OBJECT, "tagging"),)
 async def operate(door: Door, request: Request) -> Response:
     """Raises NoSuchKey, NoSuchVersion, MethodNotAllowed (a delete marker has no tags)."""
     node = await door.store.look_up_version(request.bucket, request.key, request.query.get("versionId", ""))
+    if request.admission is not None:
+        request.admission.recheck(request.key, node)
     refuse_marker(node)
     response = answer(tagging.document(node.attributes.tags))
     response.headers += version_header(request, node)
