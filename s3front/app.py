@@ -24,6 +24,7 @@ from appliance.authority import Action, authorize, owns_plainly
 from appliance.errors import Code, StoreError
 from s3front import cors, form, form_request, preflight, transfer, xml
 from s3front.admission import admit, admit_source
+from s3front.conditions import refused
 from s3front.errors import S3Error, from_store
 from s3front.guessing import GuessSlowdown
 from s3front.operations import table
@@ -189,6 +190,8 @@ class S3App:
         if isinstance(error, S3Error):
             return error
         if isinstance(error, StoreError):
+            if error.code is Code.PRECONDITION_FAILED and request is not None:
+                return refused(request.headers)
             failure = from_store(error) if request is None else from_store(error, request.bucket_name, request.key)
             if failure.status >= 500:  # a full box is no failure of the box
                 level = logging.WARNING if error.code is Code.NO_SPACE else logging.ERROR

@@ -41,6 +41,10 @@ COPY_SOURCE: Final = Names(
     b"x-amz-copy-source-if-unmodified-since",
 )
 
+# Conditions of writes and deletes, in the order in which a commit checks them.  Clients look at which it was: fsspec's
+# "create" mode takes a 412 for an existing file only if it names If-None-Match.
+_WRITE: Final = (b"if-match", b"if-none-match", b"x-amz-if-match-size", b"x-amz-if-match-last-modified-time")
+
 
 def entity_tags(value: bytes) -> list[str]:
     """The ETags of a list, without quotes; `*` stays.  A weak one keeps its `W/`, so that it equals no ETag of ours.
@@ -101,6 +105,11 @@ def failed(header: bytes) -> S3Error:
     """412 with AWS's Condition element."""
     name = "-".join(word.capitalize() for word in header.decode().split("-"))
     return S3Error("PreconditionFailed", details=(("Condition", name),))
+
+
+def refused(headers: Mapping[bytes, bytes]) -> S3Error:
+    """`failed` for a write or delete whose commit refused, by the first of the conditions that it carried."""
+    return failed(next((name for name in _WRITE if name in headers), b"if-match"))
 
 
 def check_copy_source(headers: Mapping[bytes, bytes], etag: str, written_ns: int) -> None:

@@ -170,6 +170,8 @@ def virtual_host(host: bytes, suffix: bytes) -> bytes | None:
 def parse_copy_source(value: bytes) -> Source:
     """`[/]bucket/key[?versionId=null]`, percent-encoded.  Raises InvalidArgument, NoSuchVersion, KeyTooLongError.
 
+    A `+` is a space, as in AWS: s5cmd writes spaces so, and whoever means a plus writes %2B.
+
     The version is split off before decoding: a `?` of a key arrives as %3F.  Versions other than `null` cannot exist
     in buckets that were never versioned.
     """
@@ -178,7 +180,7 @@ def parse_copy_source(value: bytes) -> Source:
     if not bucket or not key:
         raise _bad_source(value)
     try:
-        name, decoded = decode_once(bucket).decode(), decode_once(key)
+        name, decoded = decode_once(bucket).decode(), decode_once(key.replace(b"+", b" "))
         version = parse_query(parameters).get("versionId") if parameters else None
     except S3Error:
         raise _bad_source(value) from None

@@ -262,6 +262,7 @@ def test_decoding() -> None:
     assert parse_query(b"a=1&b&c=%26+%2B&a=2&&=x") == {"a": "1", "b": "", "c": "& +"}
     source = parse_copy_source(b"/b/a%2520b%3Fc?versionId=null")
     assert (source.bucket_name, source.key) == ("b", b"a%20b?c")
+    assert parse_copy_source(b"b/a+b%2Bc").key == b"a b+c", "s5cmd writes a space as a plus, and AWS reads it so"
 
 
 def test_virtual_hosts_and_paths_name_the_same_bucket() -> None:

@@ -144,6 +144,20 @@ def test_conditional_writes(box: Box) -> None:
     assert box.send("GET", "/b/k").status == 404
 
 
+def test_a_refused_write_names_its_condition(box: Box) -> None:
+    """s3fs takes a 412 for "exists already" only if it says If-None-Match."""
+    box.send("PUT", "/b/k", body=b"1")
+    for method, name, value, named in (
+        ("PUT", "if-none-match", "*", b"If-None-Match"),
+        ("PUT", "if-match", '"x"', b"If-Match"),
+        ("DELETE", "if-match", '"x"', b"If-Match"),
+        ("DELETE", "x-amz-if-match-size", "2", b"X-Amz-If-Match-Size"),
+    ):
+        answer = box.send(method, "/b/k", headers={name: value}, body=b"2" if method == "PUT" else b"")
+        assert answer.status == 412
+        assert b"<Condition>" + named + b"</Condition>" in answer.body, answer.body
+
+
 def test_deleting_nothing_succeeds(box: Box) -> None:
     answer = box.send("DELETE", "/b/none")
     assert (answer.status, answer.body) == (204, b"")
