@@ -17,9 +17,8 @@ from tests.rows import rows
 HOUSE: Final = Path(__file__).parent.parent
 README: Final = (HOUSE / "README.md").read_text("utf-8")
 PROJECT: Final[dict[str, Any]] = tomllib.loads((HOUSE / "pyproject.toml").read_text("utf-8"))
-DOCUMENTS: Final = sorted(
-    path for path in HOUSE.rglob("*.md") if not {".venv", "var", ".pytest_cache"} & set(path.relative_to(HOUSE).parts)
-)
+ROOMS: Final = [path for path in HOUSE.iterdir() if path.is_dir() and not path.name.startswith((".", "var"))]
+DOCUMENTS: Final = sorted([*HOUSE.glob("*.md"), *(path for room in ROOMS for path in room.rglob("*.md"))])
 
 
 @rows("path", DOCUMENTS, ids=lambda path: str(path.relative_to(HOUSE)))

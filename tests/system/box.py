@@ -54,14 +54,23 @@ def is_mounted(point: Path) -> bool:
         return any(line.split()[4] == str(point) for line in lines)
 
 
+def make_certificate(certificate: Path, key: Path) -> None:
+    """A certificate for this machine that only a client who was told trusts."""
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    made: list[str | Path] = ["openssl", "req", "-x509", *kind, *subject, "-keyout", key, "-out", certificate]
+    subprocess.run(made, check=True, capture_output=True)
+
+
 class Box:
     """One state directory and, between `start` and `stop` or `kill`, its daemon."""
 
-    def __init__(self, state: Path, devices: Sequence[str] = (), *, mount: bool = True) -> None:
+    def __init__(self, state: Path, devices: Sequence[str] = (), *, mount: bool = True, tls: bool = False) -> None:
         self.state = state
         self.devices = list(devices)
         self.mounted = mount
         self.mount = state / "mnt"
+        self.certificate = state / "certificate.pem" if tls else None
         self.admin = f"127.0.0.1:{free_port()}"
         self.process: subprocess.Popen[bytes] | None = None
         self.facts: dict[str, Any] = {}
@@ -79,13 +88,17 @@ class Box:
                 self.devices.append(str(self.state / name))
         ssd, *hdds = self.devices
         arguments = ["--ssd", ssd, *(word for hdd in hdds for word in ("--hdd", hdd))]
+        if self.certificate:
+            make_certificate(self.certificate, self.state / "key.pem")
         self.tierce("pool", "create", "--copies", str(copies), *arguments)
 
     def environment(self) -> dict[str, str]:
         """What configures this daemon."""
+        tls = {"TIERCE_S3_TLS_CERT": str(self.certificate), "TIERCE_S3_TLS_KEY": str(self.state / "key.pem")}
         return clean_environment() | {
-            "TIERCE_STATE_DIR": str(self.state),
+            **(tls if self.certificate else {}),
             "TIERCE_S3_ADDR": "127.0.0.1:0",
+            "TIERCE_STATE_DIR": str(self.state),
             "TIERCE_ADMIN_ADDR": self.admin,
             "TIERCE_MOUNT": str(self.mount),
             "TIERCE_MOUNT_ENABLED": "yes" if self.mounted else "no",
@@ -167,7 +180,7 @@ class Box:
 
     @property
     def endpoint(self) -> str:
-        """http://127.0.0.1:port."""
+        """http://127.0.0.1:port, or https."""
         return str(self.facts["endpoint"])
 
     def s3(self) -> S3Client:
@@ -187,6 +200,7 @@ class Box:
             aws_secret_access_key=self.facts["secret_key"],
             region_name="us-east-1",
             config=config,
+            verify=str(self.certificate) if self.certificate else None,
         )
         self._clients.append(client)
         return client
@@ -216,9 +230,11 @@ class Box:
 
 
 @contextlib.contextmanager
-def running(state: Path, devices: Sequence[str] = (), *, mount: bool = True, copies: int = 1) -> Iterator[Box]:
+def running(
+    state: Path, devices: Sequence[str] = (), *, mount: bool = True, copies: int = 1, tls: bool = False
+) -> Iterator[Box]:
     """A made and started box.  At the end it is audited, stopped, and must leave nothing mounted."""
-    box = Box(state, devices, mount=mount)
+    box = Box(state, devices, mount=mount, tls=tls)
     try:
         box.make_pool(copies=copies)
         box.start()

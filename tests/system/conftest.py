@@ -12,6 +12,7 @@ import pytest
 
 from appliance.limits import GIB
 from tests.system.box import Box, running
+from tests.system.clients import Clients, install
 
 
 def left_out(variable: str, what: str) -> None:
@@ -54,6 +55,19 @@ def box(fuse: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """A running box on sparse files, shared by a module's tests: each uses buckets of its own."""
     with running(tmp_path_factory.mktemp("box")) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def installed_clients() -> None:
+    """Foreign clients that are not among this environment's own packages."""
+    install()
+
+
+@pytest.fixture
+def clients(installed_clients: None, box: Box, tmp_path: Path) -> Clients:
+    """Every foreign client, with a home of its own."""
+    (tmp_path / "home").mkdir()
+    return Clients(box, tmp_path / "home")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.box import Box, digest
-from tests.system.test_clients import files
+from tests.system.clients import files
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 

@@ -15,7 +15,6 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-import boto3
 import pytest
 
 from appliance.limits import GIB, MIB
@@ -196,42 +195,16 @@ def test_a_device_joins_the_running_pool(tmp_path: Path) -> None:
 
 
 def test_tls_is_1_3_only(tmp_path: Path) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    made: list[str | Path] = ["openssl", "req", "-x509", *kind, *subject, "-keyout", key, "-out", certificate]
-    subprocess.run(made, check=True, capture_output=True)
-
-    class Secure(Box):
-        def environment(self) -> dict[str, str]:
-            tls = {"TIERCE_S3_TLS_CERT": str(certificate), "TIERCE_S3_TLS_KEY": str(key)}
-            return super().environment() | tls
-
-    box = Secure(tmp_path / "box", mount=False)
-    try:
-        box.make_pool()
-        box.start()
+    with running(tmp_path / "box", mount=False, tls=True) as box:
         assert box.endpoint.startswith("https://")
-        client = boto3.client(
-            "s3",
-            endpoint_url=box.endpoint,
-            aws_access_key_id=box.facts["access_key"],
-            aws_secret_access_key=box.facts["secret_key"],
-            region_name="us-east-1",
-            verify=str(certificate),
-        )
-        body = os.urandom(3 * MIB)
+        body, client = os.urandom(3 * MIB), box.s3()
         client.create_bucket(Bucket="bucket")
         client.put_object(Bucket="bucket", Key="k", Body=body)
         assert client.get_object(Bucket="bucket", Key="k")["Body"].read() == body
-        client.close()
-        old = ssl.create_default_context(cafile=str(certificate))
+        old = ssl.create_default_context(cafile=str(box.certificate))
         old.maximum_version = ssl.TLSVersion.TLSv1_2
         with pytest.raises(urllib.error.URLError, match=r"(?i)protocol|alert|version"):
             urllib.request.urlopen(f"{box.endpoint}/", context=old, timeout=20)
-        box.stop()
-    finally:
-        box.clean()
 
 
 def test_scripts_run_makes_a_box_twice(fuse: None, tmp_path: Path) -> None:

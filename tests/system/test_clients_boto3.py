@@ -1,4 +1,4 @@
-"""Foreign clients against the real daemon: boto3, awscli, rclone, s3cmd; and their bytes through the mount."""
+"""boto3 against the real daemon, and its bytes through the mount."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import base64
 import hashlib
 import io
 import os
-import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+import boto3
 import pytest
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
 from appliance.limits import MIB
-from tests.system.box import BIN, Box, clean_environment, digest
+from tests.system.box import Box, digest
+from tests.system.clients import files
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
@@ -24,21 +25,6 @@ pytestmark = [pytest.mark.system, pytest.mark.slow]
 def code(error: pytest.ExceptionInfo[ClientError]) -> str:
     """S3's error code."""
     return error.value.response["Error"]["Code"]
-
-
-def run(*words: str | Path, environment: dict[str, str]) -> str:
-    """A client's output; fails with it if the client does."""
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=180)
-    assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def files(root: Path) -> dict[str, str]:
-    """Digest of every file below, by relative path."""
-    return {str(path.relative_to(root)): digest(path.read_bytes()) for path in root.rglob("*") if path.is_file()}
-
-
-# ---------------------------------------------------------------------------------------------------------- boto3
 
 
 @pytest.mark.parametrize("size", [0, 1, 2048, 2049, 65_536, 131_072, 131_073, 5 * MIB, 9 * MIB + 1])
@@ -119,7 +105,7 @@ def test_boto3_presigns(box: Box, bucket: str) -> None:
         assert refused.code == 403
 
 
-@pytest.mark.parametrize("algorithm", ["CRC32", "SHA1", "SHA256"])
+@pytest.mark.parametrize("algorithm", ["CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"])
 def test_boto3_checksums_are_verified_and_kept(box: Box, bucket: str, algorithm: str) -> None:
     client, body = box.s3(), os.urandom(200_000)
     put = client.put_object(Bucket=bucket, Key="k", Body=body, ChecksumAlgorithm=algorithm)  # type: ignore[arg-type]
@@ -159,94 +145,42 @@ def test_a_wrong_secret_is_refused(box: Box, bucket: str) -> None:
         box.facts["secret_key"] = real
 
 
-# ---------------------------------------------------------------------------------------------------------- awscli
+def test_boto3_pages_through_buckets(box: Box) -> None:
+    client = box.s3()
+    names = [f"paged-{number}" for number in range(5)]
+    for name in names:
+        client.create_bucket(Bucket=name)
+        assert client.head_bucket(Bucket=name)["BucketRegion"] == "us-east-1"
+        assert client.get_bucket_location(Bucket=name)["LocationConstraint"] is None
+    pages = list(client.get_paginator("list_buckets").paginate(Prefix="paged-", PaginationConfig={"PageSize": 2}))
+    assert [item["Name"] for page in pages for item in page["Buckets"]] == names
+    assert [len(page["Buckets"]) for page in pages] == [2, 2, 1]
 
 
-def aws(box: Box, tmp_path: Path, *words: str | Path) -> str:
-    """`aws --endpoint-url …`."""
-    environment = clean_environment() | {
-        "HOME": str(tmp_path),
-        "AWS_ACCESS_KEY_ID": box.facts["access_key"],
-        "AWS_SECRET_ACCESS_KEY": box.facts["secret_key"],
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": "/dev/null",
-    }
-    return run(BIN / "aws", "--endpoint-url", box.endpoint, *words, environment=environment)
-
-
-def test_awscli_copies_and_syncs(box: Box, bucket: str, tree: Path, tmp_path: Path) -> None:
-    aws(box, tmp_path, "s3", "sync", "--quiet", tree, f"s3://{bucket}/tree")
-    assert files(box.mount / bucket / "tree") == files(tree)
-    aws(box, tmp_path, "s3", "sync", "--quiet", f"s3://{bucket}/tree", tmp_path / "back")
-    assert files(tmp_path / "back") == files(tree)
-    assert aws(box, tmp_path, "s3", "sync", tree, f"s3://{bucket}/tree") == "", "nothing is left to do"
-    biggest = max(tree.rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
-    aws(box, tmp_path, "s3", "cp", "--quiet", biggest, f"s3://{bucket}/big")
-    aws(box, tmp_path, "s3", "cp", "--quiet", f"s3://{bucket}/big", f"s3://{bucket}/big2")
-    assert digest((box.mount / bucket / "big2").read_bytes()) == digest(biggest.read_bytes())
-    assert "big2" in aws(box, tmp_path, "s3", "ls", f"s3://{bucket}/")
-    aws(box, tmp_path, "s3", "rm", "--quiet", "--recursive", f"s3://{bucket}/")
-    assert files(box.mount / bucket) == {}
-
-
-# ---------------------------------------------------------------------------------------------------------- rclone
-
-
-def rclone(box: Box, tmp_path: Path, *words: str | Path) -> str:
-    """`rclone …` with a remote called box:."""
-    environment = clean_environment() | {
-        "RCLONE_CONFIG": str(tmp_path / "rclone.conf"),
-        "RCLONE_CONFIG_BOX_TYPE": "s3",
-        "RCLONE_CONFIG_BOX_PROVIDER": "Other",
-        "RCLONE_CONFIG_BOX_ENDPOINT": box.endpoint,
-        "RCLONE_CONFIG_BOX_ACCESS_KEY_ID": box.facts["access_key"],
-        "RCLONE_CONFIG_BOX_SECRET_ACCESS_KEY": box.facts["secret_key"],
-        "RCLONE_CONFIG_BOX_CHUNK_SIZE": "5Mi",
-        "RCLONE_CONFIG_BOX_UPLOAD_CUTOFF": "8Mi",
-    }
-    (tmp_path / "rclone.conf").touch()
-    return run(BIN / "rclone", "--retries", "1", *words, environment=environment)
-
-
-def test_rclone_syncs_both_ways(box: Box, bucket: str, tree: Path, tmp_path: Path) -> None:
-    remote = f"box:{bucket}/tree"
-    rclone(box, tmp_path, "sync", tree, remote)
-    rclone(box, tmp_path, "check", tree, remote)
-    rclone(box, tmp_path, "check", "--download", tree, remote)
-    assert files(box.mount / bucket / "tree") == files(tree)
-    for path in tree.rglob("*"):
-        if path.is_file():
-            through_mount = box.mount / bucket / "tree" / path.relative_to(tree)
-            assert through_mount.stat().st_mtime_ns == path.stat().st_mtime_ns, "rclone's mtime is the mount's"
-    rclone(box, tmp_path, "sync", remote, tmp_path / "back")
-    assert files(tmp_path / "back") == files(tree)
-    next(path for path in tree.rglob("*") if path.is_file()).unlink()
-    rclone(box, tmp_path, "sync", tree, remote)
-    rclone(box, tmp_path, "check", tree, remote)
-
-
-# ---------------------------------------------------------------------------------------------------------- s3cmd
-
-
-def s3cmd(box: Box, tmp_path: Path, *words: str | Path) -> str:
-    """`s3cmd …`."""
-    host = box.endpoint.removeprefix("http://")
-    (tmp_path / "s3cfg").write_text(
-        f"[default]\naccess_key = {box.facts['access_key']}\nsecret_key = {box.facts['secret_key']}\n"
-        f"host_base = {host}\nhost_bucket = {host}\nuse_https = False\nbucket_location = us-east-1\n"
-    )
-    environment = clean_environment() | {"PYTHONWARNINGS": "ignore"}
-    return run(BIN / "s3cmd", "-c", tmp_path / "s3cfg", "--no-progress", *words, environment=environment)
-
-
-def test_s3cmd_puts_lists_and_gets(box: Box, bucket: str, tmp_path: Path) -> None:
-    body = os.urandom(17 * MIB)
-    (tmp_path / "file").write_bytes(body)
-    s3cmd(box, tmp_path, "put", tmp_path / "file", f"s3://{bucket}/d/file")
-    assert f"s3://{bucket}/d/file" in s3cmd(box, tmp_path, "ls", "--recursive", f"s3://{bucket}")
-    s3cmd(box, tmp_path, "get", f"s3://{bucket}/d/file", tmp_path / "back")
-    assert digest((tmp_path / "back").read_bytes()) == digest(body)
-    assert digest((box.mount / bucket / "d" / "file").read_bytes()) == digest(body)
-    s3cmd(box, tmp_path, "cp", f"s3://{bucket}/d/file", f"s3://{bucket}/copy")
-    s3cmd(box, tmp_path, "del", f"s3://{bucket}/d/file")
-    assert s3cmd(box, tmp_path, "ls", "--recursive", f"s3://{bucket}").split()[-1] == f"s3://{bucket}/copy"
+def test_boto3_resources_and_waiters(box: Box, bucket: str, tree: Path, tmp_path: Path) -> None:
+    """The object-oriented face: ten threads move a tree, waiters wait, a collection is deleted in batches."""
+    session = boto3.Session(box.facts["access_key"], box.facts["secret_key"], region_name="us-east-1")
+    s3 = session.resource("s3", endpoint_url=box.endpoint)
+    try:
+        ours = s3.Bucket(bucket)
+        ours.wait_until_exists()
+        config = TransferConfig(multipart_threshold=5 * MIB, multipart_chunksize=5 * MIB, max_concurrency=10)
+        for path in tree.rglob("*"):
+            if path.is_file():
+                ours.upload_file(str(path), f"tree/{path.relative_to(tree)}", Config=config)
+        assert files(box.mount / bucket / "tree") == files(tree)
+        for item in ours.objects.filter(Prefix="tree/"):
+            back = tmp_path / "back" / item.key
+            back.parent.mkdir(parents=True, exist_ok=True)
+            ours.download_file(item.key, str(back), Config=config)
+        assert files(tmp_path / "back" / "tree") == files(tree)
+        copy = ours.Object("copy")
+        copy.copy({"Bucket": bucket, "Key": "tree/dir 2/ärger/file-8"}, Config=config)
+        copy.wait_until_exists()
+        assert copy.content_length == 20_000_000
+        ours.objects.all().delete()
+        copy.wait_until_not_exists()
+        ours.delete()
+        ours.wait_until_not_exists()
+    finally:
+        s3.meta.client.close()

@@ -1,0 +1,12 @@
+"""Reads a local parquet file and compares the sum of a column: arguments file, column, sum."""
+
+from __future__ import annotations
+
+import sys
+
+import duckdb
+
+if __name__ == "__main__":
+    path, column, wanted = sys.argv[1:]
+    (found,) = duckdb.execute(f"SELECT sum({column}) FROM read_parquet(?)", [path]).fetchall()
+    assert found == (int(wanted),), found
