@@ -16,6 +16,7 @@ from appliance.limits import GATHER_MAX, XML_MAX
 from appliance.model import Body, Checksum
 from s3front import checksums, transfer
 from s3front.body import BodyPlan, BodySink, plan_body, receive_small
+from s3front.encryption import Sealing
 from s3front.errors import S3Error
 from s3front.request import Door, Request
 
@@ -38,13 +39,16 @@ def plan(request: Request, *, default: str = checksums.DEFAULT, limit: int) -> B
     return result
 
 
-async def take(door: Door, request: Request, plan: BodyPlan, commit: Commit[T]) -> T:
-    """Receives, checks, then `commit(body, etag, checksum)`, whose result is returned."""
+async def take(door: Door, request: Request, plan: BodyPlan, commit: Commit[T], sealing: Sealing | None = None) -> T:
+    """Receives, checks, encrypts if there is a `sealing`, then `commit(body, etag, checksum)`, whose result is
+    returned."""
+    key = None if sealing is None else sealing.key
     if plan.length <= GATHER_MAX:
         data = await transfer.read_small(request.scope, request.receive, plan.wire_max)
         small = await receive_small(plan, data)
-        return await commit(door.store.small_body(small.body), small.etag, small.checksum)
-    with await door.store.ingest(request.bucket, None if plan.open_ended else plan.length, request.key) as ingest:
+        return await commit(door.store.small_body(small.body, key), small.etag, small.checksum)
+    size = None if plan.open_ended else plan.length
+    with await door.store.ingest(request.bucket, size, request.key, key) as ingest:
         sink = BodySink(plan, ingest)
         await transfer.read_body(request.scope, request.receive, _Bounded(sink, plan))
         large = await trio.to_thread.run_sync(sink.finish)

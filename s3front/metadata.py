@@ -64,7 +64,6 @@ _REFUSED: Final = frozenset(
         b"x-amz-grant-write-acp",
     }
 )
-_REFUSED_PREFIXES: Final = (b"x-amz-server-side-encryption", b"x-amz-copy-source-server-side-encryption")
 
 _HEADERS: Final[tuple[tuple[str, bytes], ...]] = (
     ("cache_control", b"cache-control"),
@@ -79,11 +78,11 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 
 
 def check_refused(headers: Mapping[bytes, bytes]) -> None:
-    """Raises NotImplemented for a header that asks for what is not here (locks, encryption, grants, ACLs),
+    """Raises NotImplemented for a header that asks for what is not here (locks, grants, ACLs),
     InvalidArgument for an ACL that S3 does not know."""
     for name in headers:
         if name[:6] == b"x-amz-":
-            if name in _REFUSED or name.startswith(_REFUSED_PREFIXES):
+            if name in _REFUSED:
                 raise S3Error("NotImplemented", details=(("Header", name.decode("latin-1")),))
             if name == b"x-amz-acl" and headers[name] not in CANNED_ACLS:
                 if headers[name] not in _OTHER_CANNED_ACLS:
@@ -115,7 +114,7 @@ def from_headers(headers: Mapping[bytes, bytes]) -> Attributes:
                 user[name[11:].decode("latin-1")] = _text(value)
             elif name == tagging.HEADER:
                 tags = tagging.from_header(value)
-            elif name in _REFUSED or name == b"x-amz-acl" or name.startswith(_REFUSED_PREFIXES):
+            elif name in _REFUSED or name == b"x-amz-acl":
                 check_refused(headers)
     if not fields and not user and not tags:
         return NO_ATTRIBUTES
@@ -190,6 +189,8 @@ def object_headers(node: Node) -> list[tuple[bytes, bytes]]:
         headers.append((b"x-amz-storage-class", line(attributes.storage_class)))
     if attributes.tags:
         headers.append((b"x-amz-tagging-count", b"%d" % len(attributes.tags)))
+    if attributes.sse == "AES256":  # what a customer's key opens is said beside that key (encryption.py)
+        headers.append((b"x-amz-server-side-encryption", b"AES256"))
     missing = 0
     for key, value in attributes.user.items():
         if _TOKEN.fullmatch(key):

@@ -67,8 +67,6 @@ ABSENT: Final[dict[tuple[str, Level, str], str]] = {
     ("GET", _B, "analytics"): "GetBucketAnalyticsConfiguration",
     ("PUT", _B, "analytics"): "PutBucketAnalyticsConfiguration",
     ("DELETE", _B, "analytics"): "DeleteBucketAnalyticsConfiguration",
-    ("PUT", _B, "encryption"): "PutBucketEncryption",
-    ("DELETE", _B, "encryption"): "DeleteBucketEncryption",
     ("PUT", _O, "encryption"): "UpdateObjectEncryption",
     ("GET", _B, "intelligent-tiering"): "GetBucketIntelligentTieringConfiguration",
     ("PUT", _B, "intelligent-tiering"): "PutBucketIntelligentTieringConfiguration",

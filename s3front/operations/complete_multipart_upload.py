@@ -17,10 +17,10 @@ from appliance.authority import Action
 from appliance.errors import Code, StoreError
 from appliance.limits import MIB, OBJECT_SIZE_MAX, PART_NUMBER_MAX, PART_SIZE_MIN
 from appliance.model import Checksum, Part, Precondition, Upload
-from s3front import checksums, intake, metadata, preconditions, xml
+from s3front import checksums, encryption, intake, metadata, preconditions, xml
 from s3front.errors import S3Error
 from s3front.request import Door, Request
-from s3front.response import Response, answer
+from s3front.response import Headers, Response, answer
 from s3front.router import Level, Route
 from s3front.xml import Element
 
@@ -47,9 +47,11 @@ async def operate(door: Door, request: Request) -> Response:
     """Raises MalformedXML, NoSuchUpload, InvalidPart, InvalidPartOrder, EntityTooSmall, BadDigest, InvalidRequest,
     PreconditionFailed."""
     precondition = await preconditions.for_write(door, request)
+    shown: Headers = []
     asked = await _asked(request)
     try:
         upload = door.store.upload(request.bucket, request.key, request.query["uploadId"])
+        shown = encryption.of_completion(upload, request.headers)
         held = await _held(door, upload)
         if len(asked) <= JUDGE_INLINE_MAX:
             parts, whole = _judge(request, upload, asked, held)
@@ -64,7 +66,7 @@ async def operate(door: Door, request: Request) -> Response:
     scheme = request.scope.get("scheme", "http")
     host = request.headers.get(b"host", b"").decode("latin-1")
     location = f"{scheme}://{host}{request.verified.path.decode('latin-1')}"
-    return answer(
+    response = answer(
         xml.document(
             "CompleteMultipartUploadResult",
             f"<Location>{xml.escape(location)}</Location>"
@@ -72,6 +74,8 @@ async def operate(door: Door, request: Request) -> Response:
             f"<ETag>&quot;{etag}&quot;</ETag>{metadata.checksum_xml(checksum, len(asked))}",
         )
     )
+    response.headers += shown
+    return response
 
 
 async def _asked(request: Request) -> list[Asked]:

@@ -1,7 +1,8 @@
-"""CopyObject: PUT /bucket/key with x-amz-copy-source.  No byte is read.
+"""CopyObject: PUT /bucket/key with x-amz-copy-source.  No byte is read, unless the copy is encrypted otherwise.
 
-The copy shares the source's bytes: so no size is too large, and ETag and checksum stay the source's.  app.py has parsed
-the source and authorised reading it.
+The copy shares the source's bytes: so no size is too large, and ETag and checksum stay the source's.  Where encryption
+forbids that (s3front/resealed.py) the bytes are streamed, and ETag and checksum still are those of the same bytes.
+app.py has parsed the source and authorised reading it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from typing import Final
 import msgspec
 
 from appliance.authority import Action
-from appliance.model import Attributes, Node, Written
-from s3front import conditions, metadata, preconditions, xml
+from appliance.model import Attributes, Body, Node, Written
+from s3front import conditions, encryption, metadata, preconditions, resealed, xml
 from s3front.dates import NS, iso_date
+from s3front.encryption import Sealing
 from s3front.errors import S3Error, invalid_argument
 from s3front.request import Door, Request
 from s3front.response import Response, answer
@@ -27,37 +29,64 @@ ROUTES: Final = (Route("PUT", Level.OBJECT, header=COPY_SOURCE),)
 
 async def operate(door: Door, request: Request) -> Response:
     """Raises NoSuchKey (the source), PreconditionFailed, InvalidRequest (onto itself without a change),
-    InvalidArgument (directives, tags), InvalidTag, NotImplemented (ACLs, encryption)."""
+    InvalidArgument (directives, tags), InvalidTag, NotImplemented (ACLs), and what encryption says."""
     headers = request.headers
     metadata.check_refused(headers)
     replace = _directive(headers.get(b"x-amz-metadata-directive", b"COPY"), "x-amz-metadata-directive")
     retag = _directive(headers.get(b"x-amz-tagging-directive", b"COPY"), "x-amz-tagging-directive")
     precondition = await preconditions.for_write(door, request)
     said = metadata.from_headers(headers)
+    sealing = await encryption.for_write(door, request.bucket, headers)
     same = request.source.bucket.id == request.bucket.id and request.source.key == request.key
 
     async def copy(source: Node) -> tuple[Written, Attributes]:
         conditions.check_copy_source(headers, source.etag, source.written_ns)
+        customer = encryption.for_source(source, headers)
         attributes = _attributes(source, said, replace=replace, reclass=b"x-amz-storage-class" in headers)
-        if same and attributes is None:
+        held = source.attributes
+        if same and attributes is None and customer is None and _is_as_asked(held, sealing):
             raise _without_change()
         if replace or retag:
-            attributes = msgspec.structs.replace(
-                attributes or source.attributes, tags=said.tags if retag else source.attributes.tags
+            attributes = msgspec.structs.replace(attributes or held, tags=said.tags if retag else held.tags)
+        if resealed.shares(source, customer, sealing):
+            if attributes is not None:
+                attributes = msgspec.structs.replace(attributes, sse=held.sse)
+            written = await door.store.copy_object(
+                source, request.bucket, request.key, attributes, precondition=precondition
             )
-        written = await door.store.copy_object(
-            source, request.bucket, request.key, attributes, precondition=precondition
-        )
-        return written, source.attributes
+            return written, held
+        described = encryption.described(held if attributes is None else attributes, sealing)
+
+        async def commit(body: Body, md5: str) -> Written:
+            # the MD5 of an object that a customer's key sealed is known to nobody but those with the key
+            etag = source.etag if customer is None or request.bucket.etag != "md5" else md5
+            return await door.store.put_object(
+                request.bucket,
+                request.key,
+                body,
+                etag if sealing is None else sealing.etag(etag),
+                described,
+                precondition=precondition,
+            )
+
+        span = (0, source.size)
+        return await resealed.copied(door, request, source, customer, span, sealing, commit), held
 
     written, kept = await with_source(door, request.source, copy)
-    return answer(
+    response = answer(
         xml.document(
             "CopyObjectResult",
             f"<LastModified>{iso_date(written.written_ns // NS)}</LastModified><ETag>&quot;{written.etag}&quot;</ETag>"
             f"{metadata.checksum_xml(kept.checksum, len(kept.parts))}",
         )
     )
+    response.headers += encryption.of_copy(kept, sealing)
+    return response
+
+
+def _is_as_asked(held: Attributes, sealing: Sealing | None) -> bool:
+    """Whether the source is encrypted already as the copy is to be."""
+    return sealing is None or (sealing.customer is None and held.sse != "")
 
 
 def _without_change() -> S3Error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from appliance.authority import Action
-from s3front import checksums, metadata, xml
+from s3front import checksums, encryption, metadata, xml
 from s3front.errors import S3Error
 from s3front.request import Door, Request
 from s3front.response import Response, answer
@@ -17,9 +17,12 @@ ROUTES: Final = (Route("POST", Level.OBJECT, "uploads"),)
 
 
 async def operate(door: Door, request: Request) -> Response:
-    """Raises what metadata says, InvalidRequest (checksum algorithm and type)."""
+    """Raises what metadata and encryption say, InvalidRequest (checksum algorithm and type)."""
     attributes = metadata.from_headers(request.headers)
     algorithm, kind = checksum_choice(request)
+    sealing = await encryption.for_write(door, request.bucket, request.headers)
+    if sealing is not None:
+        attributes = encryption.described(attributes, sealing)
     principal = request.verified.principal
     upload = await door.store.create_upload(
         request.bucket,
@@ -36,6 +39,8 @@ async def operate(door: Door, request: Request) -> Response:
             f"<UploadId>{xml.escape(upload.id)}</UploadId>",
         )
     )
+    if sealing is not None:
+        response.headers += sealing.headers
     if algorithm:
         response.headers.append((b"x-amz-checksum-algorithm", algorithm.encode()))
         response.headers.append((b"x-amz-checksum-type", kind.encode()))

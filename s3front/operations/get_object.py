@@ -12,8 +12,9 @@ from appliance import limits
 from appliance.authority import Action
 from appliance.errors import Code, StoreError
 from appliance.model import Node
-from s3front import conditions, metadata, ranges
+from s3front import conditions, encryption, metadata, ranges
 from s3front.conditions import Outcome
+from s3front.encryption import Customer
 from s3front.errors import S3Error, invalid_argument
 from s3front.request import Door, Request
 from s3front.response import Headers, Response
@@ -41,7 +42,7 @@ _OVERRIDES: Final[dict[str, bytes]] = {
     "response-content-disposition": b"content-disposition",
     "response-content-encoding": b"content-encoding",
 }
-_CONDITIONS: Final = frozenset(conditions.READ)
+_CONCERNING: Final = frozenset(conditions.READ) | encryption.READ  # most requests have none of these headers
 
 
 class Selection(NamedTuple):
@@ -51,6 +52,7 @@ class Selection(NamedTuple):
     headers: Headers
     start: int
     length: int
+    customer: Customer | None = None  # the key without which its bytes cannot be read (SSE-C)
 
 
 async def operate(door: Door, request: Request) -> Response:
@@ -59,11 +61,12 @@ async def operate(door: Door, request: Request) -> Response:
         node = await door.store.look_up(request.bucket, request.key)
         if request.admission is not None:
             request.admission.recheck(request.key, node)
-        status, headers, start, length = select(request, node)
+        status, headers, start, length, customer = select(request, node)
         if not length:
             return Response(status, headers)
         try:
-            reader = door.store.reader(node, start, length)
+            opens = None if customer is None else customer.key
+            reader = door.store.reader(node, start, length, customer=opens)
         except StoreError as error:
             if error.code is not Code.NO_SUCH_NODE:
                 raise
@@ -90,7 +93,9 @@ async def _read(reader: Reader, status: int, headers: Headers, length: int) -> R
 def select(request: Request, node: Node) -> Selection:
     """Status (200, 206, 304), headers, and the bytes asked for."""
     asked = request.headers
-    if not _CONDITIONS.isdisjoint(asked):
+    customer: Customer | None = None
+    concerned = not _CONCERNING.isdisjoint(asked)
+    if concerned:
         outcome, header = conditions.evaluate(asked, node.etag, node.written_ns)
         if outcome is Outcome.FAILED:
             raise conditions.failed(header)
@@ -118,6 +123,10 @@ def select(request: Request, node: Node) -> Selection:
             if found is not None:
                 start, length = found
                 status = 206
+    if concerned or (node.packed and b"SSE-C" in node.packed):
+        customer = encryption.for_read(node, asked)
+        if customer is not None:
+            headers += customer.headers
     if status == 206:
         headers.append((b"content-range", ranges.content_range(start, length, node.size)))
     if node.packed and (status == 200 or part is not None) and _wants_checksum(asked):
@@ -125,7 +134,7 @@ def select(request: Request, node: Node) -> Selection:
         headers += metadata.answered_checksum(node.attributes, number)
     if request.query:
         headers = overridden(headers, request.query, signed=request.verified.principal is not None)
-    return Selection(status, headers, start, length)
+    return Selection(status, headers, start, length, customer)
 
 
 def _wants_checksum(asked: Mapping[bytes, bytes]) -> bool:

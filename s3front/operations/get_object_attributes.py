@@ -7,7 +7,7 @@ from typing import Final
 from appliance.authority import Action
 from appliance.limits import LIST_MAX
 from appliance.model import Attributes, Checksum
-from s3front import conditions, metadata, xml
+from s3front import conditions, encryption, metadata, xml
 from s3front.conditions import Outcome
 from s3front.dates import NS, http_date
 from s3front.errors import invalid_argument
@@ -32,6 +32,7 @@ async def operate(door: Door, request: Request) -> Response:
     node = await door.store.look_up(request.bucket, request.key)
     if request.admission is not None:
         request.admission.recheck(request.key, node)
+    customer = encryption.for_read(node, request.headers)
     outcome, header = conditions.evaluate(request.headers, node.etag, node.written_ns)
     if outcome is not Outcome.PROCEED:
         raise conditions.failed(header)
@@ -49,6 +50,10 @@ async def operate(door: Door, request: Request) -> Response:
         content += f"<ObjectSize>{node.size}</ObjectSize>"
     response = answer(xml.document("GetObjectAttributesResponse", content))
     response.headers.append((b"last-modified", http_date(node.written_ns // NS)))
+    if customer is not None:
+        response.headers += customer.headers
+    elif attributes.sse:
+        response.headers += encryption.of_copy(attributes, None)
     return response
 
 

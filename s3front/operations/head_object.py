@@ -20,5 +20,5 @@ async def operate(door: Door, request: Request) -> Response:
     node = await door.store.look_up(request.bucket, request.key)
     if request.admission is not None:
         request.admission.recheck(request.key, node)
-    status, headers, _, length = select(request, node)
+    status, headers, _, length, _ = select(request, node)
     return Response(status, headers, length=length)

@@ -15,8 +15,9 @@ import trio
 from appliance.authority import Action
 from appliance.limits import GATHER_MAX, SINGLE_PUT_MAX
 from appliance.model import Body, Checksum, Written
-from s3front import checksums, metadata, post_policy, transfer, xml
+from s3front import checksums, encryption, metadata, post_policy, transfer, xml
 from s3front.body import BodyPlan, BodySink, receive_small
+from s3front.encryption import Sealing
 from s3front.errors import S3Error
 from s3front.form import Form
 from s3front.form_request import Posted
@@ -43,18 +44,29 @@ async def operate(door: Door, request: Request) -> Response:
             details=(("Condition", "Bucket POST must be of the enclosure-type multipart/form-data"),),
         )
     attributes = metadata.from_headers(request.headers)
+    sealing = await encryption.for_write(door, request.bucket, request.headers)
+    if sealing is not None:
+        attributes = encryption.described(attributes, sealing)
 
     async def commit(body: Body, etag: str, checksum: Checksum | None) -> Written:
         return await door.store.put_object(
-            request.bucket, request.key, body, etag, metadata.with_checksum(attributes, checksum)
+            request.bucket,
+            request.key,
+            body,
+            etag if sealing is None else sealing.etag(etag),
+            metadata.with_checksum(attributes, checksum),
         )
 
-    written = await _take(door, request, commit)
-    return _answer(request, written)
+    written = await _take(door, request, commit, sealing)
+    response = _answer(request, written)
+    if sealing is not None:
+        response.headers += sealing.headers
+    return response
 
 
-async def _take(door: Door, request: Request, commit: Commit) -> Written:
+async def _take(door: Door, request: Request, commit: Commit, sealing: Sealing | None) -> Written:
     """Receives the file, checks it, commits it."""
+    key = None if sealing is None else sealing.key
     file = _File(request.posted)
     default = _algorithm(request)
     expected = checksums.parse(request.headers, False)
@@ -76,8 +88,8 @@ async def _take(door: Door, request: Request, commit: Commit) -> Written:
         file.check()
         request.bytes_in = len(first)
         small = await receive_small(plan(len(first), open_ended=False), first)
-        return await commit(door.store.small_body(small.body), small.etag, small.checksum)
-    with await door.store.ingest(request.bucket, None, request.key) as ingest:
+        return await commit(door.store.small_body(small.body, key), small.etag, small.checksum)
+    with await door.store.ingest(request.bucket, None, request.key, key) as ingest:
         sink = BodySink(plan(SINGLE_PUT_MAX, open_ended=True), ingest)
         await transfer.pour(file.piece, sink)
         file.check()

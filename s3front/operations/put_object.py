@@ -7,7 +7,7 @@ from typing import Final
 from appliance.authority import Action
 from appliance.limits import SINGLE_PUT_MAX
 from appliance.model import Body, Checksum, Written
-from s3front import intake, metadata, preconditions
+from s3front import encryption, intake, metadata, preconditions
 from s3front.request import Door, Request
 from s3front.response import Response
 from s3front.router import Level, Route
@@ -18,9 +18,12 @@ ROUTES: Final = (Route("PUT", Level.OBJECT),)
 
 
 async def operate(door: Door, request: Request) -> Response:
-    """Raises what metadata, conditions and body say, PreconditionFailed, NoSuchKey (If-Match on nothing)."""
+    """Raises what metadata, encryption, conditions and body say, PreconditionFailed, NoSuchKey (If-Match, nothing)."""
     attributes = metadata.from_headers(request.headers)
     precondition = await preconditions.for_write(door, request)
+    sealing = await encryption.for_write(door, request.bucket, request.headers)
+    if sealing is not None:
+        attributes = encryption.described(attributes, sealing)
     plan = intake.plan(request, limit=SINGLE_PUT_MAX)
     headers: list[tuple[bytes, bytes]] = []
 
@@ -31,11 +34,13 @@ async def operate(door: Door, request: Request) -> Response:
             request.bucket,
             request.key,
             body,
-            etag,
+            etag if sealing is None else sealing.etag(etag),
             metadata.with_checksum(attributes, checksum),
             precondition=precondition,
         )
 
-    written = await intake.take(door, request, plan, commit)
+    written = await intake.take(door, request, plan, commit, sealing)
+    if sealing is not None:
+        headers += sealing.headers
     headers.append((b"etag", b'"%b"' % written.etag.encode()))
     return Response(200, headers)

@@ -45,12 +45,6 @@ UNSET: Final[tuple[Unset, ...]] = (
         error="NoSuchLifecycleConfiguration",
     ),
     _bucket(
-        "GetBucketEncryption",
-        Action.GET_ENCRYPTION_CONFIGURATION,
-        "encryption",
-        error="ServerSideEncryptionConfigurationNotFoundError",
-    ),
-    _bucket(
         "GetObjectLockConfiguration",
         Action.GET_BUCKET_OBJECT_LOCK_CONFIGURATION,
         "object-lock",

@@ -7,7 +7,7 @@ from typing import Final
 from appliance.authority import Action
 from appliance.limits import PART_NUMBER_MAX, PART_SIZE_MAX
 from appliance.model import Body, Checksum, Part
-from s3front import checksums, intake, metadata
+from s3front import checksums, encryption, intake, metadata
 from s3front.errors import S3Error, invalid_argument
 from s3front.request import Door, Request
 from s3front.response import Response
@@ -23,6 +23,7 @@ async def operate(door: Door, request: Request) -> Response:
     number = part_number(request)
     metadata.check_refused(request.headers)
     upload = door.store.upload(request.bucket, request.key, request.query["uploadId"])
+    sealing = await encryption.for_part(door, upload, request.headers)
     agreed = upload.checksum_algorithm
     plan = intake.plan(request, default=agreed or checksums.DEFAULT, limit=PART_SIZE_MAX)
     if agreed and plan.algorithm != agreed:
@@ -33,12 +34,15 @@ async def operate(door: Door, request: Request) -> Response:
         )
 
     async def commit(body: Body, etag: str, checksum: Checksum | None) -> Part:
-        return await door.store.put_part(upload, number, body, etag, checksum)
+        shown = etag if sealing is None else sealing.etag(etag)
+        return await door.store.put_part(upload, number, body, shown, checksum)
 
-    part = await intake.take(door, request, plan, commit)
+    part = await intake.take(door, request, plan, commit, sealing)
     headers = [(b"etag", b'"%b"' % part.etag.encode())]
     if part.checksum is not None:
         headers.append((checksums.header_of(part.checksum), checksums.text(part.checksum).encode()))
+    if sealing is not None:
+        headers += sealing.headers
     return Response(200, headers)
 
 

@@ -1,7 +1,9 @@
 """UploadPartCopy: UploadPart with x-amz-copy-source.  The part shares the source's bytes: nothing is read.
 
-Its ETag is the source's own where the part is a whole object with an MD5 ETag; otherwise one derived from the source's
-ETag and the range.  It is opaque to clients, as every ETag of a copied part is, and the same for the same copy.
+Where encryption forbids sharing (s3front/resealed.py) the bytes are streamed, and the ETag is of them.
+
+Otherwise its ETag is the source's own where the part is a whole object with an MD5 ETag, and else one derived from the
+source's ETag and the range.  It is opaque to clients, as every ETag of a copied part is, and the same for the same copy.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from typing import Final
 
 from appliance.authority import Action
 from appliance.limits import PART_SIZE_MAX
-from appliance.model import Node, Part
-from s3front import conditions, metadata, ranges, xml
+from appliance.model import Body, Node, Part
+from s3front import conditions, encryption, metadata, ranges, resealed, xml
 from s3front.dates import NS, iso_date
 from s3front.errors import S3Error
 from s3front.operations.upload_part import part_number
@@ -34,10 +36,12 @@ async def operate(door: Door, request: Request) -> Response:
     number = part_number(request)
     metadata.check_refused(request.headers)
     upload = door.store.upload(request.bucket, request.key, request.query["uploadId"])
+    sealing = await encryption.for_part(door, upload, request.headers)
     wanted = request.headers.get(b"x-amz-copy-source-range")
 
     async def copy(source: Node) -> Part:
         conditions.check_copy_source(request.headers, source.etag, source.written_ns)
+        customer = encryption.for_source(source, request.headers)
         start, length = (0, source.size) if wanted is None else ranges.parse_copy(wanted, source.size)
         if length > PART_SIZE_MAX:
             raise S3Error(
@@ -45,15 +49,25 @@ async def operate(door: Door, request: Request) -> Response:
                 "The specified copy source is larger than the maximum allowable size for a copy source: "
                 f"{PART_SIZE_MAX}",
             )
-        return await door.store.copy_part(upload, number, source, start, length, copied_etag(source, start, length))
+        etag = copied_etag(source, start, length)
+        if resealed.shares(source, customer, sealing):
+            return await door.store.copy_part(upload, number, source, start, length, etag)
+
+        async def commit(body: Body, md5: str) -> Part:
+            return await door.store.put_part(upload, number, body, md5 if sealing is None else sealing.etag(md5))
+
+        return await resealed.copied(door, request, source, customer, (start, length), sealing, commit)
 
     part = await with_source(door, request.source, copy)
-    return answer(
+    response = answer(
         xml.document(
             "CopyPartResult",
             f"<LastModified>{iso_date(part.written_ns // NS)}</LastModified><ETag>&quot;{part.etag}&quot;</ETag>",
         )
     )
+    if sealing is not None:
+        response.headers += sealing.headers
+    return response
 
 
 def copied_etag(source: Node, start: int, length: int) -> str:

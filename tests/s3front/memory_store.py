@@ -15,8 +15,10 @@ from typing import Any
 import msgspec
 
 from appliance import limits
+from appliance.encryption import customer_key
 from appliance.errors import Code, StoreError
 from appliance.model import (
+    CUSTOMER,
     TIMED,
     AccessKey,
     Attributes,
@@ -24,6 +26,7 @@ from appliance.model import (
     BodyKind,
     Bucket,
     Checksum,
+    DataKey,
     Listed,
     NewChunk,
     NewSlice,
@@ -46,8 +49,9 @@ _CHUNK = 1
 class MemoryIngest:
     """Collects into one bytearray; `room` hands out at most 64 KiB at a time, so that callers loop."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: MemoryStore, key: DataKey | None = None) -> None:
         self.store = store
+        self.key = key
         self.size = 0
         self.data = bytearray()
         self.buffer = bytearray(64 * 1024)
@@ -68,7 +72,7 @@ class MemoryIngest:
         self.size += len(view)
 
     def finish(self) -> Body:
-        return self.store.body(bytes(self.data))
+        return self.store.body(bytes(self.data), self.key)
 
     async def write_async(self, data: bytes | bytearray | memoryview) -> None:
         self.write(data)
@@ -129,6 +133,7 @@ class MemoryStore:
         self._buckets: dict[str, Bucket] = {}
         self._objects: dict[int, dict[bytes, Node]] = {}
         self._bytes: dict[int, bytes] = {}  # by Node.ref
+        self._sealed: dict[int, DataKey] = {}  # likewise; the bytes are in clear all the same
         self._uploads: dict[str, Upload] = {}
         self._parts: dict[str, dict[int, tuple[Part, int]]] = {}
         self._keys: dict[str, AccessKey] = {}
@@ -210,32 +215,50 @@ class MemoryStore:
         """A test's view of the bytes."""
         return self._bytes[node.ref]
 
-    def reader(self, node: Node, start: int = 0, length: int | None = None) -> MemoryReader:
+    def reader(
+        self, node: Node, start: int = 0, length: int | None = None, *, customer: DataKey | None = None
+    ) -> MemoryReader:
         self._pass(node)
+        key = self._sealed.get(node.ref)
+        if key is not None and key.id == CUSTOMER and key != customer:
+            raise StoreError(Code.ACCESS_DENIED if customer is None else Code.DAMAGED)
         data = self.content(node)
         return MemoryReader(self, data[start:] if length is None else data[start : start + length])
 
-    async def ingest(self, bucket: Bucket, size: int | None, key: bytes = b"") -> MemoryIngest:
-        return MemoryIngest(self)
+    async def data_key(self) -> DataKey:
+        return DataKey(1, bytes(range(32)))
 
-    def body(self, data: bytes) -> Body:
+    async def customer_key(self, raw: bytes) -> DataKey:
+        return customer_key(raw)
+
+    async def ingest(
+        self, bucket: Bucket, size: int | None, key: bytes = b"", encryption: DataKey | None = None
+    ) -> MemoryIngest:
+        return MemoryIngest(self, encryption)
+
+    def body(self, data: bytes, key: DataKey | None = None) -> Body:
         """All of `data` as one chunk."""
         if not data:
             return Body(0)
         chunk = next(self._ids)
-        return Body(len(data), chunks=(NewChunk(chunk, len(data), data),), slices=(NewSlice(0, len(data), chunk),))
+        return Body(
+            len(data), chunks=(NewChunk(chunk, len(data), data, key=key),), slices=(NewSlice(0, len(data), chunk),)
+        )
 
-    def small_body(self, data: bytes) -> Body:
+    def small_body(self, data: bytes, encryption: DataKey | None = None) -> Body:
         assert len(data) <= limits.GATHER_MAX
-        return Body(len(data), inline=data) if len(data) <= limits.INLINE_MAX else self.body(data)
+        inline = len(data) <= limits.INLINE_MAX and encryption is None
+        return Body(len(data), inline=data) if inline else self.body(data, encryption)
 
     def _keep(self, body: Body) -> int:
         data = body.inline or b"".join(chunk.data for chunk in body.chunks)
         assert len(data) == body.size
-        return self._keep_bytes(data)
+        return self._keep_bytes(data, body.chunks[0].key if body.chunks else None)
 
-    def _keep_bytes(self, data: bytes) -> int:
+    def _keep_bytes(self, data: bytes, key: DataKey | None = None) -> int:
         ref = next(self._ids)
+        if key is not None:
+            self._sealed[ref] = key
         self._bytes[ref] = data
         return ref
 
@@ -463,7 +486,8 @@ class MemoryStore:
             if index + 1 < len(parts) and held[number][0].size < limits.PART_SIZE_MIN:
                 raise StoreError(Code.PART_TOO_SMALL)
             data += self._bytes[held[number][1]]
-        written = self._place(bucket, upload.key, len(data), self._keep_bytes(data), etag, attributes, {})
+        key = self._sealed.get(held[parts[0][0]][1])
+        written = self._place(bucket, upload.key, len(data), self._keep_bytes(data, key), etag, attributes, {})
         del self._parts[upload.id], self._uploads[upload.id]
         return written
 

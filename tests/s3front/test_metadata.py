@@ -91,9 +91,6 @@ def test_user_metadata_is_bounded() -> None:
     [
         {b"x-amz-acl": b"public-read"},
         {b"x-amz-grant-read": b"id=x"},
-        {b"x-amz-server-side-encryption": b"AES256"},
-        {b"x-amz-server-side-encryption-customer-key": b"k"},
-        {b"x-amz-copy-source-server-side-encryption-customer-key": b"k"},
         {b"x-amz-object-lock-mode": b"COMPLIANCE"},
         {b"x-amz-object-lock-legal-hold": b"ON"},
         {b"x-amz-write-offset-bytes": b"10"},
