@@ -3,7 +3,8 @@
 Where encryption forbids sharing (s3front/resealed.py) the bytes are streamed, and the ETag is of them.
 
 Otherwise its ETag is the source's own where the part is a whole object with an MD5 ETag, and else one derived from the
-source's ETag and the range.  It is opaque to clients, as every ETag of a copied part is, and the same for the same copy.
+source's ETag and the range.  It is opaque to clients, as every ETag of a copied part is, and the same for the same
+copy.
 """
 
 from __future__ import annotations
