@@ -21,10 +21,10 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from appliance.authority import OPERATOR, Action, authorize
-from appliance.credentials import Vault, new_access_key
+from appliance.credentials import Vault, new_access_key, new_user
 from appliance.errors import Code, StoreError
 from appliance.metrics import CONTENT_TYPE, Collector, exposition
-from appliance.model import AccessKey, Bucket
+from appliance.model import AccessKey, Bucket, User
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 STATUSES: Final[Mapping[Code, int]] = {
     Code.NO_SUCH_BUCKET: 404,
     Code.NO_SUCH_KEY: 404,
+    Code.EXISTS: 409,
+    Code.NOT_EMPTY: 409,
     Code.BUCKET_EXISTS: 409,
     Code.BUCKET_OWNED: 409,
     Code.BUCKET_NOT_EMPTY: 409,
@@ -98,6 +100,7 @@ def control_app(box: Box) -> QuartTrio:
     app.register_error_handler(StoreError, _refusal)
     app.before_request(_authorize)
     _bucket_routes(app, box)
+    _user_routes(app, box)
     _key_routes(app, box)
 
     @app.get("/status")
@@ -142,9 +145,8 @@ def _bucket_routes(app: QuartTrio, box: Box) -> None:
         copies = values.get("copies")
         if copies is not None and not isinstance(copies, int):
             raise StoreError(Code.INVALID_ARGUMENT, "copies is a number")
-        bucket = await box.store.create_bucket(
-            _text(values, "name"), str(values.get("owner") or "default"), copies=copies
-        )
+        owner = _user(box.store, str(values.get("user") or "default"))
+        bucket = await box.store.create_bucket(_text(values, "name"), owner.id, copies=copies)
         return _json(_bucket_row(box.store, bucket))
 
     @app.delete("/buckets/<name>")
@@ -153,17 +155,71 @@ def _bucket_routes(app: QuartTrio, box: Box) -> None:
         return _json({"name": name})
 
 
+def _user_routes(app: QuartTrio, box: Box) -> None:
+    @app.get("/users")
+    async def users() -> Response:
+        return _json([_user_row(user) for user in box.store.users()])
+
+    @app.post("/users")
+    async def create_user() -> Response:
+        """With a first access key unless `key` is false."""
+        values = await _values()
+        user = new_user(
+            _text(values, "name"),
+            str(values.get("display") or ""),
+            str(values.get("email") or ""),
+            time.time_ns(),
+        )
+        await box.store.put_user(user)
+        if values.get("key") is False:
+            return _json(_user_row(user))
+        key, secret = new_access_key(user.id, user.name, box.vault, time.time_ns())
+        await box.store.put_access_key(key)
+        return _json({**_key_row(box.store, key), "secret_key": secret})
+
+    @app.delete("/users/<name>")
+    async def delete_user(name: str) -> Response:
+        """The user's keys go too; buckets must be gone before."""
+        user = _user(box.store, name)
+        if not user.created_ns:
+            raise StoreError(Code.INVALID_ARGUMENT, f"{user.name} is built in")
+        if any(bucket.owner == user.id for bucket in box.store.buckets()):
+            raise StoreError(Code.NOT_EMPTY, f"{user.name} still owns a bucket")
+        for key in box.store.access_keys():
+            if key.owner == user.id:
+                await box.store.remove_access_key(key.id)
+        await box.store.remove_user(user.id)
+        return _json(_user_row(user))
+
+
+def _user(store: ObjectStore, name: str) -> User:
+    """By name or canonical id."""
+    for user in store.users():
+        if name in (user.name, user.id):
+            return user
+    raise StoreError(Code.NO_SUCH_KEY, f"no such user: {name}")
+
+
+def _user_row(user: User) -> dict[str, Any]:
+    return {
+        "user_id": user.id,
+        "user": user.name,
+        "display_name": user.display,
+        "email": user.email,
+        "created_ns": user.created_ns,
+    }
+
+
 def _key_routes(app: QuartTrio, box: Box) -> None:
     @app.get("/keys")
     async def keys() -> Response:
-        return _json([_key_row(key) for key in box.store.access_keys()])
+        return _json([_key_row(box.store, key) for key in box.store.access_keys()])
 
     @app.post("/keys")
     async def create_key() -> Response:
         values = await _values()
-        key, secret = new_access_key(
-            str(values.get("owner") or "default"), str(values.get("name") or ""), box.vault, time.time_ns()
-        )
+        owner = _user(box.store, str(values.get("user") or "default"))
+        key, secret = new_access_key(owner.id, str(values.get("name") or ""), box.vault, time.time_ns())
         read_only, names = values.get("read_only") is True, values.get("buckets") or []
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise StoreError(Code.INVALID_ARGUMENT, "buckets is a list of names")
@@ -171,7 +227,7 @@ def _key_routes(app: QuartTrio, box: Box) -> None:
             box.store.bucket(name)  # a key for a misspelt bucket would open nothing
         key = msgspec.structs.replace(key, read_only=read_only, buckets=tuple(names))
         await box.store.put_access_key(key)
-        return _json({**_key_row(key), "secret_key": secret})
+        return _json({**_key_row(box.store, key), "secret_key": secret})
 
     @app.delete("/keys/<key_id>")
     async def revoke_key(key_id: str) -> Response:
@@ -221,9 +277,11 @@ def _bucket_row(store: ObjectStore, bucket: Bucket) -> dict[str, Any]:
     }
 
 
-def _key_row(key: AccessKey) -> dict[str, Any]:
-    """What may be shown of a key: never what is sealed."""
+def _key_row(store: ObjectStore, key: AccessKey) -> dict[str, Any]:
+    """What may be shown of a key and whose it is: never what is sealed."""
+    user = store.user(key.owner)
     return {
+        **(_user_row(user) if user is not None else {}),
         "access_key": key.id,
         "name": key.name,
         "owner": key.owner,

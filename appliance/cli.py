@@ -290,7 +290,7 @@ def umount(settings: _Settings) -> None:
     print(settings.control().post("/umount")["mount"])
 
 
-# ------------------------------------------------------------------------------------------------ buckets, keys
+# ----------------------------------------------------------------------------------------- buckets, users, keys
 
 
 @main.group()
@@ -301,10 +301,11 @@ def bucket() -> None:
 @bucket.command("create")
 @click.argument("name")
 @click.option("--copies", type=click.IntRange(1, 3), help="On how many different devices each object is kept.")
+@click.option("--user", "owner", default="", metavar="NAME", help="Whose it is.  [default: the built-in user]")
 @click.pass_obj
-def bucket_create(settings: _Settings, name: str, copies: int | None) -> None:
+def bucket_create(settings: _Settings, name: str, copies: int | None, owner: str) -> None:
     """Make a bucket."""
-    made = settings.control().post("/buckets", name=name, copies=copies)
+    made = settings.control().post("/buckets", name=name, copies=copies, user=owner)
     print(f"{made['name']} made, {made['copies']} cop{'y' if made['copies'] == 1 else 'ies'}")
 
 
@@ -328,20 +329,66 @@ def bucket_delete(settings: _Settings, name: str) -> None:
 
 
 @main.group()
+def user() -> None:
+    """Make, list and delete users: who owns buckets and keys, and whom policies and ACLs name."""
+
+
+@user.command("create")
+@click.argument("name")
+@click.option("--display", default="", help="The name that clients are shown.  [default: NAME]")
+@click.option("--email", default="", help="An address by which access control lists may name the user.")
+@click.option("--no-key", is_flag=True, help="Without a first access key.")
+@as_json
+@click.pass_obj
+def user_create(settings: _Settings, name: str, display: str, email: str, no_key: bool, as_json: bool) -> None:
+    """Make a user and a first access key.  Its secret is shown this once."""
+    made = settings.control().post("/users", name=name, display=display, email=email, key=not no_key)
+    _show_made(made, as_json)
+
+
+@user.command("list")
+@as_json
+@click.pass_obj
+def user_list(settings: _Settings, as_json: bool) -> None:
+    """List the users."""
+    rows = settings.control().get("/users")
+    columns = [("user", "user"), ("display_name", "display name"), ("email", "e-mail"), ("user_id", "canonical id")]
+    show_json(rows) if as_json else show_rows(rows, columns, "no users")
+
+
+@user.command("delete")
+@click.argument("name")
+@click.pass_obj
+def user_delete(settings: _Settings, name: str) -> None:
+    """Delete a user who owns no bucket, and revoke the user's access keys."""
+    settings.control().delete(f"/users/{quote(name, safe='')}")
+    print(f"{name} deleted")
+
+
+def _show_made(made: Mapping[str, Any], as_json: bool) -> None:
+    """A user or a key, just made."""
+    shown = ("user", "user_id", "display_name", "email", "access_key", "secret_key")
+    show_json(made) if as_json else show_facts({name: made[name] for name in shown if made.get(name)})
+
+
+@main.group()
 def key() -> None:
     """Make, list and revoke access keys."""
 
 
 @key.command("create")
+@click.option("--user", "owner", default="", metavar="NAME", help="Whose it is.  [default: the built-in user]")
 @click.option("--name", default="", help="What it is for.")
 @click.option("--read-only", is_flag=True, help="It may read and list, nothing else.")
 @click.option("--bucket", "buckets", multiple=True, help="Only this bucket; repeatable.")
 @as_json
 @click.pass_obj
-def key_create(settings: _Settings, name: str, read_only: bool, buckets: tuple[str, ...], as_json: bool) -> None:
+def key_create(
+    settings: _Settings, owner: str, name: str, read_only: bool, buckets: tuple[str, ...], as_json: bool
+) -> None:
     """Make an access key.  Its secret is shown this once."""
-    made = settings.control().post("/keys", name=name, read_only=read_only, buckets=list(buckets))
-    show_json(made) if as_json else show_facts({n: made[n] for n in ("access_key", "secret_key")})
+    made = settings.control().post("/keys", user=owner, name=name, read_only=read_only, buckets=list(buckets))
+    _show_made(made, as_json)
 
 
 @key.command("list")
@@ -350,7 +397,13 @@ def key_create(settings: _Settings, name: str, read_only: bool, buckets: tuple[s
 def key_list(settings: _Settings, as_json: bool) -> None:
     """List the access keys; never their secrets."""
     rows = settings.control().get("/keys")
-    columns = [("access_key", "access key"), ("name", "name"), ("read_only", "read-only"), ("buckets", "buckets")]
+    columns = [
+        ("access_key", "access key"),
+        ("user", "user"),
+        ("name", "name"),
+        ("read_only", "read-only"),
+        ("buckets", "buckets"),
+    ]
     show_json(rows) if as_json else show_rows(rows, [*columns, ("created_ns", "created")], "no access keys")
 
 

@@ -1,4 +1,4 @@
-"""Access keys and data keys: how they are made, and how their secrets rest.
+"""Users, access keys and data keys: how they are made, and how their secrets rest.
 
 Theory.  A secret must be readable by the box (SigV4 is symmetric), so it cannot be hashed; it is sealed by AES-256-GCM
 under a master key that lies outside the catalogue and outside the pool.  A stolen device or snapshot gives no secret
@@ -26,6 +26,7 @@ No secret appears in a repr, an error or a log.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 import string
@@ -37,7 +38,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from appliance.errors import Code, StoreError
-from appliance.model import AccessKey
+from appliance.model import AccessKey, User
 
 CREDENTIAL_NAME: Final = "tierce-master-key"
 _VERSION: Final = b"\x01"
@@ -51,6 +52,8 @@ _ID_ALPHABET: Final = string.ascii_uppercase + string.digits
 _SECRET_ALPHABET: Final = string.ascii_letters + string.digits
 _ID_PREFIX: Final = "TC"
 ID_LENGTH: Final = 20
+_USER_NAME: Final = re.compile(r"[A-Za-z0-9_+=,.@-]{1,64}")  # IAM's: what a policy's ARN may say
+_EMAIL: Final = re.compile(r"[^@\s]{1,64}@[^@\s]{1,190}")
 SECRET_LENGTH: Final = 40
 
 
@@ -163,6 +166,17 @@ def open_vault(path: Path, environ: Mapping[str, str] = os.environ) -> Vault:
     if not path.exists():
         _create(path)
     return Vault(_read(path, forbidden=0o077), path)
+
+
+def new_user(name: str, display: str, email: str, now_ns: int) -> User:
+    """A user who owns nothing yet, with a canonical id of AWS's shape.  Raises StoreError INVALID_ARGUMENT."""
+    if not _USER_NAME.fullmatch(name):
+        raise StoreError(Code.INVALID_ARGUMENT, "a user's name has 1 to 64 letters, digits and _ + = , . @ -")
+    if email and not _EMAIL.fullmatch(email):
+        raise StoreError(Code.INVALID_ARGUMENT, f"{email} is not an e-mail address")
+    if len(display) > 128 or not (display or name).isprintable():
+        raise StoreError(Code.INVALID_ARGUMENT, "a display name has at most 128 printable characters")
+    return User(secrets.token_hex(32), name, display or name, email, now_ns)
 
 
 def new_access_key(

@@ -71,8 +71,20 @@ def create_bucket(tx: Rows, command: CreateBucket) -> Bucket:
     )
     mode = stat.S_IFDIR | 0o755
     tx.put(NODE, (root, mode, 0, 0, 2, 0, now, now, now, now, 0, "", 0, 0, b"", 0, b"", number, b"", 0))
+    for name, body in command.settings.items():
+        tx.put(SETTING, (number, name, body))
     tx.note(Change(0, command.name.encode(), True, 0, False))
-    return Bucket(number, command.project, command.name, now, root, command.owner, command.copies, command.etag)
+    return Bucket(
+        number,
+        command.project,
+        command.name,
+        now,
+        root,
+        command.owner,
+        command.copies,
+        command.etag,
+        command.settings,
+    )
 
 
 def delete_bucket(tx: Rows, cache: DirectoryCache, command: DeleteBucket) -> Bucket:

@@ -28,6 +28,7 @@ class CreateBucket(Command, frozen=True, kw_only=True):
     copies: int
     etag: str
     now_ns: int
+    settings: dict[str, bytes] = {}
 
 
 class DeleteBucket(Command, frozen=True, kw_only=True):

@@ -80,8 +80,17 @@ class ObjectVerbs(Verbs):
         """All, by name."""
         return list(self.engine.buckets.values())
 
-    async def create_bucket(self, name: str, owner: str, *, copies: int | None = None, etag: str = "md5") -> Bucket:
-        """Raises BUCKET_OWNED, BUCKET_EXISTS, INVALID_NAME, INVALID_ARGUMENT (more copies than devices)."""
+    async def create_bucket(
+        self,
+        name: str,
+        owner: str,
+        *,
+        copies: int | None = None,
+        etag: str = "md5",
+        settings: Mapping[str, bytes] | None = None,
+    ) -> Bucket:
+        """With its `settings` from the first moment on.  Raises BUCKET_OWNED, BUCKET_EXISTS, INVALID_NAME,
+        INVALID_ARGUMENT (more copies than devices)."""
         check_bucket_name(name)
         wanted = self.engine.pool.copies if copies is None else copies
         count = len(self.engine.pool.devices)
@@ -92,7 +101,13 @@ class ObjectVerbs(Verbs):
         if etag not in ("md5", "fast"):
             raise StoreError(Code.INVALID_ARGUMENT, "etag is 'md5' or 'fast'")
         command = commands.CreateBucket(
-            name=name, project="default", owner=owner, copies=wanted, etag=etag, now_ns=now()
+            name=name,
+            project="default",
+            owner=owner,
+            copies=wanted,
+            etag=etag,
+            now_ns=now(),
+            settings=dict(settings or {}),
         )
         bucket: Bucket = await self.commit(command)
         return bucket

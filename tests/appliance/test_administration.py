@@ -21,7 +21,8 @@ from appliance.control import Control, NoDaemon, Refused
 from appliance.credentials import Vault, open_vault
 from appliance.errors import Code, StoreError
 from appliance.metrics import Collector, Requests
-from appliance.model import AccessKey, Bucket, DeviceStatus, Usage
+from appliance.model import AccessKey, Bucket, DeviceStatus, Usage, User
+from appliance.store import DEFAULT_USER
 
 
 class Store:
@@ -30,6 +31,21 @@ class Store:
     def __init__(self) -> None:
         self.made: dict[str, Bucket] = {}
         self.keys: dict[str, AccessKey] = {}
+        self.people = {DEFAULT_USER.id: DEFAULT_USER}
+
+    def user(self, user_id: str) -> User | None:
+        return self.people.get(user_id)
+
+    def users(self) -> list[User]:
+        return list(self.people.values())
+
+    async def put_user(self, user: User) -> None:
+        if any(user.name == other.name for other in self.people.values()):
+            raise StoreError(Code.EXISTS, "another user has this name")
+        self.people[user.id] = user
+
+    async def remove_user(self, user_id: str) -> None:
+        del self.people[user_id]
 
     def bucket(self, name: str) -> Bucket:
         if name not in self.made:
@@ -162,6 +178,39 @@ def test_a_key_for_a_bucket_that_is_not_there_is_refused(talk: Callable[[Talk], 
     talk(conversation)
 
 
+def test_users_come_with_a_key_and_go_with_all_of_them(talk: Callable[[Talk], None]) -> None:
+    def conversation(control: Control, box: FakeBox) -> None:
+        anna = control.post("/users", name="anna", display="Anna A.", email="anna@example.org")
+        assert len(anna["user_id"]) == 64
+        assert (anna["user"], anna["display_name"], anna["email"]) == ("anna", "Anna A.", "anna@example.org")
+        assert box.vault.unseal(box.store.keys[anna["access_key"]]) == anna["secret_key"]
+        second = control.post("/keys", user="anna", name="laptop")
+        assert {name: second[name] for name in ("user_id", "user", "display_name", "email")} == {
+            name: anna[name] for name in ("user_id", "user", "display_name", "email")
+        }
+        assert box.store.keys[second["access_key"]].owner == anna["user_id"]
+        assert control.post("/buckets", name="photos", user=anna["user_id"])["owner"] == anna["user_id"]
+        assert "access_key" not in control.post("/users", name="bert", key=False)
+        assert [row["user"] for row in control.get("/users")] == ["default", "anna", "bert"]
+        for refused in (
+            lambda: control.post("/users", name="anna"),
+            lambda: control.delete("/users/anna"),  # still owns a bucket
+            lambda: control.delete("/users/default"),
+            lambda: control.delete("/users/nobody"),
+            lambda: control.post("/keys", user="nobody"),
+            lambda: control.post("/buckets", name="other", user="nobody"),
+        ):
+            with pytest.raises(Refused):
+                refused()
+        assert len(box.store.keys) == 2
+        control.delete("/buckets/photos")
+        control.delete("/users/anna")
+        assert box.store.keys == {}
+        assert [row["user"] for row in control.get("/users")] == ["default", "bert"]
+
+    talk(conversation)
+
+
 @pytest.mark.parametrize(
     ("route", "values", "said"),
     [
@@ -169,6 +218,10 @@ def test_a_key_for_a_bucket_that_is_not_there_is_refused(talk: Callable[[Talk], 
         ("/buckets", {"name": "b", "copies": "two"}, "copies is a number"),
         ("/keys", {"buckets": "b"}, "buckets is a list"),
         ("/devices", {"path": "/dev/a"}, "tier is missing"),
+        ("/users", {}, "name is missing"),
+        ("/users", {"name": "an na"}, "a user's name"),
+        ("/users", {"name": "anna", "email": "anna"}, "not an e-mail address"),
+        ("/users", {"name": "anna", "display": "a\nb"}, "printable"),
     ],
 )
 def test_a_wrong_request_is_named(

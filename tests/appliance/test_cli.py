@@ -73,6 +73,7 @@ def daemon(tmp_path: Path) -> Iterator[Answers]:
 
 BUCKET = {"name": "photos", "objects": 2, "bytes": 3 * GIB, "copies": 1, "created_ns": 0, "owner": "default"}
 KEY = {"access_key": "TCX", "name": "laptop", "read_only": False, "buckets": [], "created_ns": 0, "owner": "default"}
+USER = {"user_id": "a1", "user": "anna", "display_name": "Anna A.", "email": "a@example.org", "created_ns": 1}
 DEVICE = {"id": 1, "path": "/dev/a", "tier": "blaze", "state": "online", "size": GIB, "free": 5, "journal": True}
 
 LISTINGS = [
@@ -80,6 +81,7 @@ LISTINGS = [
     ("device list", "/devices", [DEVICE], "/dev/a"),
     ("bucket list", "/buckets", [BUCKET], "photos"),
     ("key list", "/keys", [KEY], "TCX"),
+    ("user list", "/users", [USER], "Anna A."),
 ]
 
 
@@ -107,7 +109,7 @@ def test_buckets_are_made_and_deleted(daemon: Answers, tmp_path: Path) -> None:
     assert run("bucket", "create", "photos", "--copies", "1", state=tmp_path).exit_code == 0
     assert run("bucket", "delete", "photos", state=tmp_path).exit_code == 0
     assert daemon.asked == [
-        ("POST", "/buckets", {"name": "photos", "copies": 1}),
+        ("POST", "/buckets", {"name": "photos", "copies": 1, "user": ""}),
         ("DELETE", "/buckets/photos", None),
     ]
 
@@ -123,11 +125,30 @@ def test_a_refusal_is_the_daemons_own_word(daemon: Answers, tmp_path: Path) -> N
     assert (result.exit_code, result.stderr) == (1, "tierce: bucket is not empty\n")
 
 
+def test_a_user_is_made_with_a_key_and_deleted(daemon: Answers, tmp_path: Path) -> None:
+    made = {**KEY, **USER, "secret_key": "hush"}
+    daemon.canned["POST", "/users"] = (200, made)
+    daemon.canned["POST", "/keys"] = (200, made)
+    daemon.canned["DELETE", "/users/anna"] = (200, USER)
+    people = run("user", "create", "anna", "--display", "Anna A.", "--email", "a@example.org", state=tmp_path)
+    for shown in ("a1", "Anna A.", "a@example.org", "TCX", "hush"):
+        assert shown in people.stdout
+    assert json.loads(run("user", "create", "anna", "--no-key", "--json", state=tmp_path).stdout) == made
+    assert json.loads(run("key", "create", "--user", "anna", "--json", state=tmp_path).stdout) == made
+    assert run("user", "delete", "anna", state=tmp_path).stdout == "anna deleted\n"
+    assert daemon.asked == [
+        ("POST", "/users", {"name": "anna", "display": "Anna A.", "email": "a@example.org", "key": True}),
+        ("POST", "/users", {"name": "anna", "display": "", "email": "", "key": False}),
+        ("POST", "/keys", {"user": "anna", "name": "", "read_only": False, "buckets": []}),
+        ("DELETE", "/users/anna", None),
+    ]
+
+
 def test_a_new_secret_is_shown(daemon: Answers, tmp_path: Path) -> None:
     daemon.canned["POST", "/keys"] = (200, {**KEY, "secret_key": "hush"})
     result = run("key", "create", "--name", "laptop", "--read-only", "--bucket", "photos", state=tmp_path)
     assert "hush" in result.stdout
-    assert daemon.asked[0][2] == {"name": "laptop", "read_only": True, "buckets": ["photos"]}
+    assert daemon.asked[0][2] == {"user": "", "name": "laptop", "read_only": True, "buckets": ["photos"]}
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ def test_settings_and_users_survive_a_rebuild(tmp_path: Path) -> None:
         async with store_over(devices, tmp_path / "one.db") as store:
             await store.put_user(ANN)
             bucket = await store.create_bucket("bucket", ANN.id)
-            other = await store.create_bucket("other", ANN.id)
+            other = await store.create_bucket("other", ANN.id, settings={settings.ACL: b"[]"})
+            assert store.bucket("other").settings == {settings.ACL: b"[]"}
+            await store.create_bucket("third", ANN.id, settings={settings.OWNERSHIP: b"ObjectWriter"})
             await store.set_bucket_setting(bucket, settings.VERSIONING, settings.SUSPENDED)
             await store.set_bucket_setting(bucket, settings.VERSIONING, settings.ENABLED)
             await store.set_bucket_setting(bucket, settings.CORS, b"<CORSConfiguration/>")
@@ -42,7 +44,8 @@ def test_settings_and_users_survive_a_rebuild(tmp_path: Path) -> None:
             assert store.bucket("bucket").settings == {settings.VERSIONING: settings.ENABLED}
             assert store.user(ANN.id) == ANN
             assert store.users() == [DEFAULT_USER, ANN]
-            assert store.every("SELECT count(*) FROM setting")[0][0] == 1
+            assert store.bucket("third").settings == {settings.OWNERSHIP: b"ObjectWriter"}
+            assert store.every("SELECT count(*) FROM setting")[0][0] == 2
             report = await audit(store, verify=True)
             assert report.clean, report.problems
 

@@ -156,11 +156,21 @@ class MemoryStore:
     def buckets(self) -> list[Bucket]:
         return [self._buckets[name] for name in sorted(self._buckets)]
 
-    async def create_bucket(self, name: str, owner: str, *, copies: int | None = None, etag: str = "md5") -> Bucket:
+    async def create_bucket(
+        self,
+        name: str,
+        owner: str,
+        *,
+        copies: int | None = None,
+        etag: str = "md5",
+        settings: Mapping[str, bytes] | None = None,
+    ) -> Bucket:
         if name in self._buckets:
             raise StoreError(Code.BUCKET_OWNED if self._buckets[name].owner == owner else Code.BUCKET_EXISTS)
         number = next(self._ids)
-        bucket = Bucket(number, "default", name, self.now_ns, next(self._ids), owner, copies or 1, etag)
+        bucket = Bucket(
+            number, "default", name, self.now_ns, next(self._ids), owner, copies or 1, etag, dict(settings or {})
+        )
         self._buckets[name] = bucket
         self._objects[number] = {}
         return bucket
