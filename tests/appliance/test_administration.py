@@ -192,14 +192,15 @@ def test_users_come_with_a_key_and_go_with_all_of_them(talk: Callable[[Talk], No
         assert control.post("/buckets", name="photos", user=anna["user_id"])["owner"] == anna["user_id"]
         assert "access_key" not in control.post("/users", name="bert", key=False)
         assert [row["user"] for row in control.get("/users")] == ["default", "anna", "bert"]
-        for refused in (
+        refusals: list[Callable[[], object]] = [
             lambda: control.post("/users", name="anna"),
             lambda: control.delete("/users/anna"),  # still owns a bucket
             lambda: control.delete("/users/default"),
             lambda: control.delete("/users/nobody"),
             lambda: control.post("/keys", user="nobody"),
             lambda: control.post("/buckets", name="other", user="nobody"),
-        ):
+        ]
+        for refused in refusals:
             with pytest.raises(Refused):
                 refused()
         assert len(box.store.keys) == 2
