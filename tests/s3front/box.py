@@ -60,13 +60,14 @@ class _RealStore(boxes.Box):
 class Box:
     """A store with one owner's keys and the application over it.  `seen` collects what was observed.
 
-    `real` puts the real store in the place of its double; then the box is a context manager, and its end is an audit.
+    `real` puts the real store (or a given one) in the place of its double; then the box is a context manager, and its
+    end is an audit.
     """
 
     def __init__(
-        self, *, domain: str | None = None, region: str = REGION, now: float = NOW, real: bool = False
+        self, *, domain: str | None = None, region: str = REGION, now: float = NOW, real: bool | boxes.Box = False
     ) -> None:
-        self._real = _RealStore().__enter__() if real else None
+        self._real = _RealStore().__enter__() if real is True else real or None
         self.store: MemoryStore = MemoryStore() if self._real is None else cast(Any, self._real.store)
         self.seen: list[tuple[str, int, float, int, int, str]] = []
         self.now = now

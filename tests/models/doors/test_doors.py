@@ -1,0 +1,67 @@
+"""R1 over both doors, in this process; and that the machine notices doors which differ."""
+
+from __future__ import annotations
+
+import hypothesis
+import pytest
+from hypothesis.stateful import run_state_machine_as_test
+
+from fusefs.handles import File
+from fusefs.operations import Operations
+from fusefs.writeback import WriteBack
+from tests.effort import examples
+from tests.models.doors.machine import DoorsMachine
+from tests.rows import rows
+
+
+@pytest.mark.slow
+def test_both_doors_show_what_the_model_says() -> None:
+    """100 runs of 40 steps; the profile `long`, which scripts/torture takes, makes 3,300."""
+    settings = hypothesis.settings(
+        max_examples=examples(100),
+        stateful_step_count=40,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    run_state_machine_as_test(DoorsMachine, settings=settings)
+
+
+async def no_keep(operations: Operations, directory: int) -> None:
+    """Directories vanish under programs."""
+
+
+def uncut(files: WriteBack, file: File, size: int, now_ns: int) -> None:
+    """What was cut off comes back when the file grows."""
+    file.size = size
+    files.touch(file)
+
+
+def forgotten(files: WriteBack, inode: int) -> None:
+    """Two opens of one file don't know each other."""
+
+
+@pytest.mark.slow
+@rows(
+    ("owner", "name", "broken"),
+    [
+        (Operations, "_keep", no_keep),
+        (WriteBack, "truncate", uncut),
+        (WriteBack, "get", forgotten),
+    ],
+)
+def test_doors_that_differ_are_noticed(owner: type, name: str, broken: object) -> None:
+    settings = hypothesis.settings(
+        max_examples=100,
+        stateful_step_count=40,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[hypothesis.Phase.generate],
+        report_multiple_bugs=False,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, broken)
+        with pytest.raises(Exception, match=r"\S"):
+            run_state_machine_as_test(DoorsMachine, settings=settings)
