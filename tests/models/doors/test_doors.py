@@ -31,10 +31,8 @@ async def no_keep(operations: Operations, directory: int) -> None:
     """Directories vanish under programs."""
 
 
-def uncut(files: WriteBack, file: File, size: int, now_ns: int) -> None:
-    """What was cut off comes back when the file grows."""
-    file.size = size
-    files.touch(file)
+async def nothing(files: WriteBack, file: File) -> None:
+    """What was closed, S3 doesn't see."""
 
 
 def forgotten(files: WriteBack, inode: int) -> None:
@@ -46,7 +44,7 @@ def forgotten(files: WriteBack, inode: int) -> None:
     ("owner", "name", "broken"),
     [
         (Operations, "_keep", no_keep),
-        (WriteBack, "truncate", uncut),
+        (WriteBack, "commit", nothing),
         (WriteBack, "get", forgotten),
     ],
 )
