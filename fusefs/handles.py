@@ -15,17 +15,21 @@ long as its handles.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from appliance.errors import StoreError
+from appliance import settings
+from appliance.errors import Code, StoreError
 from appliance.model import Attributes, Bucket, Entry, NewChunk, Node
 from fusefs.dirty import Overlay
 from fusefs.fastloop import Lock
 
 if TYPE_CHECKING:
     from appliance.store import Ticket
+
+log = logging.getLogger(__name__)
 
 NOT_DIRTY: Final = -1.0
 
@@ -133,6 +137,19 @@ class File:
         if self.opens or self.pending or self.lock.locked():
             return False
         return self.orphan or not (self.dirty or self.error)
+
+    def require_key(self) -> None:
+        """Raises ACCESS_DENIED for a file whose bytes only a customer's key opens (SSE-C): a mount has no keys."""
+        if self.base is not None and b"SSE-C" in self.base.packed and self.base.attributes.sse == "SSE-C":
+            log.info("inode %d is encrypted with a customer's key: only S3 opens it", self.inode)
+            raise StoreError(Code.ACCESS_DENIED, "the file is encrypted with a key that only its customer has")
+
+    @property
+    def sealed(self) -> bool:
+        """Whether what is written to it is encrypted: its bucket says so, or it already is."""
+        if self.bucket.settings and settings.ENCRYPTION in self.bucket.settings:
+            return True
+        return self.base is not None and b"AES256" in self.base.packed and self.base.attributes.sse == "AES256"
 
     def current_attributes(self) -> Attributes:
         """What clients said, with what is not committed yet."""

@@ -35,6 +35,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from appliance.errors import StoreError
 from appliance.limits import FILE_SIZE_MAX, NAME_MAX
 from appliance.model import IMPLIED, Attributes, Entry
 from fusefs import attributes, tree, xattrs
@@ -284,6 +285,7 @@ class Operations(pyfuse3.Operations):
             if fields.update_size:
                 if attr.st_size > FILE_SIZE_MAX:
                     raise FUSEError(errno.EFBIG)
+                file.require_key()
                 self.files.truncate(file, attr.st_size, now_ns)
                 _drop_privileges(file)
             self._set_attributes(file, attr, fields, now_ns)
@@ -497,6 +499,11 @@ class Operations(pyfuse3.Operations):
         return file
 
     def _open(self, file: File, flags: int) -> FileInfo:
+        try:
+            file.require_key()
+        except StoreError:
+            self.files.let_go(file)
+            raise
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if flags & os.O_TRUNC and file.size:
             self.files.truncate(file, 0, time.time_ns())

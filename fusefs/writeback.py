@@ -255,12 +255,13 @@ class WriteBack:
     async def _stage_segments(self, file: File, token: int, taken: list[Segment], owner: int) -> list[Segment]:
         """Stages segments in memory; returns them as they are now, in chunks, for `owner`."""
         staged = []
+        key = await self.store.data_key() if file.sealed else None
         waiting = gather(taken, CHUNK_SIZE)
         waiting.reverse()
         while waiting:
             gathering = waiting.pop()
             try:
-                chunk = await self.store.stage(file.bucket, gathering.pieces)
+                chunk = await self.store.stage(file.bucket, gathering.pieces, key)
             except StoreError as error:
                 if error.code is not Code.NO_SPACE or sum(map(len, gathering.pieces)) <= SPLIT_MIN:
                     raise

@@ -155,34 +155,31 @@ async def for_part(door: Door, upload: Upload, headers: Mapping[bytes, bytes]) -
     if METHOD in headers:
         raise _not_here(headers)
     begun = upload.attributes
-    customer = _of_upload(begun, headers, needed=True)
+    customer = _of_upload(begun, headers)
     if customer is not None:
         return await _by_customer(door, customer, begun.sse_verifier)
     return Sealing(await door.store.data_key(), None) if begun.sse else None
 
 
 def of_completion(upload: Upload, headers: Mapping[bytes, bytes]) -> Headers:
-    """What CompleteMultipartUpload answers about encryption.  The customer's key is needed again when the upload was
-    begun with a checksum algorithm, and must be the right one whenever it comes (S3 API, CompleteMultipartUpload).
+    """What CompleteMultipartUpload answers about encryption.  The customer's key must come again, as with every part.
 
     Raises InvalidRequest, InvalidArgument.
     """
     begun = upload.attributes
-    customer = _of_upload(begun, headers, needed=bool(upload.checksum_algorithm))
+    customer = _of_upload(begun, headers)
     if begun.sse == AES256:
         return _SHOWN_AES256.copy()
     return customer.headers if customer is not None else []
 
 
-def _of_upload(begun: Attributes, headers: Mapping[bytes, bytes], *, needed: bool) -> Customer | None:
+def _of_upload(begun: Attributes, headers: Mapping[bytes, bytes]) -> Customer | None:
     customer = _customer(headers, _CUSTOMERS)
     if begun.sse != SSE_C:
         if customer is not None:
             raise _not_applicable()
         return None
     if customer is None:
-        if not needed:
-            return None
         raise S3Error(
             "InvalidRequest",
             "The multipart upload initiate requested encryption. Subsequent part requests must include the appropriate "

@@ -31,6 +31,7 @@ _EXEMPT: Final = frozenset(
     | {algorithm.header.decode() for algorithm in checksums.ALGORITHMS.values()}
 )
 _IGNORED: Final = "x-ignore-"
+_OPTIONAL: Final = frozenset({"x-amz-server-side-encryption"})  # may be left out where the policy allows anything in it
 _SIZE_MAX: Final = 2**63 - 1
 
 
@@ -165,7 +166,7 @@ def _range(one: list[Any]) -> tuple[int, int]:
 
 def _holds(condition: Condition, value: str | None) -> bool:
     if value is None:
-        return False
+        return condition.prefix and not condition.value and condition.field in _OPTIONAL
     if not condition.prefix:
         return value == condition.value
     if condition.field == "content-type" and "," in value:  # a list, each of which must meet the condition

@@ -8,6 +8,7 @@ A directory's row name ends with "/", so a file `a` and a directory `a` of one p
 from __future__ import annotations
 
 import stat
+from collections.abc import Sequence
 
 import msgspec
 
@@ -22,13 +23,24 @@ from appliance.catalogue.commands import (
     Unlink,
     WriteFile,
 )
-from appliance.catalogue.content import NOTHING, Maker
+from appliance.catalogue.content import EMPTY, NOTHING, Maker
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.objects import content_of, put_node, unlink_node
 from appliance.catalogue.schema import ENTRY, NODE
 from appliance.errors import Code, StoreError
-from appliance.model import IMPLIED, TIMED, Change, Entry, Node, Written, pack_attributes
+from appliance.model import (
+    CUSTOMER,
+    IMPLIED,
+    TIMED,
+    Change,
+    Entry,
+    NewChunk,
+    Node,
+    Written,
+    pack_attributes,
+    unpack_attributes,
+)
 
 
 def _directory(tx: Rows, node_id: int) -> Node:
@@ -325,6 +337,8 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
     )
     if changed and command.packed is None:
         after = _without_stale_claims(after)
+    if command.chunks and (old.kind == EMPTY or command.cut == 0):
+        after = _as_sealed(after, command.chunks)
     put_node(tx, after)
     if command.create is not None:
         if replaced is not None:
@@ -336,6 +350,16 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
     elif links:
         tx.charge(command.bucket, 0, links * (command.size - old_size))
     return Written(command.node, etag, command.size, written_ns)
+
+
+def _as_sealed(node: Node, chunks: Sequence[NewChunk]) -> Node:
+    """A file all of whose bytes are new is encrypted if they are."""
+    if node.size == 0 or any(chunk.key is None or chunk.key.id == CUSTOMER for chunk in chunks):
+        return node
+    attributes = unpack_attributes(node.packed)
+    if attributes.sse:
+        return node
+    return msgspec.structs.replace(node, packed=pack_attributes(msgspec.structs.replace(attributes, sse="AES256")))
 
 
 def _without_stale_claims(node: Node) -> Node:

@@ -22,6 +22,7 @@ from appliance.model import (
     BodyKind,
     Bucket,
     Change,
+    DataKey,
     Entry,
     NewChunk,
     NewPage,
@@ -371,7 +372,8 @@ class MemoryStore:
         assert start + length <= node.size
         return MemoryReader(self.contents[node.id], start, length, self.cold)
 
-    async def stage(self, bucket: Bucket, pieces: Sequence[Buffer]) -> NewChunk:
+    async def stage(self, bucket: Bucket, pieces: Sequence[Buffer], encryption: DataKey | None = None) -> NewChunk:
+        assert encryption is None, "the double encrypts nothing"
         if self.stage_error is not None:
             raise self.stage_error
         data = b"".join(pieces)

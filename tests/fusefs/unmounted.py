@@ -21,6 +21,7 @@ from fusefs.operations import Operations
 from tests.doubles.disks import MemoryDevice
 from tests.fusefs.doors import DictDoor, Door, StoreDoor
 from tests.fusefs.memory_store import MemoryStore
+from tests.models.boxes import VAULT
 
 
 class RecordingKernel:
@@ -188,7 +189,7 @@ async def unmounted_pool(directory: Path) -> AsyncIterator[Unmounted]:
     new = [NewDevice("ssd", devices[0], "blaze"), NewDevice("hdd", devices[1], "bulk")]
     create_pool(new, name="test", copies=1, now_ns=1, ring_length=1 << 20)
     attached = [(device.name, device) for device in devices]
-    async with open_store(attached, directory / "catalogue.db", threaded=False) as store:
+    async with open_store(attached, directory / "catalogue.db", vault=VAULT, threaded=False) as store:
         await store.create_bucket("photos", "me")
         async with _running(Unmounted(store, StoreDoor(store))) as mount:
             yield mount

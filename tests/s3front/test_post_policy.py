@@ -78,6 +78,7 @@ def test_a_condition_that_is_none_is_refused(condition: Any) -> None:
         (NAMED, {**FIELDS, "x-ignore-this": "1", "policy": "p", "signature": "s", "awsaccesskeyid": "k"}),
         (NAMED, {**FIELDS, "x-amz-signature": "s", "x-amz-checksum-crc32": "AAAAAA=="}),
         ([*NAMED, ["content-length-range", 1, 2]], FIELDS),
+        ([*NAMED, ["starts-with", "$x-amz-server-side-encryption", ""]], FIELDS),
     ],
 )
 def test_a_form_that_obeys_passes(conditions: list[Any], fields: dict[str, str]) -> None:
@@ -96,6 +97,8 @@ def test_a_form_that_obeys_passes(conditions: list[Any], fields: dict[str, str])
         (NAMED, {**FIELDS, "acl": "public-read", "tagging": "t"}, "Extra input fields: acl, tagging"),
         ([*NAMED, ["starts-with", "$x-amz-meta-a", ""]], FIELDS, "failed: "),
         ([*NAMED, {"acl": ""}], FIELDS, "failed: "),
+        ([*NAMED, {"x-amz-server-side-encryption": ""}], FIELDS, "failed: "),
+        ([*NAMED, ["starts-with", "$x-amz-server-side-encryption", "AES"]], FIELDS, "failed: "),
         ([*NAMED, {"acl": "private"}, {"acl": "public-read"}], {**FIELDS, "acl": "private"}, "failed: "),
         ([["eq", "$key", "user/"], *NAMED[::2]], FIELDS, "failed: "),
     ],
