@@ -280,7 +280,7 @@ class Written(Frozen, frozen=True):
     etag: str
     size: int
     written_ns: int
-    version_id: str = ""  # empty where the bucket has no versions
+    version_id: str = ""  # empty unless the bucket's versions are enabled: a null version replaced its like
 
 
 class Deleted(Frozen, frozen=True):
@@ -289,6 +289,14 @@ class Deleted(Frozen, frozen=True):
     found: bool  # something was there
     version_id: str = ""  # of what was removed, or of the delete marker that was made; empty without versions
     marker: bool = False  # a delete marker was made or removed
+
+
+class Deletion(Frozen, frozen=True):
+    """One of several deletions: a key, or with `version_id` one version of it."""
+
+    key: bytes
+    version_id: str = ""
+    precondition: Precondition | None = None
 
 
 class ListedVersion(Frozen, frozen=True):

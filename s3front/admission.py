@@ -130,7 +130,7 @@ async def admit(door: Door, request: Request, action: Action, now: float, *, eac
 
 async def admit_source(door: Door, request: Request, source: Source, now: float) -> Admission:
     """Lets the request read what it copies, or raises StoreError ACCESS_DENIED.  Tags that are copied are read too."""
-    version_id = getattr(source, "version_id", "")
+    version_id = source.version_id
     admission = _admission(door, request, source.bucket, Action.GET_OBJECT, now, {})
     await admission.judge(source.key, version_id)
     if admission.judged is not None and admission.judged.attributes.tags and not _retags(request):

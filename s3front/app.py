@@ -170,7 +170,7 @@ class S3App:
             request.source.admission = await admit_source(self._door, request, request.source, self._clock())
         version = request.query.get("versionId") if request.query else None
         if version is not None:
-            check_version(version)
+            request.version_id = check_version(version)
 
     def _find_source(self, request: Request) -> None:
         """What a copy reads."""

@@ -34,9 +34,9 @@ async def _since(door: Door, request: Request, found: Precondition | None) -> Pr
     if moment is None or found is not None:
         return found
     try:
-        node = await door.store.look_up(request.bucket, request.key)
+        node = await door.store.look_up_version(request.bucket, request.key, request.version_id)
     except StoreError as error:
-        if error.code is Code.NO_SUCH_KEY:
+        if error.code in (Code.NO_SUCH_KEY, Code.NO_SUCH_VERSION):
             return None  # nothing there, nothing modified
         raise
     if node.written_ns // NS > moment:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
 from appliance.limits import KEY_LENGTH_MAX
+from appliance.model import version_number
 from s3front.errors import S3Error, invalid_argument
 from s3front.router import Level
 
@@ -44,11 +45,12 @@ class Door:
 class Source:
     """The object that a copy reads: from x-amz-copy-source, decoded exactly once.  `bucket` once it was authorised."""
 
-    __slots__ = ("admission", "bucket", "bucket_name", "key")
+    __slots__ = ("admission", "bucket", "bucket_name", "key", "version_id")
 
-    def __init__(self, bucket_name: str, key: bytes) -> None:
+    def __init__(self, bucket_name: str, key: bytes, version_id: str = "") -> None:
         self.bucket_name = bucket_name
         self.key = key
+        self.version_id = version_id  # empty: the current one
         self.bucket: Bucket
         self.admission: Admission | None = None  # None: the caller owns the bucket, and nothing else decides
 
@@ -61,7 +63,7 @@ class Request:
 
     __slots__ = (
         "admission", "bucket", "bucket_name", "bytes_in", "document", "headers", "key", "level", "method",
-        "posted", "query", "receive", "scope", "source", "verified",
+        "posted", "query", "receive", "scope", "source", "verified", "version_id",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, verified: Verified) -> None:
@@ -79,7 +81,14 @@ class Request:
         self.posted: Posted  # of a form only
         self.admission: Admission | None = None  # None: the caller owns the bucket, and nothing else decides
         self.document: bytes | None = None  # once it was read
+        self.version_id = ""  # the version that the request names
         self.bytes_in = 0
+
+    @property
+    def caller(self) -> str:
+        """Whose key signed: a user's id; empty for nobody."""
+        principal = self.verified.principal
+        return principal.owner if principal is not None else ""
 
     def locate(self, domain_suffix: bytes) -> None:
         """Reads the target: level, bucket, key, query.  `domain_suffix` is b".s3.example.org" or b"".
@@ -168,12 +177,11 @@ def virtual_host(host: bytes, suffix: bytes) -> bytes | None:
 
 
 def parse_copy_source(value: bytes) -> Source:
-    """`[/]bucket/key[?versionId=null]`, percent-encoded.  Raises InvalidArgument, NoSuchVersion, KeyTooLongError.
+    """`[/]bucket/key[?versionId=ID]`, percent-encoded.  Raises InvalidArgument, KeyTooLongError.
 
     A `+` is a space, as in AWS: s5cmd writes spaces so, and whoever means a plus writes %2B.
 
-    The version is split off before decoding: a `?` of a key arrives as %3F.  Versions other than `null` cannot exist
-    in buckets that were never versioned.
+    The version is split off before decoding: a `?` of a key arrives as %3F.
     """
     path, _, parameters = value.partition(b"?")
     bucket, _, key = path.removeprefix(b"/").partition(b"/")
@@ -186,15 +194,16 @@ def parse_copy_source(value: bytes) -> Source:
         raise _bad_source(value) from None
     if len(decoded) > KEY_LENGTH_MAX:
         raise key_too_long(decoded)
-    if version is not None:
-        check_version(version)
-    return Source(name, decoded)
+    return Source(name, decoded, "" if version is None else check_version(version))
 
 
-def check_version(version: str) -> None:
-    """`null` is the only version of an object in a bucket that was never versioned."""
-    if version != "null":
-        raise S3Error("NoSuchVersion", details=(("VersionId", version),))
+def check_version(text: str) -> str:
+    """A version id, as it is.  Raises InvalidArgument for what no version was ever called."""
+    if not text:
+        raise invalid_argument("Version id cannot be the empty string", "versionId", text)
+    if version_number(text) is None:
+        raise invalid_argument("Invalid version id specified", "versionId", text)
+    return text
 
 
 def key_too_long(key: bytes) -> S3Error:

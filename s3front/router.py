@@ -109,7 +109,6 @@ ABSENT: Final[dict[tuple[str, Level, str], str]] = {
     ("POST", _O, "select"): "SelectObjectContent",
     ("GET", _B, "session"): "CreateSession",
     ("GET", _O, "torrent"): "GetObjectTorrent",
-    ("PUT", _B, "versioning"): "PutBucketVersioning",
 }
 
 _KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})

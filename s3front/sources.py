@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from appliance.errors import Code, StoreError
-from appliance.model import Node
-from s3front.errors import S3Error, from_store
+from appliance.model import MARKER, Node
+from s3front import versioned
+from s3front.errors import S3Error
 from s3front.request import Door, Source
 
 T = TypeVar("T")
@@ -20,12 +21,18 @@ ATTEMPTS: Final = 20  # an object replaced twenty times within one request is un
 
 
 async def with_source(door: Door, source: Source, act: Callable[[Node], Awaitable[T]]) -> T:
-    """`act` on the source as it is now.  Raises NoSuchKey, what `act` raises, SlowDown."""
+    """`act` on the source as it is now.  Raises NoSuchKey, NoSuchVersion, InvalidRequest (a delete marker), what `act`
+    raises, SlowDown."""
     for _ in range(ATTEMPTS):
         try:
-            node = await door.store.look_up(source.bucket, source.key)
+            node = await door.store.look_up_version(source.bucket, source.key, source.version_id)
         except StoreError as error:
-            raise from_store(error, key=source.key) from error
+            raise versioned.not_found(door.store, error, source.bucket, source.key, source.version_id) from error
+        if node.flags & MARKER:
+            raise S3Error(
+                "InvalidRequest",
+                "The source of a copy request may not specifically refer to a delete marker by version id.",
+            )
         if source.admission is not None:
             source.admission.recheck(source.key, node)
         try:

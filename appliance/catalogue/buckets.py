@@ -6,6 +6,7 @@ import stat
 
 import msgspec
 
+from appliance import settings
 from appliance.catalogue import names
 from appliance.catalogue.commands import (
     CreateBucket,
@@ -114,7 +115,7 @@ def delete_bucket(tx: Rows, cache: DirectoryCache, command: DeleteBucket) -> Buc
     tx.delete(BUCKET, (bucket.id,))
     tx.delete(USAGE, (bucket.id,))
     tx.usage.pop(bucket.id, None)
-    tx.buckets.discard(bucket.id)
+    tx.buckets.pop(bucket.id, None)
     tx.note(Change(0, bucket.label, True, bucket.root, True))
     return bucket
 
@@ -134,9 +135,15 @@ def remove_access_key(tx: Rows, command: RemoveAccessKey) -> None:
 
 
 def set_setting(tx: Rows, command: SetBucketSetting) -> None:
-    """Stores a bucket's document, or takes it away.  Raises NO_SUCH_BUCKET."""
+    """Stores a bucket's document, or takes it away.  Raises NO_SUCH_BUCKET, LOCKED (versions suspended under object
+    lock)."""
     if tx.one("SELECT 1 FROM bucket WHERE id=?", (command.bucket,)) is None:
         raise StoreError(Code.NO_SUCH_BUCKET)
+    if command.name == settings.VERSIONING and command.body != settings.ENABLED:
+        assert command.body is not None, "a bucket that had versions has them for ever"
+        if tx.one("SELECT 1 FROM setting WHERE bucket=? AND name=?", (command.bucket, settings.LOCK)) is not None:
+            raise StoreError(Code.LOCKED, "a bucket with object lock keeps its versions")
+    tx.buckets.pop(command.bucket, None)
     if command.body is not None:
         tx.put(SETTING, (command.bucket, command.name, command.body))
     elif tx.one("SELECT 1 FROM setting WHERE bucket=? AND name=?", (command.bucket, command.name)) is not None:

@@ -79,6 +79,8 @@ class DeleteObject(Command, frozen=True, kw_only=True):
     key: bytes
     now_ns: int
     precondition: Precondition | None
+    version_id: str = ""  # this version for good; empty: the key, by a delete marker where the bucket has versions
+    packed: bytes = b""  # Attributes of the delete marker: who made it
 
 
 class CreateUpload(Command, frozen=True, kw_only=True):

@@ -105,7 +105,7 @@ class Rows:
         ] = {}  # staged pages now named by rows -> covered by an earlier flush
         self.freed: list[tuple[int, int, int]] = []  # extents whose rows are gone
         self.notes: list[Change] = []
-        self.buckets: set[int] = set()  # seen to exist in this transaction
+        self.buckets: dict[int, bytes | None] = {}  # seen to exist in this transaction -> their state of versioning
         self.dropped: list[tuple[int, bytes]] = []  # directories' names that no longer lead where they led
 
     # -- reading

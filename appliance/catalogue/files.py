@@ -26,7 +26,7 @@ from appliance.catalogue.commands import (
 from appliance.catalogue.content import EMPTY, NOTHING, Maker
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
-from appliance.catalogue.objects import content_of, put_node, unlink_node
+from appliance.catalogue.nodes import content_of, put_node, unlink_node
 from appliance.catalogue.schema import ENTRY, NODE
 from appliance.errors import Code, StoreError
 from appliance.model import (

@@ -7,14 +7,17 @@ import stat
 
 import msgspec
 
-from appliance.catalogue import content, names
+from appliance import settings
+from appliance.catalogue import content, names, versions
 from appliance.catalogue.commands import ChangeAttributes, CopyObject, DeleteObject, PutObject
-from appliance.catalogue.content import Content, Maker
+from appliance.catalogue.content import Maker
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
+from appliance.catalogue.nodes import content_of, put_node, unlink_node
 from appliance.catalogue.schema import ENTRY, NODE
+from appliance.catalogue.versions import type_state
 from appliance.errors import Code, StoreError
-from appliance.model import Change, Node, Precondition, Written
+from appliance.model import MARKER, Change, Deleted, Node, Precondition, Written
 
 FILE_MODE = stat.S_IFREG | 0o644
 
@@ -40,15 +43,6 @@ def check(precondition: Precondition | None, current: Node | None) -> None:
         raise StoreError(Code.PRECONDITION_FAILED)
 
 
-def require_bucket(tx: Rows, bucket: int) -> None:
-    """Raises NO_SUCH_BUCKET when it was deleted after the door looked."""
-    if bucket in tx.buckets:
-        return
-    if tx.one("SELECT 1 FROM bucket WHERE id=?", (bucket,)) is None:
-        raise StoreError(Code.NO_SUCH_BUCKET)
-    tx.buckets.add(bucket)
-
-
 def current_at(
     tx: Rows, cache: DirectoryCache, root: int, directories: list[bytes], name: bytes
 ) -> tuple[int | None, Node | None]:
@@ -59,56 +53,44 @@ def current_at(
     return parent, names.node_at(tx.one, parent, name)
 
 
-def put_node(tx: Rows, node: Node) -> None:
-    """Writes a node's row, and the sum of its inline bytes."""
-    dsum = content.data_sum(node.data) if node.kind == content.INLINE else b""
-    *columns, _, version = msgspec.structs.astuple(node)
-    tx.put(NODE, (*columns, dsum, version))
-
-
-def unlink_node(tx: Rows, node: Node, now_ns: int) -> None:
-    """One name less.  The last one frees the bytes, unless the node is held open: then its row stays with links=0."""
-    if stat.S_ISREG(node.mode):
-        tx.charge(node.bucket, -1, -node.size)
-    if node.links > 1 or tx.held(node.id):
-        put_node(tx, msgspec.structs.replace(node, links=node.links - 1, ctime_ns=now_ns))
-        return
-    content.drop(tx, node.kind, node.ref)
-    tx.delete(NODE, (node.id,))
-
-
 def place(
     tx: Rows,
     cache: DirectoryCache,
     root: int,
+    key: bytes,
     parent: int | None,
     directories: list[bytes],
     name: bytes,
     replaced: Node | None,
     node: Node,
+    state: type_state,
 ) -> Written:
-    """A new node takes the key's place; what was there loses this name."""
+    """A new node takes the key's place; what was there loses this name, or becomes a noncurrent version."""
     now_ns = node.written_ns
     if parent is None:
         parent = names.make_parents(tx, cache, node.bucket, root, directories, now_ns)
-    if replaced is not None:
-        unlink_node(tx, replaced, now_ns)
-    else:
+    if replaced is None:
         tx.touch(parent, now_ns)
+    if state is not None:
+        versions.make_way(tx, state, node.bucket, key, replaced, now_ns)
+    elif replaced is not None:
+        unlink_node(tx, replaced, now_ns)
     put_node(tx, node)
     tx.put(ENTRY, (parent, name, node.id))
     tx.charge(node.bucket, 1, node.size)
     tx.note(Change(parent, name, False, replaced.id if replaced is not None else 0, False))
-    return Written(node.id, node.etag, node.size, now_ns)
+    named = node.version_id if state == settings.ENABLED else ""
+    return Written(node.id, node.etag, node.size, now_ns, named)
 
 
 def put_object(tx: Rows, cache: DirectoryCache, command: PutObject) -> Written:
     """Raises NO_SUCH_BUCKET, PRECONDITION_FAILED, NO_SUCH_KEY."""
-    require_bucket(tx, command.bucket)
+    state = versions.state_of(tx, command.bucket)
     directories, name = names.split(command.key)
     parent, replaced = current_at(tx, cache, command.root, directories, name)
     check(command.precondition, replaced)
     number = tx.new_id()
+    version, flags = versions.numbered(tx, state, command.flags)
     made = content.add_body(tx, command.body, Maker(command.copies, number, command.label))
     node = Node(
         number,
@@ -126,22 +108,30 @@ def put_object(tx: Rows, cache: DirectoryCache, command: PutObject) -> Written:
         made.kind,
         made.ref,
         made.data,
-        command.flags,
+        flags,
         command.packed,
         command.bucket,
+        b"",
+        version,
     )
-    return place(tx, cache, command.root, parent, directories, name, replaced, node)
+    return place(tx, cache, command.root, command.key, parent, directories, name, replaced, node, state)
 
 
 def copy_object(tx: Rows, cache: DirectoryCache, command: CopyObject) -> Written:
     """Shares the source's bytes.  Raises NO_SUCH_NODE when the source is gone or changed, and put_object's errors."""
-    require_bucket(tx, command.bucket)
+    state = versions.state_of(tx, command.bucket)
     source = names.node_by_id(tx.one, command.source)
-    if source is None or source.generation != command.generation or not stat.S_ISREG(source.mode):
+    if (
+        source is None
+        or source.generation != command.generation
+        or not stat.S_ISREG(source.mode)
+        or source.flags & MARKER
+    ):
         raise StoreError(Code.NO_SUCH_NODE, "the source was replaced meanwhile")
     directories, name = names.split(command.key)
     parent, replaced = current_at(tx, cache, command.root, directories, name)
     check(command.precondition, replaced)
+    data = content_of(source).data
     content.share(tx, source.kind, source.ref)
     mode, uid, gid, mtime_ns, atime_ns, flags = command.posix or (
         source.mode,
@@ -151,6 +141,7 @@ def copy_object(tx: Rows, cache: DirectoryCache, command: CopyObject) -> Written
         source.atime_ns,
         source.flags,
     )
+    version, flags = versions.numbered(tx, state, flags)
     node = Node(
         tx.new_id(),
         mode,
@@ -166,25 +157,70 @@ def copy_object(tx: Rows, cache: DirectoryCache, command: CopyObject) -> Written
         source.etag,
         source.kind,
         source.ref,
-        content_of(source).data,
+        data,
         flags,
         source.packed if command.packed is None else command.packed,
         command.bucket,
+        b"",
+        version,
     )
-    return place(tx, cache, command.root, parent, directories, name, replaced, node)
+    return place(tx, cache, command.root, command.key, parent, directories, name, replaced, node, state)
 
 
-def delete_object(tx: Rows, cache: DirectoryCache, command: DeleteObject) -> bool:
-    """True if something was there.  Raises PRECONDITION_FAILED, NO_SUCH_KEY (only under a precondition)."""
+def delete_object(tx: Rows, cache: DirectoryCache, command: DeleteObject) -> Deleted:
+    """The key, by a delete marker where its bucket has versions; with a version id that version for good.
+
+    Raises NO_SUCH_BUCKET, PRECONDITION_FAILED, NO_SUCH_KEY (only under a precondition), LOCKED.
+    """
+    state = versions.state_of(tx, command.bucket)
     directories, name = names.split(command.key)
     parent, current = current_at(tx, cache, command.root, directories, name)
+    if command.version_id:
+        return _delete_version(tx, cache, command, state, parent, current)
     check(command.precondition, current)
-    if parent is None or current is None:
-        return False
-    unlink_node(tx, current, command.now_ns)
-    names.remove_entry(tx, cache, parent, name, command.now_ns)
-    tx.note(Change(parent, name, False, current.id, True))
-    return True
+    made: Node | None = None
+    if state is not None:
+        versions.make_way(tx, state, command.bucket, command.key, current, command.now_ns)
+        made = versions.add_marker(tx, state, command.bucket, command.key, command.packed, command.now_ns)
+    if parent is not None and current is not None:
+        if state is None:
+            unlink_node(tx, current, command.now_ns)
+        names.remove_entry(tx, cache, parent, name, command.now_ns)
+        tx.note(Change(parent, name, False, current.id, True))
+    found = current is not None
+    return Deleted(found) if made is None else Deleted(found, made.version_id, marker=True)
+
+
+def _delete_version(
+    tx: Rows,
+    cache: DirectoryCache,
+    command: DeleteObject,
+    state: type_state,
+    parent: int | None,
+    current: Node | None,
+) -> Deleted:
+    """What was the newest leaves its place to the next.  A version that is not there is success, as in S3."""
+    bucket, key, wanted, now_ns = command.bucket, command.key, command.version_id, command.now_ns
+    if current is not None and not stat.S_ISREG(current.mode):
+        current = None
+    if current is not None and current.version_id == wanted:
+        assert parent is not None, "what is current is somewhere"
+        check(command.precondition, current)
+        unlink_node(tx, current, now_ns)
+        if state is None or not versions.promote(tx, cache, command.root, bucket, key, parent, current.id, now_ns):
+            name = names.split(key)[1]
+            names.remove_entry(tx, cache, parent, name, now_ns)
+            tx.note(Change(parent, name, False, current.id, True))
+        return Deleted(True, wanted if state is not None else "")
+    row = versions.row_of(tx.one, bucket, key, wanted) if state is not None else None
+    if row is None:
+        check(command.precondition, None)
+        return Deleted(False, wanted if state is not None else "")
+    check(command.precondition, names.node_by_id(tx.one, row[1]))
+    versions.remove_row(tx, bucket, key, row, now_ns)
+    if current is None:
+        versions.promote(tx, cache, command.root, bucket, key, parent, 0, now_ns)
+    return Deleted(True, wanted, marker=bool(row[2] & MARKER))
 
 
 def change_attributes(tx: Rows, command: ChangeAttributes) -> None:
@@ -207,8 +243,3 @@ def reap(tx: Rows, cache: DirectoryCache, node_id: int, now_ns: int) -> None:
     elif node.links == 0:
         content.drop(tx, node.kind, node.ref)
         tx.delete(NODE, (node_id,))
-
-
-def content_of(node: Node) -> Content:
-    """Where a node's bytes are.  Raises DAMAGED: inline bytes that do not match their sum must not get a new one."""
-    return Content(node.kind, node.ref, content.inline_bytes(node) if node.kind == content.INLINE else b"")

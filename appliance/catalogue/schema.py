@@ -249,7 +249,7 @@ VERSION_TABLE: Final = _table(
     key BLOB NOT NULL,
     version INTEGER NOT NULL,  -- its node's: noncurrent versions, and delete markers even when newest
     node INTEGER NOT NULL,
-    flags INTEGER NOT NULL     -- NULL_VERSION and MARKER as its node has them
+    flags INTEGER NOT NULL     -- MARKER as its node has it; NULL_VERSION: as its node, or version 0: at most one a key
     """,
 )
 DATA_KEY: Final = _table(

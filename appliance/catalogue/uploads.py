@@ -5,15 +5,16 @@ from __future__ import annotations
 import stat
 from typing import Any, Final
 
-from appliance.catalogue import content, names, objects
+from appliance.catalogue import content, names, objects, versions
 from appliance.catalogue.commands import AbortUpload, CompleteUpload, CopyPart, CreateUpload, PutPart
 from appliance.catalogue.content import NOTHING, Content, Maker
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
+from appliance.catalogue.nodes import content_of
 from appliance.catalogue.schema import PART, UPLOAD
 from appliance.errors import Code, StoreError
 from appliance.limits import OBJECT_SIZE_MAX, PART_NUMBER_MAX, PART_SIZE_MIN
-from appliance.model import Checksum, Node, Part, Upload, Written
+from appliance.model import MARKER, Checksum, Node, Part, Upload, Written
 
 UPLOAD_COLUMNS: Final = "id, bucket, key, created_ns, owner, packed, checksum_algorithm, checksum_type"
 _PARTS: Final = (
@@ -42,7 +43,7 @@ def parts_after(tx_all: names.type_one, upload: str, after: int, limit: int) -> 
 
 def create_upload(tx: Rows, command: CreateUpload) -> Upload:
     """Raises NO_SUCH_BUCKET."""
-    objects.require_bucket(tx, command.bucket)
+    versions.state_of(tx, command.bucket)
     row = (
         command.id,
         command.bucket,
@@ -105,13 +106,18 @@ def copy_part(tx: Rows, command: CopyPart) -> Part:
     if not 1 <= command.number <= PART_NUMBER_MAX:
         raise StoreError(Code.INVALID_ARGUMENT, f"part numbers go from 1 to {PART_NUMBER_MAX}")
     source = names.node_by_id(tx.one, command.source)
-    if source is None or source.generation != command.generation or not stat.S_ISREG(source.mode):
+    if (
+        source is None
+        or source.generation != command.generation
+        or not stat.S_ISREG(source.mode)
+        or source.flags & MARKER
+    ):
         raise StoreError(Code.NO_SUCH_NODE, "the source was replaced meanwhile")
     if command.start + command.length > source.size:
         raise StoreError(Code.INVALID_ARGUMENT, "the range is beyond the end of the source")
     old = _replaced(tx, command.upload, command.number)
     made = content.clone_range(
-        tx, objects.content_of(source), command.start, command.length, Maker(command.copies, 0, command.label)
+        tx, content_of(source), command.start, command.length, Maker(command.copies, 0, command.label)
     )
     content.drop(tx, old.kind, old.ref)
     return _set_part(tx, command.upload, command.number, command.length, command.etag, command.now_ns, made, "", b"")
@@ -145,6 +151,7 @@ def complete_upload(tx: Rows, cache: DirectoryCache, command: CompleteUpload) ->
     NO_SUCH_KEY.
     """
     upload = find(tx.one, command.upload)
+    state = versions.state_of(tx, upload.bucket)
     chosen = _chosen(tx, command)
     directories, name = names.split(upload.key)
     parent, replaced = objects.current_at(tx, cache, command.root, directories, name)
@@ -163,6 +170,7 @@ def complete_upload(tx: Rows, cache: DirectoryCache, command: CompleteUpload) ->
         made = content.add_map(tx, slices)
     taken = {row[0] for row in chosen}
     _remove(tx, command.upload, taken)
+    version, flags = versions.numbered(tx, state, command.flags)
     node = Node(
         tx.new_id(),
         command.mode,
@@ -179,11 +187,13 @@ def complete_upload(tx: Rows, cache: DirectoryCache, command: CompleteUpload) ->
         made.kind,
         made.ref,
         b"",
-        command.flags,
+        flags,
         command.packed,
         upload.bucket,
+        b"",
+        version,
     )
-    return objects.place(tx, cache, command.root, parent, directories, name, replaced, node)
+    return objects.place(tx, cache, command.root, upload.key, parent, directories, name, replaced, node, state)
 
 
 def _remove(tx: Rows, upload: str, taken: set[int]) -> None:

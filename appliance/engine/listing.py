@@ -18,8 +18,8 @@ _STEP_FIRST: Final = 16  # rows asked for at first in a directory that is only o
 _STEP_MAX: Final = 1024
 
 _ROWS: Final = (
-    "SELECT e.name, e.node, n.mode, n.size, n.etag, n.written_ns, n.packed FROM entry e JOIN node n ON n.id=e.node"
-    " WHERE e.parent=? AND e.name>=? ORDER BY e.name LIMIT ?"
+    "SELECT e.name, e.node, n.mode, n.size, n.etag, n.written_ns, n.packed, n.flags, n.version"
+    " FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>=? ORDER BY e.name LIMIT ?"
 )
 _LEVEL: Final = (
     "SELECT e.name, e.node, n.mode, n.size, n.etag, n.written_ns, n.packed,"

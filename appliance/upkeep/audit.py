@@ -16,19 +16,21 @@ It deliberately knows nothing of repair, of scheduling, and of who asked.
 from __future__ import annotations
 
 import sqlite3
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from appliance.catalogue import database as catalogue
+from appliance.catalogue import names
 from appliance.device.buffers import scratch
 from appliance.engine import snapshot
 from appliance.engine.engine import Engine
 from appliance.engine.pool import PageRef, Pool, page_room
 from appliance.errors import StoreError
 from appliance.limits import MIB, PAGE_PAYLOAD
-from appliance.model import IMPLIED, Frozen
+from appliance.model import IMPLIED, MARKER, NULL_VERSION, Frozen
 from appliance.ondisk import page
 from appliance.ondisk.damaged import DamagedError
 from appliance.ondisk.geometry import UNIT, Geometry
@@ -114,6 +116,7 @@ async def audit(store: Audited, *, verify: bool = False, progress: Report = _sil
             progress({"stage": "catalogue", "done": number, "total": len(CHECKS)})
         geometries = {device.id: device.geometry for device in engine.pool.devices.values()}
         found += await engine.lanes.call(check_extents, connection, geometries)
+        found += await engine.lanes.call(check_newest, connection)
         found += await _unsettled(engine, connection, held)
         here = {device.id for device in engine.pool.devices.values() if device.device is not None}
         short = await engine.lanes.call(under_replicated, connection, here)
@@ -178,6 +181,37 @@ def check_extents(connection: sqlite3.Connection, geometries: Mapping[int, Geome
             payload = min(PAGE_PAYLOAD, chunk_length - index * PAGE_PAYLOAD)
             if payload > 0 and length != page.extent_length(payload):
                 found.append(Problem("extent", where, f"holds {payload} bytes and has another length"))
+    return found
+
+
+def check_newest(connection: sqlite3.Connection) -> list[Problem]:
+    """What a key is now, against its row of the newest version: the entry is newer, or there is none and it is a
+    delete marker; and only one version of a key is null."""
+    found: list[Problem] = []
+    roots = dict(connection.execute("SELECT id, root FROM bucket").fetchall())
+    directories = names.DirectoryCache()
+
+    def one(sql: str, parameters: tuple[Any, ...]) -> Any:
+        return connection.execute(sql, parameters).fetchone()
+
+    for bucket, key, newest, nulls in connection.execute(
+        f"SELECT bucket, key, max(version), sum(flags & {NULL_VERSION} <> 0) FROM version GROUP BY bucket, key"
+    ):
+        if len(found) >= SHOWN_MAX:
+            found.append(Problem("version", "versions", f"more than {SHOWN_MAX} such problems"))
+            break
+        path, name = names.split(key)
+        parent = names.find_parent(one, directories, roots.get(bucket, 0), path)
+        node = names.node_at(one, parent, name) if parent is not None else None
+        where = f"key {key!r} of bucket {bucket}"
+        if node is None or not stat.S_ISREG(node.mode):
+            row = one("SELECT flags FROM version WHERE bucket=? AND key=? AND version=?", (bucket, key, newest))
+            if not row[0] & MARKER:
+                found.append(Problem("version", where, f"is not there, and version {newest} is no delete marker"))
+        elif node.version <= newest:
+            found.append(Problem("version", where, f"is version {node.version}, and there is version {newest}"))
+        elif nulls and node.flags & NULL_VERSION:
+            found.append(Problem("version", where, "has two null versions"))
     return found
 
 

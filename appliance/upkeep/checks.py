@@ -10,8 +10,9 @@ import sqlite3
 import stat
 from typing import Final
 
+from appliance import settings
 from appliance.limits import PAGE_PAYLOAD
-from appliance.model import BodyKind, Frozen
+from appliance.model import MARKER, NULL_VERSION, BodyKind, Frozen
 
 SHOWN_MAX: Final = 100  # problems of one kind that are told one by one
 
@@ -81,7 +82,8 @@ CHECKS: Final = (
     Check(
         "links",
         "SELECT n.id, n.links, coalesce(c.c, 0) FROM node n"
-        " LEFT JOIN (SELECT node, count(*) AS c FROM entry GROUP BY node) c ON c.node=n.id"
+        " LEFT JOIN (SELECT node, count(*) AS c FROM (SELECT node FROM entry UNION ALL SELECT node FROM version)"
+        " GROUP BY node) c ON c.node=n.id"
         f" WHERE NOT {_IS_DIRECTORY} AND n.links<>coalesce(c.c, 0)",
         "node {0}",
         "says {1} links and has {2} names",
@@ -115,11 +117,43 @@ CHECKS: Final = (
         "bucket {0}",
         "its root {1} is no directory of it",
     ),
+    # -- versions
+    Check(
+        "version",
+        "SELECT v.key, v.version, v.node FROM version v LEFT JOIN node n ON n.id=v.node AND n.bucket=v.bucket"
+        f" AND n.version=v.version AND {_IS_FILE} AND n.flags & {MARKER}=v.flags & {MARKER}"
+        f" AND (v.flags & {NULL_VERSION}<>0)=(n.version=0 OR n.flags & {NULL_VERSION}<>0) WHERE n.id IS NULL",
+        "version {1} of {0!r}",
+        "does not fit its node {2}",
+    ),
+    Check(
+        "version",
+        "SELECT v.key, v.version, v.bucket FROM version v LEFT JOIN setting s"
+        f" ON s.bucket=v.bucket AND s.name='{settings.VERSIONING}' WHERE s.body IS NULL",
+        "version {1} of {0!r}",
+        "is in bucket {2}, which never had versions",
+    ),
+    Check(
+        "version",
+        f"SELECT bucket, key, count(*) FROM version WHERE flags & {NULL_VERSION} GROUP BY bucket, key"
+        " HAVING count(*)>1",
+        "key {1!r} of bucket {0}",
+        "has {2} null versions",
+    ),
+    Check(
+        "version",
+        f"SELECT n.id FROM node n WHERE n.flags & {MARKER} AND (n.size OR n.kind<>{EMPTY} OR n.links>1"
+        " OR EXISTS (SELECT 1 FROM entry e WHERE e.node=n.id))",
+        "node {0}",
+        "is a delete marker with bytes or a name",
+    ),
     # -- what is counted
     Check(
         "usage",
-        "WITH truth AS (SELECT p.bucket AS bucket, count(*) AS objects, sum(n.size) AS bytes FROM entry e"
-        f" JOIN node p ON p.id=e.parent JOIN node n ON n.id=e.node WHERE {_IS_FILE} GROUP BY p.bucket)"
+        "WITH stored AS (SELECT p.bucket AS bucket, n.size AS size FROM entry e"
+        f" JOIN node p ON p.id=e.parent JOIN node n ON n.id=e.node WHERE {_IS_FILE}"
+        " UNION ALL SELECT v.bucket, n.size FROM version v JOIN node n ON n.id=v.node),"
+        " truth AS (SELECT bucket, count(*) AS objects, sum(size) AS bytes FROM stored GROUP BY bucket)"
         " SELECT b.id, coalesce(u.objects, 0), coalesce(u.bytes, 0), coalesce(t.objects, 0), coalesce(t.bytes, 0)"
         " FROM (SELECT id FROM bucket UNION SELECT bucket FROM usage) b"
         " LEFT JOIN usage u ON u.bucket=b.id LEFT JOIN truth t ON t.bucket=b.id"
@@ -152,7 +186,7 @@ CHECKS: Final = (
         "ids",
         "SELECT m.value, x.id FROM (SELECT coalesce(max(id), 0) AS id FROM (SELECT max(id) AS id FROM node"
         " UNION ALL SELECT max(id) FROM chunk UNION ALL SELECT max(id) FROM map"
-        " UNION ALL SELECT max(id) FROM bucket)) x"
+        " UNION ALL SELECT max(id) FROM bucket UNION ALL SELECT max(version) FROM node)) x"
         " LEFT JOIN meta m ON m.name='next_id' WHERE x.id>=coalesce(m.value, 0) AND x.id>0",
         "meta next_id",
         "promises {0} but {1} was given out",

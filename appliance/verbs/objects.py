@@ -9,23 +9,27 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from appliance import posix as posix_metadata
-from appliance.catalogue import commands, names
+from appliance.catalogue import commands, names, versions
 from appliance.catalogue.objects import FILE_MODE
-from appliance.engine import listing
+from appliance.engine import listing, version_listing
 from appliance.engine.ingest import Ingest, small_body
 from appliance.engine.retrieve import Reader
 from appliance.errors import Code, StoreError
 from appliance.limits import BUCKET_NAME_MAX, BUCKET_NAME_MIN, COPIES_MAX
 from appliance.model import (
+    MARKER,
     TIMED,
     Attributes,
     Body,
     Bucket,
     DataKey,
+    Deleted,
+    Deletion,
     Node,
     Page,
     Precondition,
     Usage,
+    VersionPage,
     Written,
     pack_attributes,
     unpack_attributes,
@@ -273,24 +277,48 @@ class ObjectVerbs(Verbs):
 
         Raises NO_SUCH_KEY, NO_SUCH_VERSION.  A delete marker is a Node with the flag MARKER: only its own id finds it.
         """
-        node = await self.look_up(bucket, key)
-        if version_id and node.version_id != version_id:
+        if not version_id:
+            return await self.look_up(bucket, key)
+        try:
+            node = await self.look_up(bucket, key)
+        except StoreError as error:
+            if error.code is not Code.NO_SUCH_KEY:
+                raise
+        else:
+            if node.version_id == version_id:
+                return node
+        found = versions.node_of(self.one, bucket.id, key, version_id) if bucket.settings else None
+        if found is None:
             raise StoreError(Code.NO_SUCH_VERSION)
-        return node
+        return found
 
-    async def delete_object(self, bucket: Bucket, key: bytes, *, precondition: Precondition | None = None) -> bool:
-        """True if something was there.  Without precondition a missing key is success."""
-        gone: bool = await self.commit(self._deletion(bucket, key, precondition))
-        return gone
+    def delete_marker(self, bucket: Bucket, key: bytes) -> Node | None:
+        """What hides the key, after `look_up` said NO_SUCH_KEY: its newest delete marker; None without any version."""
+        row = versions.newest(self.one, bucket.id, key) if bucket.settings else None
+        return names.node_by_id(self.one, row[1]) if row is not None and row[2] & MARKER else None
+
+    async def delete_object(
+        self,
+        bucket: Bucket,
+        key: bytes,
+        *,
+        version_id: str = "",
+        precondition: Precondition | None = None,
+        owner: str = "",
+    ) -> Deleted:
+        """In a bucket with versions a key is hidden by a delete marker of `owner`; with a `version_id` that version is
+        gone for good and the next one takes its place.  Without precondition what is not there is success.
+
+        Raises NO_SUCH_BUCKET, PRECONDITION_FAILED, NO_SUCH_KEY (a condition on nothing), LOCKED."""
+        deleted: Deleted = await self.commit(self._deletion(bucket, Deletion(key, version_id, precondition), owner))
+        return deleted
 
     async def delete_objects(
-        self, bucket: Bucket, keys: Sequence[tuple[bytes, Precondition | None]]
-    ) -> list[bool | Exception]:
-        """One result per key; they share batches."""
-        tickets = [
-            self.engine.submit(self._deletion(bucket, key, precondition), announce=True) for key, precondition in keys
-        ]
-        results: list[bool | Exception] = []
+        self, bucket: Bucket, targets: Sequence[Deletion], *, owner: str = ""
+    ) -> list[Deleted | Exception]:
+        """One result per target; they share batches."""
+        tickets = [self.engine.submit(self._deletion(bucket, target, owner), announce=True) for target in targets]
+        results: list[Deleted | Exception] = []
         for ticket in tickets:
             try:
                 results.append(await ticket.wait())
@@ -298,10 +326,35 @@ class ObjectVerbs(Verbs):
                 results.append(error)
         return results
 
-    def _deletion(self, bucket: Bucket, key: bytes, precondition: Precondition | None) -> commands.DeleteObject:
+    def _deletion(self, bucket: Bucket, target: Deletion, owner: str) -> commands.DeleteObject:
+        marked = bucket.settings and not target.version_id and owner and owner != bucket.owner
         return commands.DeleteObject(
-            bucket=bucket.id, root=bucket.root, key=key, now_ns=now(), precondition=precondition
+            bucket=bucket.id,
+            root=bucket.root,
+            key=target.key,
+            now_ns=now(),
+            precondition=target.precondition,
+            version_id=target.version_id,
+            packed=pack_attributes(Attributes(owner=owner)) if marked else b"",
         )
+
+    async def list_versions(
+        self,
+        bucket: Bucket,
+        prefix: bytes = b"",
+        delimiter: bytes = b"",
+        after_key: bytes = b"",
+        after_version: str = "",
+        limit: int = 1000,
+    ) -> VersionPage:
+        """Versions and delete markers by key, then newest first: those of keys > `after_key` and, with
+        `after_version`, the older ones of that key.  Common prefixes as in `list_objects`."""
+        if self.unsettled:
+            await self.settled(bucket)
+        page: VersionPage = await self.engine.scans.call(
+            self.snapshot, version_listing.list_versions, bucket, prefix, delimiter, after_key, after_version, limit
+        )
+        return page
 
     async def list_objects(
         self, bucket: Bucket, prefix: bytes = b"", delimiter: bytes = b"", after: bytes = b"", limit: int = 1000

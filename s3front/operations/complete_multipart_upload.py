@@ -13,11 +13,12 @@ from typing import Final, NamedTuple
 import msgspec
 import trio
 
+from appliance import settings
 from appliance.authority import Action
 from appliance.errors import Code, StoreError
 from appliance.limits import MIB, OBJECT_SIZE_MAX, PART_NUMBER_MAX, PART_SIZE_MIN
-from appliance.model import Checksum, Part, Precondition, Upload
-from s3front import checksums, encryption, intake, metadata, preconditions, xml
+from appliance.model import Checksum, Part, Precondition, Upload, Written
+from s3front import checksums, encryption, intake, metadata, preconditions, versioned, xml
 from s3front.errors import S3Error
 from s3front.request import Door, Request
 from s3front.response import Headers, Response, answer
@@ -58,11 +59,12 @@ async def operate(door: Door, request: Request) -> Response:
         else:
             parts, whole = await trio.to_thread.run_sync(_judge, request, upload, asked, held)
         etag, checksum = checksums.multipart_etag([part.etag for part in parts]), whole
-        await _complete(door, upload, parts, etag, whole, precondition)
+        written = await _complete(door, upload, parts, etag, whole, precondition)
+        version_id = written.version_id
     except StoreError as error:
         if error.code is not Code.NO_SUCH_UPLOAD:
             raise
-        etag, checksum = await _completed_before(door, request, asked, error)
+        etag, checksum, version_id = await _completed_before(door, request, asked, error)
     scheme = request.scope.get("scheme", "http")
     host = request.headers.get(b"host", b"").decode("latin-1")
     location = f"{scheme}://{host}{request.verified.path.decode('latin-1')}"
@@ -75,6 +77,8 @@ async def operate(door: Door, request: Request) -> Response:
         )
     )
     response.headers += shown
+    if version_id:
+        response.headers.append((versioned.VERSION_ID, version_id.encode()))
     return response
 
 
@@ -221,17 +225,17 @@ async def _complete(
     etag: str,
     whole: Checksum | None,
     precondition: Precondition | None,
-) -> None:
+) -> Written:
     attributes = msgspec.structs.replace(
         upload.attributes, checksum=whole, parts=tuple(part.size for part in parts), part_checksums=_kept(parts, whole)
     )
     pairs = [(part.number, part.etag) for part in parts]
-    await door.store.complete_upload(upload, pairs, etag, attributes, precondition=precondition)
+    return await door.store.complete_upload(upload, pairs, etag, attributes, precondition=precondition)
 
 
 async def _completed_before(
     door: Door, request: Request, asked: list[Asked], error: StoreError
-) -> tuple[str, Checksum | None]:
+) -> tuple[str, Checksum | None, str]:
     """The object that this very list of parts made, or the error."""
     try:
         etag = checksums.multipart_etag([part.etag for part in asked])
@@ -240,4 +244,5 @@ async def _completed_before(
         raise error from None
     if node.etag != etag:
         raise error
-    return etag, node.attributes.checksum
+    version_id = node.version_id if request.bucket.settings.get(settings.VERSIONING) == settings.ENABLED else ""
+    return etag, node.attributes.checksum, version_id

@@ -13,7 +13,7 @@ import msgspec
 
 from appliance.authority import Action
 from appliance.model import Attributes, Body, Node, Written
-from s3front import conditions, encryption, metadata, preconditions, resealed, xml
+from s3front import conditions, encryption, metadata, preconditions, resealed, versioned, xml
 from s3front.dates import NS, iso_date
 from s3front.encryption import Sealing
 from s3front.errors import S3Error, invalid_argument
@@ -37,9 +37,14 @@ async def operate(door: Door, request: Request) -> Response:
     precondition = await preconditions.for_write(door, request)
     said = metadata.from_headers(headers)
     sealing = await encryption.for_write(door, request.bucket, headers)
-    same = request.source.bucket.id == request.bucket.id and request.source.key == request.key
+    # an older version copied onto its own key is how it is made the current one again
+    same = (
+        request.source.bucket.id == request.bucket.id
+        and request.source.key == request.key
+        and not request.source.version_id
+    )
 
-    async def copy(source: Node) -> tuple[Written, Attributes]:
+    async def copy(source: Node) -> tuple[Written, Node]:
         conditions.check_copy_source(headers, source.etag, source.written_ns)
         customer = encryption.for_source(source, headers)
         attributes = _attributes(source, said, replace=replace, reclass=b"x-amz-storage-class" in headers)
@@ -54,7 +59,7 @@ async def operate(door: Door, request: Request) -> Response:
             written = await door.store.copy_object(
                 source, request.bucket, request.key, attributes, precondition=precondition
             )
-            return written, held
+            return written, source
         described = encryption.described(held if attributes is None else attributes, sealing)
 
         async def commit(body: Body, md5: str) -> Written:
@@ -70,9 +75,10 @@ async def operate(door: Door, request: Request) -> Response:
             )
 
         span = (0, source.size)
-        return await resealed.copied(door, request, source, customer, span, sealing, commit), held
+        return await resealed.copied(door, request, source, customer, span, sealing, commit), source
 
-    written, kept = await with_source(door, request.source, copy)
+    written, source = await with_source(door, request.source, copy)
+    kept = source.attributes
     response = answer(
         xml.document(
             "CopyObjectResult",
@@ -81,6 +87,9 @@ async def operate(door: Door, request: Request) -> Response:
         )
     )
     response.headers += encryption.of_copy(kept, sealing)
+    response.headers += versioned.copied(request.source.bucket, source)
+    if written.version_id:
+        response.headers.append((versioned.VERSION_ID, written.version_id.encode()))
     return response
 
 

@@ -1,11 +1,14 @@
-"""DeleteObject: DELETE /bucket/key.  What is not there is deleted too, unless a condition says otherwise."""
+"""DeleteObject: DELETE /bucket/key.  What is not there is deleted too, unless a condition says otherwise.
+
+In a bucket with versions a key is hidden by a delete marker; a version that is named is gone for good.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
 from appliance.authority import Action
-from s3front import preconditions
+from s3front import preconditions, versioned
 from s3front.request import Door, Request
 from s3front.response import Response, no_content
 from s3front.router import Level, Route
@@ -18,5 +21,13 @@ ROUTES: Final = (Route("DELETE", Level.OBJECT),)
 async def operate(door: Door, request: Request) -> Response:
     """Raises PreconditionFailed, NoSuchKey (a condition on nothing)."""
     precondition = await preconditions.for_delete(door, request)
-    await door.store.delete_object(request.bucket, request.key, precondition=precondition)
-    return no_content()
+    done = await door.store.delete_object(
+        request.bucket,
+        request.key,
+        version_id=request.version_id,
+        precondition=precondition,
+        owner=request.caller,
+    )
+    response = no_content()
+    response.headers += versioned.deleted(done.version_id, done.marker)
+    return response

@@ -12,7 +12,7 @@ import trio
 from appliance.authority import Action
 from appliance.errors import StoreError
 from appliance.limits import DELETE_KEYS_MAX, KEY_LENGTH_MAX
-from appliance.model import Precondition
+from appliance.model import Deleted, Deletion, version_number
 from s3front import checksums, conditions, intake, xml
 from s3front.admission import Admission
 from s3front.errors import S3Error, from_store
@@ -25,7 +25,7 @@ NAME: Final = "DeleteObjects"
 ACTION: Final = Action.DELETE_OBJECT
 ROUTES: Final = (Route("POST", Level.BUCKET, "delete"),)
 
-Target = tuple[bytes, Precondition | None, S3Error | None]  # key, condition, or why it is refused unseen
+Target = tuple[Deletion, S3Error | None]  # or why it is refused unseen
 
 
 async def operate(door: Door, request: Request) -> Response:
@@ -40,22 +40,24 @@ async def operate(door: Door, request: Request) -> Response:
         quiet, targets = await trio.to_thread.run_sync(parse, document)
     if request.admission is not None:
         targets = [await _judged(request.admission, target) for target in targets]
-    wanted: list[tuple[bytes, Precondition | None]] = []
-    outcomes: list[tuple[bytes, S3Error | None]] = []
+    wanted: list[Deletion] = []
+    outcomes: list[S3Error | Deleted | None] = []
     places: list[int] = []  # where the outcome of each of `wanted` belongs
-    for key, precondition, refused in targets:
+    for target, refused in targets:
         if refused is None:
             places.append(len(outcomes))
-            wanted.append((key, precondition))
-        outcomes.append((key, refused))
+            wanted.append(target)
+        outcomes.append(refused)
     if wanted:
-        results = await door.store.delete_objects(request.bucket, wanted)
-        for place, (key, _), result in zip(places, wanted, results, strict=True):
+        results = await door.store.delete_objects(request.bucket, wanted, owner=request.caller)
+        for place, result in zip(places, results, strict=True):
             if isinstance(result, StoreError):
-                outcomes[place] = (key, from_store(result))
+                outcomes[place] = from_store(result)
             elif isinstance(result, Exception):
                 raise result
-    rows = "".join(_row(key, error, quiet) for key, error in outcomes)
+            else:
+                outcomes[place] = result
+    rows = "".join(_row(target, outcome, quiet) for (target, _), outcome in zip(targets, outcomes, strict=True))
     return answer(xml.document("DeleteResult", rows))
 
 
@@ -71,13 +73,13 @@ def parse(document: bytes) -> tuple[bool, list[Target]]:
 
 async def _judged(admission: Admission, target: Target) -> Target:
     """The target, refused if the caller may not delete it."""
-    key, precondition, refused = target
+    deletion, refused = target
     if refused is None:
         try:
-            await admission.judge(key, "")
+            await admission.judge(deletion.key, deletion.version_id)
         except StoreError as error:
             refused = from_store(error)
-    return key, precondition, refused
+    return deletion, refused
 
 
 def _require_digest(request: Request) -> None:
@@ -94,13 +96,14 @@ def _target(target: Element) -> Target:
     if not key:
         raise S3Error("MalformedXML", "A key must not be empty.")
     if len(key) > KEY_LENGTH_MAX:
-        return key, None, S3Error("KeyTooLongError")
-    if target.get("VersionId") not in (None, "", "null"):
-        return key, None, S3Error("NoSuchVersion")
+        return Deletion(key), S3Error("KeyTooLongError")
+    version_id = target.get("VersionId") or ""
+    if version_id and version_number(version_id) is None:
+        return Deletion(key, version_id), S3Error("NoSuchVersion")
     precondition = conditions.delete_precondition(
         target.get("ETag"), target.get("LastModifiedTime"), target.get("Size")
     )
-    return key, precondition, None
+    return Deletion(key, version_id, precondition), None
 
 
 def _flag(text: str | None) -> bool:
@@ -110,10 +113,15 @@ def _flag(text: str | None) -> bool:
     return value == "true"
 
 
-def _row(key: bytes, error: S3Error | None, quiet: bool) -> str:
-    name = xml.escape_key(key)
-    if error is None:
-        return "" if quiet else f"<Deleted><Key>{name}</Key></Deleted>"
-    return (
-        f"<Error><Key>{name}</Key><Code>{error.code}</Code><Message>{xml.escape_legal(error.message)}</Message></Error>"
-    )
+def _row(target: Deletion, outcome: S3Error | Deleted | None, quiet: bool) -> str:
+    """The version that was asked for is named again; of a delete marker that was made or removed also its id."""
+    name = f"<Key>{xml.escape_key(target.key)}</Key>{xml.optional('VersionId', target.version_id)}"
+    if isinstance(outcome, S3Error):
+        message = xml.escape_legal(outcome.message)
+        return f"<Error>{name}<Code>{outcome.code}</Code><Message>{message}</Message></Error>"
+    if quiet:
+        return ""
+    marker = ""
+    if outcome is not None and outcome.marker:
+        marker = f"<DeleteMarker>true</DeleteMarker><DeleteMarkerVersionId>{outcome.version_id}</DeleteMarkerVersionId>"
+    return f"<Deleted>{name}{marker}</Deleted>"

@@ -12,7 +12,7 @@ from appliance import limits
 from appliance.authority import Action
 from appliance.errors import Code, StoreError
 from appliance.model import Node
-from s3front import conditions, encryption, metadata, ranges
+from s3front import conditions, encryption, metadata, ranges, versioned
 from s3front.conditions import Outcome
 from s3front.encryption import Customer
 from s3front.errors import S3Error, invalid_argument
@@ -56,9 +56,13 @@ class Selection(NamedTuple):
 
 
 async def operate(door: Door, request: Request) -> Response:
-    """Raises NoSuchKey, PreconditionFailed, InvalidRange, InvalidPartNumber, InvalidRequest, SlowDown."""
+    """Raises NoSuchKey, NoSuchVersion, MethodNotAllowed (a delete marker), PreconditionFailed, InvalidRange,
+    InvalidPartNumber, InvalidRequest, SlowDown."""
     for _ in range(ATTEMPTS):
-        node = await door.store.look_up(request.bucket, request.key)
+        if request.bucket.settings or request.version_id:
+            node = await versioned.look_up(door.store, request.bucket, request.key, request.version_id)
+        else:
+            node = await door.store.look_up(request.bucket, request.key)
         if request.admission is not None:
             request.admission.recheck(request.key, node)
         status, headers, start, length, customer = select(request, node)
@@ -103,6 +107,8 @@ def select(request: Request, node: Node) -> Selection:
             kept = (b"etag", b"last-modified", b"cache-control", b"expires")  # RFC 9110 §15.4.5
             return Selection(304, [pair for pair in _headers_of(node) if pair[0] in kept], 0, 0)
     headers = _headers_of(node)
+    if request.bucket.settings:
+        headers += versioned.headers(request.bucket, node)
     status, start, length = 200, 0, node.size
     number = 0
     part = request.query.get("partNumber") if request.query else None

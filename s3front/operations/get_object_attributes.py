@@ -7,7 +7,7 @@ from typing import Final
 from appliance.authority import Action
 from appliance.limits import LIST_MAX
 from appliance.model import Attributes, Checksum
-from s3front import conditions, encryption, metadata, xml
+from s3front import conditions, encryption, metadata, versioned, xml
 from s3front.conditions import Outcome
 from s3front.dates import NS, http_date
 from s3front.errors import invalid_argument
@@ -25,11 +25,12 @@ _NUMBER_MAX: Final = 2**31 - 1
 
 
 async def operate(door: Door, request: Request) -> Response:
-    """Raises NoSuchKey, PreconditionFailed, InvalidArgument (attributes, paging)."""
+    """Raises NoSuchKey, NoSuchVersion, MethodNotAllowed (a delete marker), PreconditionFailed, InvalidArgument
+    (attributes, paging)."""
     wanted = _wanted(request)
     limit = min(_number(request, b"x-amz-max-parts", LIST_MAX), LIST_MAX)
     marker = _number(request, b"x-amz-part-number-marker", 0)
-    node = await door.store.look_up(request.bucket, request.key)
+    node = await versioned.look_up(door.store, request.bucket, request.key, request.version_id)
     if request.admission is not None:
         request.admission.recheck(request.key, node)
     customer = encryption.for_read(node, request.headers)
@@ -54,6 +55,7 @@ async def operate(door: Door, request: Request) -> Response:
         response.headers += customer.headers
     elif attributes.sse:
         response.headers += encryption.of_copy(attributes, None)
+    response.headers += versioned.headers(request.bucket, node)
     return response
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from appliance.authority import Action
+from s3front import versioned
 from s3front.operations.get_object import select
 from s3front.request import Door, Request
 from s3front.response import Response
@@ -17,7 +18,10 @@ ROUTES: Final = (Route("HEAD", Level.OBJECT),)
 
 async def operate(door: Door, request: Request) -> Response:
     """Raises what GetObject raises; an error of HEAD has no body."""
-    node = await door.store.look_up(request.bucket, request.key)
+    if request.bucket.settings or request.version_id:
+        node = await versioned.look_up(door.store, request.bucket, request.key, request.version_id)
+    else:
+        node = await door.store.look_up(request.bucket, request.key)
     if request.admission is not None:
         request.admission.recheck(request.key, node)
     status, headers, _, length, _ = select(request, node)

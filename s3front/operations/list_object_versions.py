@@ -1,19 +1,24 @@
-"""ListObjectVersions: GET /bucket?versions.  Every object is its own latest and only version, `null`.
+"""ListObjectVersions: GET /bucket?versions.  Every version and delete marker, by key, then newest first.
 
-That is what AWS answers for a bucket that never was versioned; clients that empty a bucket ask this way.
+In a bucket that never had versions each object is its own only version, `null`.  A page continues after a key and a
+version of it; NextVersionIdMarker is opaque, and good even when that version is gone.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+import trio
+
 from appliance.authority import Action
-from appliance.model import Listed
+from appliance.limits import LIST_MAX
+from appliance.model import Bucket, ListedVersion, VersionPage, version_number
 from s3front import xml
 from s3front.dates import NS, iso_date
+from s3front.errors import invalid_argument
 from s3front.operations import list_objects
 from s3front.operations.list_buckets import owner
-from s3front.operations.list_objects import Write
+from s3front.operations.list_objects import SLICE, Write
 from s3front.request import Door, Request
 from s3front.response import Response, answer
 from s3front.router import Level, Route
@@ -22,32 +27,69 @@ NAME: Final = "ListObjectVersions"
 ACTION: Final = Action.LIST_BUCKET_VERSIONS
 ROUTES: Final = (Route("GET", Level.BUCKET, "versions"),)
 
+_NUMBER_MAX: Final = 2**31 - 1
+
 
 async def operate(door: Door, request: Request) -> Response:
-    """Raises InvalidArgument (max-keys, encoding-type).  A version-id-marker adds nothing: keys have one."""
+    """Raises InvalidArgument (max-keys, encoding-type, version-id-marker)."""
     query = request.query
-    marker = query.get("key-marker", "")
+    key_marker, version_marker = query.get("key-marker", ""), query.get("version-id-marker", "")
+    _check_marker(request, key_marker)
     write = list_objects.key_writer(request)
-    page, limit = await list_objects.look(door, request, marker.encode())
+    limit = min(request.number("max-keys", LIST_MAX, 0, _NUMBER_MAX), LIST_MAX)
+    page = VersionPage([], [], False, b"", "")
+    if limit:
+        page = await door.store.list_versions(
+            request.bucket,
+            query.get("prefix", "").encode(),
+            query.get("delimiter", "").encode(),
+            key_marker.encode(),
+            version_marker,
+            limit,
+        )
     following = ""
     if page.truncated:
-        following = f"<NextKeyMarker>{write(page.next)}</NextKeyMarker><NextVersionIdMarker>null</NextVersionIdMarker>"
-    who = owner(request.bucket.owner)
+        following = (
+            f"<NextKeyMarker>{write(page.next_key)}</NextKeyMarker>"
+            f"<NextVersionIdMarker>{page.next_version}</NextVersionIdMarker>"
+        )
+    rows = []
+    for start in range(0, len(page.versions), SLICE):
+        if start:
+            await trio.lowlevel.checkpoint()
+        rows += [_row(listed, write, request.bucket) for listed in page.versions[start : start + SLICE]]
     content = (
-        f"{list_objects.heading(request, write, limit)}<KeyMarker>{write(marker.encode())}</KeyMarker>"
-        f"<VersionIdMarker>{xml.escape(query.get('version-id-marker', ''))}</VersionIdMarker>{following}"
+        f"{list_objects.heading(request, write, limit)}<KeyMarker>{write(key_marker.encode())}</KeyMarker>"
+        f"<VersionIdMarker>{xml.escape(version_marker)}</VersionIdMarker>{following}"
         f"<IsTruncated>{'true' if page.truncated else 'false'}</IsTruncated>"
-        f"{''.join([_row(listed, write, who) for listed in page.objects])}"
-        f"{list_objects.common_prefixes(page.prefixes, write)}"
+        f"{''.join(rows)}{list_objects.common_prefixes(page.prefixes, write)}"
     )
     return answer(xml.document("ListVersionsResult", content))
 
 
-def _row(listed: Listed, write: Write, who: str) -> str:
+def _check_marker(request: Request, key_marker: str) -> None:
+    marker = request.query.get("version-id-marker")
+    if marker is None:
+        return
+    if marker and not key_marker:
+        raise invalid_argument(
+            "A version-id marker cannot be specified without a key marker.", "version-id-marker", marker
+        )
+    if marker and version_number(marker) is None:
+        raise invalid_argument("Invalid version id specified", "version-id-marker", marker)
+
+
+def _row(listed: ListedVersion, write: Write, bucket: Bucket) -> str:
+    who = owner(listed.owner or bucket.owner)
+    head = (
+        f"<Key>{write(listed.key)}</Key><VersionId>{listed.version_id}</VersionId>"
+        f"<IsLatest>{'true' if listed.latest else 'false'}</IsLatest>"
+        f"<LastModified>{iso_date(listed.written_ns // NS)}</LastModified>"
+    )
+    if listed.marker:
+        return f"<DeleteMarker>{head}{who}</DeleteMarker>"
     algorithm = f"<ChecksumAlgorithm>{listed.checksum}</ChecksumAlgorithm>" if listed.checksum else ""
     return (
-        f"<Version><Key>{write(listed.key)}</Key><VersionId>null</VersionId><IsLatest>true</IsLatest>"
-        f"<LastModified>{iso_date(listed.written_ns // NS)}</LastModified><ETag>&quot;{listed.etag}&quot;</ETag>"
-        f"{algorithm}<Size>{listed.size}</Size>{who}<StorageClass>{listed.storage_class or 'STANDARD'}</StorageClass>"
-        "</Version>"
+        f"<Version>{head}<ETag>&quot;{listed.etag}&quot;</ETag>{algorithm}<Size>{listed.size}</Size>{who}"
+        f"<StorageClass>{listed.storage_class or 'STANDARD'}</StorageClass></Version>"
     )

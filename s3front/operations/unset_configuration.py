@@ -34,7 +34,6 @@ def _bucket(name: str, action: Action, query: str, *, error: str = "", root: str
 
 
 UNSET: Final[tuple[Unset, ...]] = (
-    _bucket("GetBucketVersioning", Action.GET_BUCKET_VERSIONING, "versioning", root="VersioningConfiguration"),
     _bucket("GetBucketAcl", Action.GET_BUCKET_ACL, "acl", root="AccessControlPolicy"),
     _bucket("GetBucketPolicy", Action.GET_BUCKET_POLICY, "policy", error="NoSuchBucketPolicy"),
     _bucket("GetBucketPolicyStatus", Action.GET_BUCKET_POLICY_STATUS, "policyStatus", error="NoSuchBucketPolicy"),

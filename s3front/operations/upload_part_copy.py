@@ -16,7 +16,7 @@ from typing import Final
 from appliance.authority import Action
 from appliance.limits import PART_SIZE_MAX
 from appliance.model import Body, Node, Part
-from s3front import conditions, encryption, metadata, ranges, resealed, xml
+from s3front import conditions, encryption, metadata, ranges, resealed, versioned, xml
 from s3front.dates import NS, iso_date
 from s3front.errors import S3Error
 from s3front.operations.upload_part import part_number
@@ -40,7 +40,7 @@ async def operate(door: Door, request: Request) -> Response:
     sealing = await encryption.for_part(door, upload, request.headers)
     wanted = request.headers.get(b"x-amz-copy-source-range")
 
-    async def copy(source: Node) -> Part:
+    async def copy(source: Node) -> tuple[Part, Node]:
         conditions.check_copy_source(request.headers, source.etag, source.written_ns)
         customer = encryption.for_source(source, request.headers)
         start, length = (0, source.size) if wanted is None else ranges.parse_copy(wanted, source.size)
@@ -52,14 +52,14 @@ async def operate(door: Door, request: Request) -> Response:
             )
         etag = copied_etag(source, start, length)
         if resealed.shares(source, customer, sealing):
-            return await door.store.copy_part(upload, number, source, start, length, etag)
+            return await door.store.copy_part(upload, number, source, start, length, etag), source
 
         async def commit(body: Body, md5: str) -> Part:
             return await door.store.put_part(upload, number, body, md5 if sealing is None else sealing.etag(md5))
 
-        return await resealed.copied(door, request, source, customer, (start, length), sealing, commit)
+        return await resealed.copied(door, request, source, customer, (start, length), sealing, commit), source
 
-    part = await with_source(door, request.source, copy)
+    part, source = await with_source(door, request.source, copy)
     response = answer(
         xml.document(
             "CopyPartResult",
@@ -68,6 +68,7 @@ async def operate(door: Door, request: Request) -> Response:
     )
     if sealing is not None:
         response.headers += sealing.headers
+    response.headers += versioned.copied(request.source.bucket, source)
     return response
 
 

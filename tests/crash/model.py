@@ -115,7 +115,7 @@ class Model:
         self._place((command.bucket, command.key), result.node, content, etag)
 
     def _DeleteObject(self, command: commands.DeleteObject, result: Any) -> None:
-        assert ((command.bucket, command.key) in self.files) == result, "the engine and the model disagree"
+        assert ((command.bucket, command.key) in self.files) == result.found, "the engine and the model disagree"
         self.files.pop((command.bucket, command.key), None)
 
     def _CreateUpload(self, command: commands.CreateUpload, result: Any) -> None:

@@ -313,7 +313,7 @@ def test_a_full_host_answers_no_space_and_still_deletes(world: Path) -> None:
             assert raised.value.code is Code.NO_SPACE
             assert not observed.difference(witness.model.state(), observed.observe(store))
             observed.audit(store)
-            assert await store.delete_object(session.bucket, b"0")
+            assert (await store.delete_object(session.bucket, b"0")).found
             await session.put(b"0", 100)
 
     with simulated(witness):

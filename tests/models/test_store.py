@@ -17,7 +17,7 @@ from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from appliance.errors import Code, StoreError
 from appliance.limits import GATHER_MAX, INLINE_MAX, KIB
-from appliance.model import NO_ATTRIBUTES, Attributes, NewSlice, Precondition
+from appliance.model import NO_ATTRIBUTES, Attributes, Deleted, Deletion, NewSlice, Precondition
 from tests.models.boxes import body_of, read_all
 from tests.models.frame import PART_LEAST, StoreFrame
 from tests.models.objects import File, Upload
@@ -73,12 +73,12 @@ class StoreMachine(StoreFrame):
             lambda: self.store.delete_object(self.real(name), key, precondition=condition),
             lambda: self.models[name].delete(key, condition),
         )
-        assert answer == expected
+        assert answer == (None if expected is None else Deleted(expected))
 
     @rule(name=buckets, chosen=st.lists(keys, max_size=6))
     def delete_many(self, name: str, chosen: list[bytes]) -> None:
-        answers = self.box.run(lambda: self.store.delete_objects(self.real(name), [(key, None) for key in chosen]))
-        assert answers == [self.models[name].delete(key) for key in chosen]
+        answers = self.box.run(lambda: self.store.delete_objects(self.real(name), [Deletion(key) for key in chosen]))
+        assert answers == [Deleted(self.models[name].delete(key)) for key in chosen]
 
     @rule(source=buckets, into=buckets, old=keys, pick=seeds, new=keys, condition=preconditions, replace=st.booleans())
     def copy(

@@ -27,7 +27,10 @@ from appliance.model import (
     Bucket,
     Checksum,
     DataKey,
+    Deleted,
+    Deletion,
     Listed,
+    ListedVersion,
     NewChunk,
     NewSlice,
     Node,
@@ -37,6 +40,7 @@ from appliance.model import (
     Upload,
     UploadPage,
     Usage,
+    VersionPage,
     Written,
     pack_attributes,
 )
@@ -355,20 +359,51 @@ class MemoryStore:
         self._check(bucket, key, precondition)
         return self._place(bucket, key, source.size, source.ref, source.etag, attributes or source.attributes, {})
 
-    async def delete_object(self, bucket: Bucket, key: bytes, *, precondition: Precondition | None = None) -> bool:
+    def delete_marker(self, bucket: Bucket, key: bytes) -> Node | None:
+        return None  # buckets here have no versions: those are the real store's
+
+    async def delete_object(
+        self,
+        bucket: Bucket,
+        key: bytes,
+        *,
+        version_id: str = "",
+        precondition: Precondition | None = None,
+        owner: str = "",
+    ) -> Deleted:
         self._check(bucket, key, precondition)
-        return self._objects[bucket.id].pop(key, None) is not None
+        if version_id not in ("", "null"):
+            return Deleted(False)
+        return Deleted(self._objects[bucket.id].pop(key, None) is not None)
 
     async def delete_objects(
-        self, bucket: Bucket, keys: Sequence[tuple[bytes, Precondition | None]]
-    ) -> list[bool | Exception]:
-        results: list[bool | Exception] = []
-        for key, precondition in keys:
+        self, bucket: Bucket, targets: Sequence[Deletion], *, owner: str = ""
+    ) -> list[Deleted | Exception]:
+        results: list[Deleted | Exception] = []
+        for key, version_id, precondition in map(msgspec.structs.astuple, targets):
             try:
-                results.append(await self.delete_object(bucket, key, precondition=precondition))
+                results.append(await self.delete_object(bucket, key, version_id=version_id, precondition=precondition))
             except StoreError as error:
                 results.append(error)
         return results
+
+    async def list_versions(
+        self,
+        bucket: Bucket,
+        prefix: bytes = b"",
+        delimiter: bytes = b"",
+        after_key: bytes = b"",
+        after_version: str = "",
+        limit: int = 1000,
+    ) -> VersionPage:
+        page = await self.list_objects(bucket, prefix, delimiter, after_key, limit)
+        versions = [
+            ListedVersion(
+                o.key, "null", True, False, o.size, o.etag, o.written_ns, o.storage_class, o.owner, o.checksum
+            )
+            for o in page.objects
+        ]
+        return VersionPage(versions, page.prefixes, page.truncated, page.next, "null" if page.truncated else "")
 
     async def list_objects(
         self, bucket: Bucket, prefix: bytes = b"", delimiter: bytes = b"", after: bytes = b"", limit: int = 1000

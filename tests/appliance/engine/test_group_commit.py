@@ -13,7 +13,7 @@ from appliance.catalogue.commands import CreateBucket, DeleteObject, PutObject
 from appliance.engine.commit import Ticket
 from appliance.errors import Code, StoreError
 from appliance.limits import BATCH_COMMANDS_MAX, GATHER_MAX, KIB
-from appliance.model import NO_ATTRIBUTES, Bucket, Precondition
+from appliance.model import NO_ATTRIBUTES, Bucket, Deleted, Deletion, Precondition
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
 from tests.models.boxes import make_devices, make_pool, read_all, run_store, store_over
@@ -110,7 +110,7 @@ def test_one_failing_command_fails_alone(tmp_path: Path) -> None:
                 answers.append(error.code)
         assert store.engine.committer.batches == before + 1
         assert answers[1:4] == [Code.PRECONDITION_FAILED, Code.NO_SUCH_KEY, Code.BUCKET_EXISTS]
-        assert answers[5:] == [True, False]
+        assert answers[5:] == [Deleted(True), Deleted(False)]
         assert [item.key for item in (await store.list_objects(bucket)).objects] == [b"a"]
         now_free = sum(store.engine.pool.allocator.free(device) for device in store.engine.pool.devices)
         assert free - now_free == 4 * KIB
@@ -142,7 +142,7 @@ def test_a_body_that_does_not_fit_fails_alone(tmp_path: Path) -> None:
         with pytest.raises(StoreError) as caught:
             await tickets[0].wait()
         assert caught.value.code is Code.NO_SPACE
-        assert await tickets[1].wait() is True
+        assert await tickets[1].wait() == Deleted(True)
         assert (await tickets[2].wait()).size == 1
         for offset in held:
             allocator.forfeit(1, offset)
@@ -243,8 +243,8 @@ def test_keys_of_one_batch_see_each_other(tmp_path: Path) -> None:
                 await ticket.wait()
             page = await store.list_objects(bucket)
             assert len(page.objects) == 9
-            gone = await store.delete_objects(bucket, [(item.key, None) for item in page.objects])
-            assert all(answer is True for answer in gone)
+            gone = await store.delete_objects(bucket, [Deletion(item.key) for item in page.objects])
+            assert all(answer == Deleted(True) for answer in gone)
             assert store.entries(bucket.root, None, 10) == []
 
     run_store(tmp_path, main)

@@ -9,7 +9,7 @@ import pytest
 
 from appliance.errors import Code, StoreError
 from appliance.limits import BLOCK, CHUNK_SIZE, GATHER_MAX, KIB, MIB, PAGE_PAYLOAD, WRITE_CEILING
-from appliance.model import NO_ATTRIBUTES, Bucket, Precondition
+from appliance.model import NO_ATTRIBUTES, Bucket, Deleted, Deletion, Precondition
 from appliance.ondisk.page import extent_length
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
@@ -169,7 +169,7 @@ def test_no_space_leaks(tmp_path: Path) -> None:
                 assert report.healthy, report.problems
         for upload in uploads:
             await store.abort_upload(upload)
-        await store.delete_objects(bucket, [(b"k%d" % number, None) for number in range(40)])
+        await store.delete_objects(bucket, [Deletion(b"k%d" % number) for number in range(40)])
         assert store.engine.reader.execute("SELECT count(*) FROM page").fetchone()[0] == 0
         assert free(store) + snapshots(store) == at_first
 
@@ -208,8 +208,8 @@ def test_a_full_pool_still_deletes(tmp_path: Path, copies: int) -> None:
         page = await store.list_objects(bucket, b"fill/")
         assert len(page.objects) == min(count, 1000)
         store.engine.checkpointer.take()
-        answers = await store.delete_objects(bucket, [(b"fill/%05d" % number, None) for number in range(0, count, 2)])
-        assert all(answer is True for answer in answers)
+        answers = await store.delete_objects(bucket, [Deletion(b"fill/%05d" % number) for number in range(0, count, 2)])
+        assert all(answer == Deleted(True) for answer in answers)
         await store.abort_upload(upload)
         await put(store, bucket, b"again", bytes(5 * MIB))
         report = await audit(store, verify=True)

@@ -169,7 +169,7 @@ def test_a_configuration_is_unset(box: Box, unset: Unset) -> None:
     assert box.send("GET", path.replace("/b", "/none"), f"{unset.route.query}=").code == "NoSuchBucket"
 
 
-@rows("query", ["policy", "versioning", "lifecycle", "object-lock"])
+@rows("query", ["policy", "lifecycle", "object-lock"])
 def test_setting_a_configuration_changes_nothing(box: Box, query: str) -> None:
     answer = box.send("PUT", "/b", f"{query}=", body=b"<x/>")
     assert (answer.status, answer.code) == (501, "NotImplemented")

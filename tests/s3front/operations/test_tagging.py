@@ -88,7 +88,7 @@ def test_what_is_refused_changes_nothing(box: Box) -> None:
         ("/b/k", "tagging=", b"", "MalformedXML"),
         ("/b", "tagging=", b"<Tagging><TagSet><Tag/></TagSet></Tagging>", "MalformedXML"),
         ("/b/none", "tagging=", DOCUMENT, "NoSuchKey"),
-        ("/b/k", "tagging=&versionId=7", DOCUMENT, "NoSuchVersion"),
+        ("/b/k", "tagging=&versionId=7", DOCUMENT, "InvalidArgument"),
         ("/none/k", "tagging=", DOCUMENT, "NoSuchBucket"),
         ("/b/k", "tagging=", b" " * 300_000 + DOCUMENT, "MaxMessageLengthExceeded"),
     ):

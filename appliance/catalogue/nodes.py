@@ -1,0 +1,41 @@
+"""Rows of nodes: written, counted down, freed.  What names them, an entry or a version, is not known here."""
+
+from __future__ import annotations
+
+import stat
+
+import msgspec
+
+from appliance.catalogue import content
+from appliance.catalogue.content import Content
+from appliance.catalogue.database import Rows
+from appliance.catalogue.schema import NODE
+from appliance.model import Node
+
+
+def put_node(tx: Rows, node: Node) -> None:
+    """Writes a node's row, and the sum of its inline bytes."""
+    dsum = content.data_sum(node.data) if node.kind == content.INLINE else b""
+    *columns, _, version = msgspec.structs.astuple(node)
+    tx.put(NODE, (*columns, dsum, version))
+
+
+def unlink_node(tx: Rows, node: Node, now_ns: int) -> None:
+    """One name less.  The last one frees the bytes, unless the node is held open: then its row stays with links=0."""
+    if stat.S_ISREG(node.mode):
+        tx.charge(node.bucket, -1, -node.size)
+    let_go(tx, node, now_ns)
+
+
+def let_go(tx: Rows, node: Node, now_ns: int) -> None:
+    """`unlink_node` without the quota's part: for a name whose charge passes to another node."""
+    if node.links > 1 or tx.held(node.id):
+        put_node(tx, msgspec.structs.replace(node, links=node.links - 1, ctime_ns=now_ns))
+        return
+    content.drop(tx, node.kind, node.ref)
+    tx.delete(NODE, (node.id,))
+
+
+def content_of(node: Node) -> Content:
+    """Where a node's bytes are.  Raises DAMAGED: inline bytes that do not match their sum must not get a new one."""
+    return Content(node.kind, node.ref, content.inline_bytes(node) if node.kind == content.INLINE else b"")

@@ -1,0 +1,167 @@
+"""Listings of versions: two walks in key order, merged.
+
+What keys are now comes from the tree of entries, everything older and every delete marker from the version table; of
+one key the entry, if there is one, is the newest.  The table is read in the order of its primary key, oldest version
+first, and turned around key by key; only where a key's versions do not fit into what is read at once are they asked
+for from the newest down.  So a page costs what it shows, however many versions a key has.
+
+Pure over `every(sql, parameters)`, which must see one state (H4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from appliance.engine.listing import successor, type_every, walk
+from appliance.model import (
+    MARKER,
+    NULL_VERSION,
+    NULL_VERSION_ID,
+    Bucket,
+    ListedVersion,
+    VersionPage,
+    unpack_attributes,
+    version_id,
+    version_number,
+)
+
+_STEP_MIN: Final = 16
+_COLUMNS: Final = "v.key, v.version, v.flags, n.size, n.etag, n.written_ns, n.packed"
+_FROM: Final = "FROM version v JOIN node n ON n.id=v.node WHERE v.bucket=?"
+_BLOCK: Final = f"SELECT {_COLUMNS} {_FROM} AND v.key>=? ORDER BY v.key, v.version LIMIT ?"
+_DOWN: Final = f"SELECT {_COLUMNS} {_FROM} AND v.key=? AND v.version<? ORDER BY v.version DESC LIMIT ?"
+_NUMBER_MAX: Final = 2**63 - 1
+
+
+class _Version(NamedTuple):
+    """A row of either walk."""
+
+    key: bytes
+    version: int
+    flags: int
+    size: int
+    etag: str
+    written_ns: int
+    packed: bytes
+    latest: bool
+
+
+def list_versions(
+    every: type_every, bucket: Bucket, prefix: bytes, delimiter: bytes, after_key: bytes, after_version: str, limit: int
+) -> VersionPage:
+    """One page: `store.ObjectStore.list_versions`."""
+    found: list[ListedVersion] = []
+    prefixes: list[bytes] = []
+    next_key, next_version = b"", ""
+    below: tuple[bytes, int] | None = None
+    lower: bytes | None = prefix
+    if after_key >= prefix and after_key:
+        lower = after_key + b"\0"
+        if after_version:
+            below, lower = (after_key, _position(every, bucket, after_key, after_version)), after_key
+    while lower is not None and limit > 0:
+        seek: bytes | None = None
+        step = _STEP_MIN if delimiter else limit + 1 - len(found) - len(prefixes)
+        for row in _merged(every, bucket, lower, step):
+            if not row.key.startswith(prefix):
+                return VersionPage(found, prefixes, False, b"", "")
+            if below is not None and row.key == below[0] and row.version >= below[1]:
+                continue
+            at = row.key.find(delimiter, len(prefix)) if delimiter else -1
+            common = row.key[: at + len(delimiter)] if at >= 0 else b""
+            if common and after_key.startswith(common):
+                seek = successor(common)
+                break
+            if len(found) + len(prefixes) == limit:
+                return VersionPage(found, prefixes, True, next_key, next_version)
+            if common:
+                prefixes.append(common)
+                next_key, next_version = common, ""
+                seek = successor(common)
+                break
+            found.append(_listed(row))
+            # the number itself: "null" would have to be looked up again, and may be gone by then
+            next_key, next_version = row.key, f"{row.version:016x}" if row.version else NULL_VERSION_ID
+        lower = seek
+    return VersionPage(found, prefixes, False, b"", "")
+
+
+def _listed(row: _Version) -> ListedVersion:
+    marker = bool(row.flags & MARKER)
+    storage_class = owner = checksum = ""
+    if row.packed:
+        attributes = unpack_attributes(row.packed)
+        storage_class, owner = attributes.storage_class, attributes.owner
+        checksum = attributes.checksum.algorithm if attributes.checksum is not None else ""
+    return ListedVersion(
+        row.key,
+        version_id(row.version, row.flags),
+        row.latest,
+        marker,
+        row.size,
+        row.etag,
+        row.written_ns,
+        storage_class,
+        owner,
+        checksum,
+    )
+
+
+def _position(every: type_every, bucket: Bucket, key: bytes, marker: str) -> int:
+    """The place of a version among those of its key.  A null version that is gone was the oldest."""
+    number = version_number(marker)
+    if number:
+        return number
+    rows = every(f"SELECT version FROM version WHERE bucket=? AND key=? AND flags & {NULL_VERSION}", (bucket.id, key))
+    if rows:
+        return int(rows[0][0])
+    for found, row in walk(every, bucket.root, key, 1):
+        if found == key and (not row[8] or row[7] & NULL_VERSION):
+            return int(row[8])
+        break
+    return 0
+
+
+def _merged(every: type_every, bucket: Bucket, lower: bytes, step: int) -> Iterator[_Version]:
+    """Every version of the keys >= lower, by key, newest first."""
+    entries = walk(every, bucket.root, lower, step)
+    older = _older(every, bucket.id, lower, step)
+    entry, row = next(entries, None), next(older, None)
+    before = b""  # the key whose newest version was given; no key is empty
+    while entry is not None or row is not None:
+        if entry is not None and (row is None or entry[0] <= row[0]):
+            before, node = entry
+            yield _Version(before, node[8], node[7] & ~MARKER, node[3], node[4], node[5], node[6], True)
+            entry = next(entries, None)
+        else:
+            assert row is not None
+            yield _Version._make((*row, row[0] != before))
+            before = row[0]
+            row = next(older, None)
+
+
+def _older(every: type_every, bucket: int, lower: bytes, step: int) -> Iterator[Any]:
+    """The version table's rows of the keys >= lower, by key, newest first."""
+    width = max(step, _STEP_MIN)
+    while True:
+        rows = every(_BLOCK, (bucket, lower, width))
+        start = 0
+        for at in range(1, len(rows) + 1):
+            last = at == len(rows)
+            if not last and rows[at][0] == rows[start][0]:
+                continue
+            if last and len(rows) == width:
+                break  # this key may have more
+            yield from reversed(rows[start:at])
+            start = at
+        if len(rows) < width:
+            return
+        if start:
+            lower = rows[start][0]
+            continue
+        key, number = rows[0][0], _NUMBER_MAX
+        while down := every(_DOWN, (bucket, key, number, width)):
+            yield from down
+            number = down[-1][1]
+        lower = key + b"\0"
