@@ -77,6 +77,13 @@ class MountSection(Section, frozen=True):
     close: Literal["lazy", "durable"] = "lazy"
 
 
+class LifecycleSection(Section, frozen=True):
+    """[lifecycle]"""
+
+    interval: float = 3600.0
+    day_seconds: float = 86_400.0
+
+
 class LogSection(Section, frozen=True):
     """[log]"""
 
@@ -94,6 +101,7 @@ class Config(Section, frozen=True):
     s3: S3Section = S3Section()
     admin: AdminSection = AdminSection()
     mount: MountSection = MountSection()
+    lifecycle: LifecycleSection = LifecycleSection()
     log: LogSection = LogSection()
 
     @property
@@ -278,6 +286,8 @@ def _check_rules(config: Config) -> None:
     for key, value in (
         ("pool.snapshot_interval", config.pool.snapshot_interval),
         ("pool.upload_expiry", config.pool.upload_expiry),
+        ("lifecycle.interval", config.lifecycle.interval),
+        ("lifecycle.day_seconds", config.lifecycle.day_seconds),
     ):
         if not value > 0:
             raise ConfigError(f"{key}: {value} is not a number of seconds above 0")

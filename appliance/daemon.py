@@ -44,6 +44,7 @@ from appliance.notify import STORED_FUSE, notify, passed_descriptor, watchdog_pe
 from appliance.ondisk.superblock import Tier
 from appliance.opening import attach, close_all, open_store, state_lock
 from appliance.upkeep.audit import audit
+from appliance.upkeep.expiry import ROUNDS_A_DAY, run_lifecycle
 from fusefs.mount import FILE_SYSTEM, Mount, mounted_type, unmount
 from s3front.app import s3_app
 from s3front.serve import TlsFiles
@@ -226,6 +227,9 @@ class Daemon:
                     upload_expiry=pool.upload_expiry,
                 )
             )
+            day = self.config.lifecycle.day_seconds
+            interval = min(self.config.lifecycle.interval, day / ROUNDS_A_DAY)
+            nursery.start_soon(partial(run_lifecycle, self.store, day=day, interval=interval))
             await until.wait()
             nursery.cancel_scope.cancel()
 

@@ -76,8 +76,6 @@ ABSENT: Final[dict[tuple[str, Level, str], str]] = {
     ("DELETE", _B, "inventory"): "DeleteBucketInventoryConfiguration",
     ("GET", _O, "legal-hold"): "GetObjectLegalHold",
     ("PUT", _O, "legal-hold"): "PutObjectLegalHold",
-    ("PUT", _B, "lifecycle"): "PutBucketLifecycleConfiguration",
-    ("DELETE", _B, "lifecycle"): "DeleteBucketLifecycle",
     ("PUT", _B, "logging"): "PutBucketLogging",
     ("GET", _B, "metadataConfiguration"): "GetBucketMetadataConfiguration",
     ("POST", _B, "metadataConfiguration"): "CreateBucketMetadataConfiguration",

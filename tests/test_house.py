@@ -29,6 +29,7 @@ OPEN: Final = {
     "appliance.access.conditions",
     "appliance.access.patterns",
     "appliance.access.policy",
+    "appliance.lifecycle",
     "appliance.settings",
 }
 """Nouns, errors, bounds, modes, who may do what: open to every room; they know nothing of ours but each other."""
@@ -48,6 +49,7 @@ ARROWS: Final[dict[str, set[str]]] = {
         "appliance.device",
         "appliance.catalogue",
     },
+    "appliance.upkeep.expiry": {"appliance.store"},
     "appliance.verbs": {"appliance.engine", "appliance.catalogue", "appliance.encryption"},
     "appliance.store": {
         "appliance.verbs",
@@ -91,6 +93,9 @@ PURE: Final = (
     "appliance.limits",
     "appliance.posix",
     "appliance.authority",
+    "appliance.lifecycle",
+    "s3front.expiry",
+    "s3front.lifecycle_document",
     "s3front.sigv4",
     "s3front.aws_chunked",
     "s3front.conditions",

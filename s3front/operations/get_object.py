@@ -12,7 +12,7 @@ from appliance import limits
 from appliance.authority import Action
 from appliance.errors import Code, StoreError
 from appliance.model import Node
-from s3front import conditions, encryption, metadata, ranges, versioned
+from s3front import conditions, encryption, expiry, metadata, ranges, versioned
 from s3front.conditions import Outcome
 from s3front.encryption import Customer
 from s3front.errors import S3Error, invalid_argument
@@ -138,6 +138,8 @@ def select(request: Request, node: Node) -> Selection:
     if node.packed and (status == 200 or part is not None) and _wants_checksum(asked):
         # of the whole object or of one part, never of a range: a client compares it with the bytes that it gets
         headers += metadata.answered_checksum(node.attributes, number)
+    if request.bucket.settings and "versionId" not in request.query:
+        headers += expiry.headers(request.bucket, request.key, node.size, node.written_ns, node.attributes)
     if request.query:
         headers = overridden(headers, request.query, signed=request.verified.principal is not None)
     return Selection(status, headers, start, length, customer)

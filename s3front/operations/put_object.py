@@ -7,7 +7,7 @@ from typing import Final
 from appliance.authority import Action
 from appliance.limits import SINGLE_PUT_MAX
 from appliance.model import Body, Checksum, Written
-from s3front import encryption, intake, metadata, preconditions, versioned
+from s3front import encryption, expiry, intake, metadata, preconditions, versioned
 from s3front.request import Door, Request
 from s3front.response import Response
 from s3front.router import Level, Route
@@ -45,4 +45,6 @@ async def operate(door: Door, request: Request) -> Response:
     headers.append((b"etag", b'"%b"' % written.etag.encode()))
     if written.version_id:
         headers.append((versioned.VERSION_ID, written.version_id.encode()))
+    if request.bucket.settings:
+        headers += expiry.headers(request.bucket, request.key, written.size, written.written_ns, attributes)
     return Response(200, headers)

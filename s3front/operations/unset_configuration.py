@@ -38,12 +38,6 @@ UNSET: Final[tuple[Unset, ...]] = (
     _bucket("GetBucketPolicy", Action.GET_BUCKET_POLICY, "policy", error="NoSuchBucketPolicy"),
     _bucket("GetBucketPolicyStatus", Action.GET_BUCKET_POLICY_STATUS, "policyStatus", error="NoSuchBucketPolicy"),
     _bucket(
-        "GetBucketLifecycleConfiguration",
-        Action.GET_LIFECYCLE_CONFIGURATION,
-        "lifecycle",
-        error="NoSuchLifecycleConfiguration",
-    ),
-    _bucket(
         "GetObjectLockConfiguration",
         Action.GET_BUCKET_OBJECT_LOCK_CONFIGURATION,
         "object-lock",

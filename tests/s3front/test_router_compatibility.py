@@ -16,7 +16,7 @@ from s3front.router import ABSENT, SUBRESOURCES
 DOCUMENT = (Path(s3front.__file__).parent / "COMPATIBILITY.md").read_text()
 MODEL = botocore.session.get_session().get_service_model("s3")
 OTHER_HOST = {"WriteGetObjectResponse", "ListDirectoryBuckets"}
-OLDER_NAMES = {"GetBucketLifecycle", "GetBucketNotification"}
+OLDER_NAMES = {"GetBucketLifecycle", "PutBucketLifecycle", "GetBucketNotification"}
 # A query parameter chooses between Get and List: one route in ABSENT stands for both.  Older names share a route too.
 SAME_ROUTE = {
     "ListBucketAnalyticsConfigurations",
@@ -24,7 +24,6 @@ SAME_ROUTE = {
     "ListBucketInventoryConfigurations",
     "ListBucketMetricsConfigurations",
     "ListObjectAnnotations",
-    "PutBucketLifecycle",
     "PutBucketNotification",
 }
 

@@ -1,0 +1,191 @@
+"""The lifecycle's worker: walks buckets that have rules, and does through the store's own verbs what the rules say.
+
+Why a walk and not a calendar: rules change under objects, and a listing already has what almost every rule looks at.
+A round reads pages of at most PAGE entries in key order and rests after each as long as it took, so that clients
+hardly notice it; it holds one page in memory.  Each deletion carries the ETag and time of what the rule saw: an object
+written meanwhile is left alone.  What is locked is passed over and looked at again in the next round.
+
+Time never runs backwards here: the largest that was seen counts as now.  Rules and their meaning are lifecycle.py's;
+whoever calls this decides when.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
+
+from appliance import lifecycle, settings
+from appliance.errors import Code, StoreError
+from appliance.lifecycle import DAY, Act, RuleSet, Version
+from appliance.model import Bucket, Precondition
+
+if TYPE_CHECKING:
+    from appliance.store import ObjectStore
+
+log = logging.getLogger(__name__)
+
+PAGE: Final = 1000  # entries looked at in one go
+AT_ONCE: Final = 64  # deletions under way together: they share batches, and leave room in them for clients
+ROUNDS_A_DAY: Final = 5  # at least: a day of a test is over soon
+REST_MAX: Final = 5.0  # seconds
+# Somebody was faster, or may keep it: nothing to report.
+_PASSED_OVER: Final = frozenset(
+    {Code.PRECONDITION_FAILED, Code.NO_SUCH_KEY, Code.NO_SUCH_UPLOAD, Code.NO_SUCH_BUCKET, Code.LOCKED}
+)
+
+
+class Done(NamedTuple):
+    """What one round did, in objects, versions and uploads."""
+
+    expired: int = 0
+    removed: int = 0
+    aborted: int = 0
+    spared: int = 0  # due, but locked or changed in the same moment
+
+    def plus(self, other: Done) -> Done:
+        return Done(*(one + two for one, two in zip(self, other, strict=True)))
+
+
+class _Target(NamedTuple):
+    """One deletion.  An empty `version_id` deletes the current object."""
+
+    key: bytes
+    version_id: str
+    precondition: Precondition | None
+
+
+async def run_lifecycle(store: ObjectStore, *, day: float, interval: float) -> None:
+    """Rounds until cancelled, `interval` seconds apart; `day` is the length of a day in seconds."""
+    worker = Worker(store, day=day)
+    while True:
+        await trio.sleep(interval)
+        await worker.round()
+
+
+class Worker:
+    """Applies every bucket's rules."""
+
+    def __init__(
+        self, store: ObjectStore, *, day: float = DAY, clock: Callable[[], int] = time.time_ns, pace: float = 1.0
+    ) -> None:
+        """`clock` in nanoseconds since the epoch; `pace` seconds of rest for each second of work."""
+        self._store = store
+        self._day = day
+        self._clock = clock
+        self._pace = pace
+        self._now = 0  # the largest time seen
+
+    async def round(self) -> Done:
+        """One walk through all buckets that have rules.  A bucket that fails is logged and does not stop the others."""
+        total = Done()
+        for bucket in self._store.buckets():
+            body = bucket.settings.get(settings.LIFECYCLE) if bucket.settings else None
+            if body is None:
+                continue
+            try:
+                done = await self._walk(bucket, lifecycle.parse(body))
+            except StoreError as error:
+                log.warning("the lifecycle of bucket %s stopped: %r", bucket.name, error)
+                continue
+            if any(done):
+                log.info(
+                    "lifecycle of bucket %s: %d expired, %d versions removed, %d uploads aborted, %d spared",
+                    bucket.name,
+                    *done,
+                )
+            total = total.plus(done)
+        return total
+
+    def _time(self) -> int:
+        self._now = max(self._now, self._clock())
+        return self._now
+
+    async def _walk(self, bucket: Bucket, rules: RuleSet) -> Done:
+        done = Done()
+        for prefix in lifecycle.prefixes(rules):
+            done = done.plus(await self._objects(bucket, rules, prefix))
+        if lifecycle.aborts_any(rules):
+            done = done.plus(await self._uploads(bucket, rules))
+        return done
+
+    async def _objects(self, bucket: Bucket, rules: RuleSet, prefix: bytes) -> Done:
+        """Objects of a bucket without versions."""
+        done = Done()
+        after, more = b"", True
+        while more:
+            started = trio.current_time()
+            page = await self._store.list_objects(bucket, prefix, b"", after, PAGE)
+            targets = []
+            for listed in page.objects:
+                version = Version(listed.key, listed.size, {}, listed.written_ns)
+                if await self._due(bucket, rules, version, "") is Act.EXPIRE:
+                    condition = Precondition(if_match=listed.etag, if_written_ns=listed.written_ns)
+                    targets.append(_Target(listed.key, "", condition))
+            done = done.plus(await self._delete(bucket, targets))
+            after, more = page.next, page.truncated
+            await self._rest(started)
+        return done
+
+    async def _due(self, bucket: Bucket, rules: RuleSet, version: Version, version_id: str) -> Act:
+        """What is due.  Tags are looked up only where nothing but they can decide."""
+        now = self._time()
+        if not lifecycle.looks_at_tags(rules):
+            return lifecycle.due(rules, version, now, self._day)
+        if lifecycle.due(lifecycle.without_tags(rules), version, now, self._day) is Act.NOTHING:
+            return Act.NOTHING
+        if not version.marker:
+            try:
+                node = await self._store.look_up_version(bucket, version.key, version_id)
+            except StoreError as error:
+                if error.code in (Code.NO_SUCH_KEY, Code.NO_SUCH_VERSION):
+                    return Act.NOTHING
+                raise
+            version = version._replace(tags=node.attributes.tags)
+        return lifecycle.due(rules, version, now, self._day)
+
+    async def _delete(self, bucket: Bucket, targets: Sequence[_Target]) -> Done:
+        outcomes: list[bool] = []
+
+        async def delete(target: _Target) -> None:
+            verb = partial(self._store.delete_object, bucket, target.key, precondition=target.precondition)
+            outcomes.append(await self._done(verb))
+
+        for start in range(0, len(targets), AT_ONCE):
+            async with trio.open_nursery() as nursery:
+                for target in targets[start : start + AT_ONCE]:
+                    nursery.start_soon(delete, target)
+        gone = sum(outcomes)
+        return Done(expired=gone, spared=len(outcomes) - gone)
+
+    async def _uploads(self, bucket: Bucket, rules: RuleSet) -> Done:
+        done = Done()
+        key, upload_id, more = b"", "", True
+        while more:
+            started = trio.current_time()
+            page = self._store.uploads(bucket, b"", b"", key, upload_id, PAGE)
+            now = self._time()
+            for upload in page.uploads:
+                if lifecycle.aborts(rules, upload.key, upload.created_ns, now, self._day):
+                    aborted = await self._done(partial(self._store.abort_upload, upload))
+                    done = done.plus(Done(aborted=int(aborted), spared=int(not aborted)))
+            key, upload_id, more = page.next_key, page.next_upload, page.truncated
+            await self._rest(started)
+        return done
+
+    async def _done(self, verb: Callable[[], Awaitable[object]]) -> bool:
+        """Whether it was done; False when somebody was faster or a lock holds it."""
+        try:
+            await verb()
+        except StoreError as error:
+            if error.code not in _PASSED_OVER:
+                raise
+            return False
+        return True
+
+    async def _rest(self, started: float) -> None:
+        await trio.sleep(min(REST_MAX, self._pace * (trio.current_time() - started)))

@@ -1,0 +1,190 @@
+"""The lifecycle's worker over the real store: what is due goes, with its space; what is not, changed or held, stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from appliance import lifecycle, settings
+from appliance.errors import Code, StoreError
+from appliance.lifecycle import DAY, Filter, Rule, RuleSet
+from appliance.model import Attributes, Body, Bucket, Change, Precondition
+from appliance.store import ObjectStore
+from appliance.upkeep import expiry
+from appliance.upkeep.expiry import Done, Worker, run_lifecycle
+from tests.models.boxes import body_of, run_store
+
+NS = 10**9
+LARGE = bytes(300_000)
+
+
+def rules(*found: Rule) -> bytes:
+    return lifecycle.encode(RuleSet(tuple(found)))
+
+
+async def put(store: ObjectStore, bucket: Bucket, key: bytes, data: bytes = b"x", **tags: str) -> int:
+    """When it was written."""
+    body: Body = await body_of(store, bucket, data)
+    return (await store.put_object(bucket, key, body, "etag-" + key.decode(), Attributes(tags=tags))).written_ns
+
+
+async def keys(store: ObjectStore, bucket: Bucket) -> list[bytes]:
+    return [listed.key for listed in (await store.list_objects(bucket)).objects]
+
+
+async def round_at(store: ObjectStore, now_ns: int, day: float = DAY) -> Done:
+    return await Worker(store, day=day, clock=lambda: now_ns, pace=0).round()
+
+
+def test_what_is_due_goes_and_its_space_with_it(tmp_path: Path) -> None:
+    async def scene(store: ObjectStore, bucket: Bucket) -> None:
+        one = Rule("r", True, Filter(prefix="logs/"), days=1)
+        tagged = Rule("t", True, Filter(tags=(("temporary", "yes"),)), days=1)
+        large = Rule("s", True, Filter(prefix="big/", larger_than=1000), days=1)
+        await store.set_bucket_setting(bucket, settings.LIFECYCLE, rules(one, tagged, large))
+        free = store.space()[1]
+        for key in (b"logs/a", b"logs/b/c", b"keep"):
+            written = await put(store, bucket, key)
+        written = await put(store, bucket, b"logs/large", LARGE)
+        await put(store, bucket, b"tagged", temporary="yes")
+        await put(store, bucket, b"tagged otherwise", temporary="no")
+        await put(store, bucket, b"big/small")
+        written = await put(store, bucket, b"big/large", LARGE)
+        assert store.space()[1] < free - 2 * len(LARGE)
+        assert await round_at(store, written + DAY * NS - 1) == Done()
+        seen: list[Change] = []
+
+        def watch(changes: Sequence[Change]) -> None:
+            seen.extend(changes)
+
+        stop = store.watch(watch)
+        assert await round_at(store, written + 2 * DAY * NS) == Done(expired=5)
+        stop()
+        assert await keys(store, bucket) == [b"big/small", b"keep", b"tagged otherwise"]
+        assert sum(change.gone for change in seen) >= 5  # the mount hears of each
+        await store.settle()
+        assert store.space()[1] > free - len(LARGE)
+        assert await round_at(store, written + 3 * DAY * NS) == Done()
+
+    run_store(tmp_path, scene)
+
+
+def test_more_than_a_page_and_a_short_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "PAGE", 7)
+
+    async def scene(store: ObjectStore, bucket: Bucket) -> None:
+        await store.set_bucket_setting(bucket, settings.LIFECYCLE, rules(Rule("r", True, days=1)))
+        for number in range(25):
+            written = await put(store, bucket, b"%02d" % number)
+        assert await round_at(store, written + 11 * NS, 10.0) == Done(expired=25)
+
+    run_store(tmp_path, scene)
+
+
+def test_an_object_written_meanwhile_is_spared(tmp_path: Path) -> None:
+    async def scene(store: ObjectStore, bucket: Bucket) -> None:
+        await store.set_bucket_setting(bucket, settings.LIFECYCLE, rules(Rule("r", True, days=1)))
+        written = await put(store, bucket, b"a")
+        listing = store.list_objects
+
+        async def list_then_replace(*arguments: object, **more: object) -> object:
+            page = await listing(*arguments, **more)  # type: ignore[arg-type]
+            await store.put_object(bucket, b"a", store.small_body(b"new"), "another", Attributes())
+            return page
+
+        store.list_objects = list_then_replace  # type: ignore[method-assign, assignment]
+        assert await round_at(store, written + 2 * DAY * NS) == Done(spared=1)
+        assert (await store.look_up(bucket, b"a")).etag == "another"
+
+    run_store(tmp_path, scene)
+
+
+def test_what_is_locked_is_passed_over(tmp_path: Path) -> None:
+    async def scene(store: ObjectStore, bucket: Bucket) -> None:
+        await store.set_bucket_setting(bucket, settings.LIFECYCLE, rules(Rule("r", True, days=1)))
+        await put(store, bucket, b"free")
+        written = await put(store, bucket, b"held")
+        deletion = store.delete_object
+
+        async def delete(bucket: Bucket, key: bytes, *, precondition: Precondition | None = None) -> object:
+            if key == b"held":
+                raise StoreError(Code.LOCKED)
+            return await deletion(bucket, key, precondition=precondition)
+
+        store.delete_object = delete  # type: ignore[method-assign, assignment]
+        assert await round_at(store, written + 2 * DAY * NS) == Done(expired=1, spared=1)
+        assert await keys(store, bucket) == [b"held"]
+
+    run_store(tmp_path, scene)
+
+
+def test_uploads_and_other_buckets(tmp_path: Path) -> None:
+    async def scene(store: ObjectStore, bucket: Bucket) -> None:
+        other = await store.create_bucket("other", "me")
+        abort = Rule("r", True, Filter(prefix="in/"), abort_days=2)
+        await store.set_bucket_setting(bucket, settings.LIFECYCLE, rules(abort))
+        for place, key in ((bucket, b"in/a"), (bucket, b"out"), (other, b"in/a")):
+            created = (await store.create_upload(place, key, Attributes(), "me")).created_ns
+        assert await round_at(store, created + DAY * NS) == Done()
+        assert await round_at(store, created + 3 * DAY * NS) == Done(aborted=1)
+        assert [upload.key for upload in store.uploads(bucket).uploads] == [b"out"]
+        assert len(store.uploads(other).uploads) == 1
+
+    run_store(tmp_path, scene)
+
+
+def test_time_never_runs_backwards(tmp_path: Path) -> None:
+    async def scene(store: ObjectStore, bucket: Bucket) -> None:
+        await store.set_bucket_setting(bucket, settings.LIFECYCLE, rules(Rule("r", True, days=1)))
+        times = [1, 0]
+        worker = Worker(store, clock=lambda: times[0], pace=0)
+        times[0] = await put(store, bucket, b"a") + 2 * DAY * NS
+        assert (await worker.round()).expired == 1
+        await put(store, bucket, b"b")
+        times[0] = 1
+        assert (await worker.round()).expired == 1
+
+    run_store(tmp_path, scene)
+
+
+def test_a_bucket_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    async def scene(store: ObjectStore, bucket: Bucket) -> None:
+        other = await store.create_bucket("another", "me")
+        for place in (bucket, other):
+            await store.set_bucket_setting(place, settings.LIFECYCLE, rules(Rule("r", True, days=1)))
+            written = await put(store, place, b"a")
+        listing = store.list_objects
+
+        async def list_objects(place: Bucket, *arguments: object) -> object:
+            if place.name == "another":
+                raise StoreError(Code.DAMAGED)
+            return await listing(place, *arguments)  # type: ignore[arg-type]
+
+        store.list_objects = list_objects  # type: ignore[method-assign, assignment]
+        assert await round_at(store, written + 2 * DAY * NS) == Done(expired=1)
+
+    run_store(tmp_path, scene)
+
+
+def test_rounds_come_by_the_clock() -> None:
+    class Counted:
+        """A store without buckets that counts who asks for them."""
+
+        asked = 0
+
+        def buckets(self) -> list[Bucket]:
+            self.asked += 1
+            return []
+
+    store = Counted()
+
+    async def main() -> None:
+        with trio.move_on_after(10.5):
+            await run_lifecycle(store, day=10.0, interval=2.0)  # type: ignore[arg-type]
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert store.asked == 5
