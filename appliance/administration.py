@@ -25,6 +25,7 @@ from appliance.credentials import Vault, new_access_key, new_user
 from appliance.errors import Code, StoreError
 from appliance.metrics import CONTENT_TYPE, Collector, exposition
 from appliance.model import AccessKey, Bucket, User
+from appliance.rotation import rotate_master_key
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
@@ -228,6 +229,19 @@ def _key_routes(app: QuartTrio, box: Box) -> None:
         key = msgspec.structs.replace(key, read_only=read_only, buckets=tuple(names))
         await box.store.put_access_key(key)
         return _json({**_key_row(box.store, key), "secret_key": secret})
+
+    @app.get("/keys/data")
+    async def data_keys() -> Response:
+        keys = box.store.data_keys()
+        return _json([{"id": key.id, "created_ns": key.created_ns, "seals": key is keys[-1]} for key in keys])
+
+    @app.post("/keys/data")
+    async def create_data_key() -> Response:
+        return _json({"id": (await box.store.new_data_key()).id})
+
+    @app.post("/keys/master")
+    async def rotate_master() -> Response:
+        return _json(msgspec.to_builtins(await rotate_master_key(box.store, box.vault)))
 
     @app.delete("/keys/<key_id>")
     async def revoke_key(key_id: str) -> Response:

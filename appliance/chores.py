@@ -1,7 +1,8 @@
-"""What a running box does by the clock: snapshots of the catalogue, and the end of forgotten uploads.
+"""What a running box does by the clock: snapshots of the catalogue, the end of forgotten uploads, new data keys.
 
 Why: a snapshot bounds how much journal a restart replays even when little is written; an upload that its client forgot
-holds space that nobody sees.  Both are small, so one task does one after the other and then rests.
+holds space that nobody sees; a data key should not seal for ever (encryption.py).  All are small, so one task does one
+after the other and then rests.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from appliance.errors import StoreError
+
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
 
 log = logging.getLogger(__name__)
 
 ROUND: Final = 60.0  # seconds between two looks
+KEY_LOOK: Final = 86_400.0  # seconds between two looks at the newest data key
 EXPIRED_AT_ONCE: Final = 100  # uploads aborted in one go: each is a small commit
 
 
@@ -26,12 +30,24 @@ async def run_chores(
 ) -> None:
     """Until cancelled.  Seconds; an `upload_expiry` of 0 keeps uploads for ever."""
     next_snapshot = trio.current_time() + snapshot_interval
+    next_key_look = trio.current_time() + KEY_LOOK
     while True:
         await trio.sleep(round_seconds)
         if upload_expiry:
             before = time.time_ns() - int(upload_expiry * 1e9)
             while expired := await store.expire_uploads(before, EXPIRED_AT_ONCE):
                 log.info("%d forgotten uploads were aborted", expired)
+        if trio.current_time() >= next_key_look:
+            await renew_data_key(store)
+            next_key_look = trio.current_time() + KEY_LOOK
         if trio.current_time() >= next_snapshot:
             store.checkpoint()
             next_snapshot = trio.current_time() + snapshot_interval
+
+
+async def renew_data_key(store: ObjectStore) -> None:
+    """Another data key when the newest is due; without its master key the old one goes on sealing."""
+    try:
+        await store.renew_data_key()
+    except StoreError as error:
+        log.error("no new data key could be made: %s", error.message)

@@ -407,6 +407,32 @@ def key_list(settings: _Settings, as_json: bool) -> None:
     show_json(rows) if as_json else show_rows(rows, [*columns, ("created_ns", "created")], "no access keys")
 
 
+@key.command("rotate-encryption")
+@as_json
+@click.pass_obj
+def key_rotate_encryption(settings: _Settings, as_json: bool) -> None:
+    """Encrypt what is written from now on (SSE-S3) with a new data key.  What is there stays readable as it is."""
+    made = settings.control().post("/keys/data")
+    show_json(made) if as_json else print(f"data key {made['id']} encrypts from now on")
+
+
+@key.command("rotate-master")
+@as_json
+@click.pass_obj
+def key_rotate_master(settings: _Settings, as_json: bool) -> None:
+    """Make a new master key, seal all secrets and data keys with it, and forget the old one.  Back up the new one."""
+    done = settings.control().post("/keys/master")
+    if as_json:
+        show_json(done)
+        return
+    print(
+        f"master key {done['master_key']}: {done['access_keys']} access keys and {done['data_keys']} data keys "
+        "were sealed again"
+    )
+    for name in done["lost"]:
+        print(f"{name} is sealed by a master key that is not here, and stays closed", file=sys.stderr)
+
+
 @key.command("revoke")
 @click.argument("access_key")
 @click.pass_obj

@@ -105,14 +105,22 @@ class KeyRing:
         """A new data key for the catalogue."""
         return WrappedKey(number, self.require_vault().wrap(number, secrets.token_bytes(KEY)), now_ns)
 
-    def rewrapped(self) -> list[WrappedKey]:
-        """Every key that an older master key wraps, under the current one.  Raises as `secret` does."""
+    def rewrapped(self) -> tuple[list[WrappedKey], list[int]]:
+        """Every key that an older master key wraps, under the current one; and the numbers of those whose master key is
+        not here.  Raises DAMAGED."""
         vault = self.require_vault()
-        return [
-            WrappedKey(row.id, vault.wrap(row.id, self.secret(row.id)), row.created_ns)
-            for row in self._rows().values()
-            if not vault.wraps(row.wrapped)
-        ]
+        changed: list[WrappedKey] = []
+        closed: list[int] = []
+        for row in self._rows().values():
+            if vault.wraps(row.wrapped):
+                continue
+            try:
+                changed.append(WrappedKey(row.id, vault.wrap(row.id, self.secret(row.id)), row.created_ns))
+            except StoreError as error:
+                if error.code is not Code.UNAVAILABLE:
+                    raise
+                closed.append(row.id)
+        return changed, closed
 
 
 def is_due(newest: WrappedKey, sealed: int, now_ns: int) -> bool:

@@ -71,13 +71,13 @@ class KeyVerbs(Verbs):
         log.info("data key %d seals from now on", made.id)
         return self._ring.key(made.id)
 
-    async def rewrap_data_keys(self) -> int:
-        """Every data key under the vault's current master key, durable; how many were changed.  Raises UNAVAILABLE when
-        a master key that is needed is not here: then none is."""
-        keys = tuple(self._ring.rewrapped())
+    async def rewrap_data_keys(self) -> tuple[int, list[int]]:
+        """Every data key under the vault's current master key, durable; how many were changed, and the numbers of those
+        that an absent master key wraps.  Raises DAMAGED, UNAVAILABLE (no master keys at all)."""
+        keys, closed = self._ring.rewrapped()
         if keys:
-            await self.commit(commands.PutDataKeys(keys=keys))
-        return len(keys)
+            await self.commit(commands.PutDataKeys(keys=tuple(keys)))
+        return len(keys), closed
 
     def data_keys(self) -> list[WrappedKey]:
         """All, oldest first."""

@@ -21,7 +21,7 @@ from appliance.control import Control, NoDaemon, Refused
 from appliance.credentials import Vault, open_vault
 from appliance.errors import Code, StoreError
 from appliance.metrics import Collector, Requests
-from appliance.model import AccessKey, Bucket, DeviceStatus, Usage, User
+from appliance.model import AccessKey, Bucket, DataKey, DeviceStatus, Usage, User, WrappedKey
 from appliance.store import DEFAULT_USER
 
 
@@ -77,6 +77,15 @@ class Store:
     async def remove_access_key(self, key_id: str) -> None:
         if self.keys.pop(key_id, None) is None:
             raise StoreError(Code.NO_SUCH_KEY, f"no access key {key_id}")
+
+    async def rewrap_data_keys(self) -> tuple[int, list[int]]:
+        return 2, [7]
+
+    async def new_data_key(self) -> DataKey:
+        return DataKey(9, bytes(32))
+
+    def data_keys(self) -> list[WrappedKey]:
+        return [WrappedKey(8, b"", 1), WrappedKey(9, b"", 2)]
 
     def devices(self) -> list[DeviceStatus]:
         return [DeviceStatus(1, "u", "/dev/a", "blaze", "online", 9, 8, 7, True, 0, 0, 0)]
@@ -165,6 +174,35 @@ def test_a_secret_is_shown_once_and_never_listed(talk: Callable[[Talk], None]) -
         assert box.vault.unseal(box.store.keys[made["access_key"]]) == made["secret_key"]
         control.delete(f"/keys/{made['access_key']}")
         assert control.get("/keys") == []
+
+    talk(conversation)
+
+
+def test_master_and_data_keys_are_rotated(talk: Callable[[Talk], None]) -> None:
+    """Everything that can be opened is sealed by the new master key; what cannot is named and left alone."""
+
+    def conversation(control: Control, box: FakeBox) -> None:
+        made = control.post("/keys", name="laptop")
+        other = Vault({b"gone": bytes(32)}, None)
+        foreign = AccessKey("TCFOREIGN", "", "default", 0, other.seal("TCFOREIGN", "s"))
+        box.store.keys[foreign.id] = foreign
+        before = box.vault.current
+        done = control.post("/keys/master")
+        assert done == {
+            "master_key": box.vault.current,
+            "access_keys": 1,
+            "data_keys": 2,
+            "lost": ["TCFOREIGN", "data key 7"],
+        }
+        assert box.vault.current != before
+        assert repr(box.vault) == "<Vault: 1 master keys>"
+        assert box.vault.unseal(box.store.keys[made["access_key"]]) == made["secret_key"]
+        assert box.store.keys["TCFOREIGN"] == foreign
+        assert control.post("/keys/data") == {"id": 9}
+        assert control.get("/keys/data") == [
+            {"id": 8, "created_ns": 1, "seals": False},
+            {"id": 9, "created_ns": 2, "seals": True},
+        ]
 
     talk(conversation)
 

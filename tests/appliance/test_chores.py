@@ -6,6 +6,7 @@ import trio
 import trio.testing
 
 from appliance.chores import run_chores
+from appliance.errors import Code, StoreError
 
 
 class Asked:
@@ -14,10 +15,17 @@ class Asked:
     def __init__(self, expired: list[int]) -> None:
         self.snapshots: list[float] = []
         self.expiries: list[int] = []
+        self.key_looks: list[float] = []
         self._expired = expired
 
     def checkpoint(self) -> None:
         self.snapshots.append(trio.current_time())
+
+    async def renew_data_key(self) -> bool:
+        self.key_looks.append(trio.current_time())
+        if len(self.key_looks) == 1:
+            raise StoreError(Code.UNAVAILABLE)
+        return True
 
     async def expire_uploads(self, before_ns: int, limit: int) -> int:
         self.expiries.append(before_ns)
@@ -45,3 +53,11 @@ def test_expired_uploads_are_ended_until_none_is_left() -> None:
     store = Asked([100, 100, 7])
     run_for(store, 90, upload_expiry=86_400)
     assert len(store.expiries) == 4  # three that found some, one that found none
+
+
+def test_the_data_key_is_looked_at_once_a_day() -> None:
+    """A day without its master key does not end the chores."""
+    store = Asked([])
+    run_for(store, 3 * 86_400 + 600, upload_expiry=0)
+    assert len(store.key_looks) == 3
+    assert len(store.snapshots) >= 70

@@ -151,6 +151,18 @@ def test_a_new_secret_is_shown(daemon: Answers, tmp_path: Path) -> None:
     assert daemon.asked[0][2] == {"user": "", "name": "laptop", "read_only": True, "buckets": ["photos"]}
 
 
+def test_keys_are_rotated(daemon: Answers, tmp_path: Path) -> None:
+    daemon.canned["POST", "/keys/data"] = 200, {"id": 12}
+    assert run("key", "rotate-encryption", state=tmp_path).stdout == "data key 12 encrypts from now on\n"
+    rotated = {"master_key": "0a0b0c0d", "access_keys": 3, "data_keys": 2, "lost": ["data key 1"]}
+    daemon.canned["POST", "/keys/master"] = 200, rotated
+    shown = run("key", "rotate-master", state=tmp_path)
+    assert shown.exit_code == 0
+    assert "0a0b0c0d: 3 access keys and 2 data keys" in shown.output
+    assert "data key 1 is sealed by a master key that is not here" in shown.output
+    assert json.loads(run("key", "rotate-master", "--json", state=tmp_path).stdout) == rotated
+
+
 @pytest.mark.parametrize(
     ("result", "code", "shown"),
     [

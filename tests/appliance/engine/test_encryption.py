@@ -182,6 +182,8 @@ def test_a_lost_master_key_loses_what_it_sealed_and_nothing_else(tmp_path: Path)
                         await store.data_key()
                     assert caught.value.code is Code.UNAVAILABLE
                 else:
+                    (lost,) = store.data_keys()
+                    assert await store.rewrap_data_keys() == (0, [lost.id])
                     node = await put(store, bucket, b"again", b"new" * 2000, await store.data_key())
                     forget(store)
                     assert await read_all(store, node) == b"new" * 2000
@@ -204,9 +206,9 @@ def test_a_new_master_key_wraps_every_data_key(tmp_path: Path) -> None:
             assert second.secret != first.secret
             assert await store.data_key() == second
             await put(store, bucket, b"new", b"new" * 1000, second)
-            assert await store.rewrap_data_keys() == 0
+            assert await store.rewrap_data_keys() == (0, [])
             vault.rotate()
-            assert await store.rewrap_data_keys() == 2
+            assert await store.rewrap_data_keys() == (2, [])
             vault.forget_old()
         async with store_over(devices, tmp_path / "c.db", vault=open_vault(tmp_path / "master.key", {})) as store:
             bucket = store.bucket("bucket")
