@@ -11,6 +11,7 @@ whoever calls this decides when.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,7 +23,7 @@ import trio
 from appliance import lifecycle, settings
 from appliance.errors import Code, StoreError
 from appliance.lifecycle import DAY, Act, RuleSet, Version
-from appliance.model import Bucket, Precondition
+from appliance.model import Bucket, ListedVersion, Precondition
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
@@ -35,7 +36,14 @@ ROUNDS_A_DAY: Final = 5  # at least: a day of a test is over soon
 REST_MAX: Final = 5.0  # seconds
 # Somebody was faster, or may keep it: nothing to report.
 _PASSED_OVER: Final = frozenset(
-    {Code.PRECONDITION_FAILED, Code.NO_SUCH_KEY, Code.NO_SUCH_UPLOAD, Code.NO_SUCH_BUCKET, Code.LOCKED}
+    {
+        Code.PRECONDITION_FAILED,
+        Code.NO_SUCH_KEY,
+        Code.NO_SUCH_VERSION,
+        Code.NO_SUCH_UPLOAD,
+        Code.NO_SUCH_BUCKET,
+        Code.LOCKED,
+    }
 )
 
 
@@ -107,8 +115,9 @@ class Worker:
 
     async def _walk(self, bucket: Bucket, rules: RuleSet) -> Done:
         done = Done()
+        walk = self._versions if settings.VERSIONING in bucket.settings else self._objects
         for prefix in lifecycle.prefixes(rules):
-            done = done.plus(await self._objects(bucket, rules, prefix))
+            done = done.plus(await walk(bucket, rules, prefix))
         if lifecycle.aborts_any(rules):
             done = done.plus(await self._uploads(bucket, rules))
         return done
@@ -131,6 +140,64 @@ class Worker:
             await self._rest(started)
         return done
 
+    async def _versions(self, bucket: Bucket, rules: RuleSet, prefix: bytes) -> Done:
+        """Versions and delete markers: of each key the newest first, so that what made a version noncurrent is at
+        hand.  A marker waits for the next entry, which says whether anything is left behind it."""
+        done = Done()
+        newer: ListedVersion | None = None  # the entry before, if of the same key
+        noncurrent = 0  # versions of the key seen that are
+        waiting: ListedVersion | None = None
+        key, version_id, more = b"", "", True
+        while more:
+            started = trio.current_time()
+            page = await self._store.list_versions(bucket, prefix, b"", key, version_id, PAGE)
+            targets: list[_Target] = []
+            for listed in page.versions:
+                if newer is not None and newer.key != listed.key:
+                    newer, noncurrent = None, 0
+                    await self._alone(bucket, rules, waiting, targets)
+                waiting = None
+                if newer is None and listed.marker:
+                    waiting = listed
+                else:
+                    await self._judge(bucket, rules, listed, newer, noncurrent, targets)
+                noncurrent += newer is not None
+                newer = listed
+            if not page.truncated:
+                await self._alone(bucket, rules, waiting, targets)
+            done = done.plus(await self._delete(bucket, targets))
+            key, version_id, more = page.next_key, page.next_version, page.truncated
+            await self._rest(started)
+        return done
+
+    async def _alone(
+        self, bucket: Bucket, rules: RuleSet, marker: ListedVersion | None, targets: list[_Target]
+    ) -> None:
+        """A delete marker that hides nothing any more."""
+        if marker is not None:
+            version = Version(marker.key, 0, {}, marker.written_ns, marker=True)
+            if await self._due(bucket, rules, version, marker.version_id) is Act.REMOVE:
+                targets.append(_Target(marker.key, marker.version_id, None))
+
+    async def _judge(
+        self,
+        bucket: Bucket,
+        rules: RuleSet,
+        listed: ListedVersion,
+        newer: ListedVersion | None,
+        noncurrent: int,
+        targets: list[_Target],
+    ) -> None:
+        """The current object, or what became noncurrent when `newer` was written."""
+        since = 0 if newer is None else newer.written_ns
+        version = Version(listed.key, listed.size, {}, listed.written_ns, listed.marker, False, since, noncurrent)
+        act = await self._due(bucket, rules, version, listed.version_id)
+        if act is Act.EXPIRE:
+            condition = Precondition(if_match=listed.etag, if_written_ns=listed.written_ns)
+            targets.append(_Target(listed.key, "", condition))
+        elif act is Act.REMOVE:
+            targets.append(_Target(listed.key, listed.version_id, None))
+
     async def _due(self, bucket: Bucket, rules: RuleSet, version: Version, version_id: str) -> Act:
         """What is due.  Tags are looked up only where nothing but they can decide."""
         now = self._time()
@@ -149,18 +216,26 @@ class Worker:
         return lifecycle.due(rules, version, now, self._day)
 
     async def _delete(self, bucket: Bucket, targets: Sequence[_Target]) -> Done:
-        outcomes: list[bool] = []
+        outcomes: list[Done] = []
 
         async def delete(target: _Target) -> None:
-            verb = partial(self._store.delete_object, bucket, target.key, precondition=target.precondition)
-            outcomes.append(await self._done(verb))
+            verb = partial(
+                self._store.delete_object,
+                bucket,
+                target.key,
+                version_id=target.version_id,
+                precondition=target.precondition,
+            )
+            if not await self._done(verb):
+                outcomes.append(Done(spared=1))
+            else:
+                outcomes.append(Done(removed=1) if target.version_id else Done(expired=1))
 
         for start in range(0, len(targets), AT_ONCE):
             async with trio.open_nursery() as nursery:
                 for target in targets[start : start + AT_ONCE]:
                     nursery.start_soon(delete, target)
-        gone = sum(outcomes)
-        return Done(expired=gone, spared=len(outcomes) - gone)
+        return functools.reduce(Done.plus, outcomes, Done())
 
     async def _uploads(self, bucket: Bucket, rules: RuleSet) -> Done:
         done = Done()

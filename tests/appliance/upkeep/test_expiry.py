@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -12,7 +14,7 @@ import trio.testing
 from appliance import lifecycle, settings
 from appliance.errors import Code, StoreError
 from appliance.lifecycle import DAY, Filter, Rule, RuleSet
-from appliance.model import Attributes, Body, Bucket, Change, Precondition
+from appliance.model import Attributes, Body, Bucket, Change
 from appliance.store import ObjectStore
 from appliance.upkeep import expiry
 from appliance.upkeep.expiry import Done, Worker, run_lifecycle
@@ -110,10 +112,10 @@ def test_what_is_locked_is_passed_over(tmp_path: Path) -> None:
         written = await put(store, bucket, b"held")
         deletion = store.delete_object
 
-        async def delete(bucket: Bucket, key: bytes, *, precondition: Precondition | None = None) -> object:
+        async def delete(bucket: Bucket, key: bytes, **how: Any) -> object:
             if key == b"held":
                 raise StoreError(Code.LOCKED)
-            return await deletion(bucket, key, precondition=precondition)
+            return await deletion(bucket, key, **how)
 
         store.delete_object = delete  # type: ignore[method-assign, assignment]
         assert await round_at(store, written + 2 * DAY * NS) == Done(expired=1, spared=1)
@@ -133,6 +135,64 @@ def test_uploads_and_other_buckets(tmp_path: Path) -> None:
         assert await round_at(store, created + 3 * DAY * NS) == Done(aborted=1)
         assert [upload.key for upload in store.uploads(bucket).uploads] == [b"out"]
         assert len(store.uploads(other).uploads) == 1
+
+    run_store(tmp_path, scene)
+
+
+async def versions(store: ObjectStore, bucket: Bucket) -> list[tuple[bytes, bool, bool]]:
+    """(key, latest, marker) of everything there is."""
+    page = await store.list_versions(bucket)
+    return [(one.key, one.latest, one.marker) for one in page.versions]
+
+
+def test_versions_and_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "PAGE", 3)  # every key's versions lie across pages
+
+    async def scene(store: ObjectStore, bucket: Bucket) -> None:
+        await store.set_bucket_setting(bucket, settings.VERSIONING, settings.ENABLED)
+        bucket = store.bucket(bucket.name)
+        for key, count in ((b"a", 1), (b"b", 4), (b"c", 2), (b"d", 7)):
+            for _ in range(count):
+                written = await put(store, bucket, key, LARGE if key == b"d" else b"x")
+        await store.delete_object(bucket, b"c")
+        await store.delete_object(bucket, b"gone")  # a marker of what never was
+        later = written + 3 * DAY * NS
+        free = store.space()[1]
+
+        async def obey(*found: Rule) -> Done:
+            await store.set_bucket_setting(bucket, settings.LIFECYCLE, rules(*found))
+            return await round_at(store, later)
+
+        assert await obey(Rule("r", True, noncurrent_days=9)) == Done()
+        assert await obey(Rule("r", True, noncurrent_days=1, noncurrent_newer=5)) == Done(removed=1)
+        assert await obey(Rule("r", True, Filter(prefix="b"), noncurrent_days=1, noncurrent_newer=1)) == Done(removed=2)
+        assert await obey(Rule("r", True, expired_marker=True)) == Done(removed=1)  # gone's; c's still hides two
+        assert await obey(Rule("r", True, noncurrent_days=1)) == Done(removed=1 + 2 + 5)
+        assert await versions(store, bucket) == [
+            (b"a", True, False), (b"b", True, False), (b"c", True, True), (b"d", True, False)
+        ]  # fmt: skip
+        await store.settle()
+        assert store.space()[1] > free + 5 * len(LARGE)
+        assert await obey(Rule("r", True, days=1)) == Done(expired=3, removed=1)  # c's marker is alone now
+        assert await keys(store, bucket) == []
+        assert await round_at(store, time.time_ns()) == Done()  # noncurrent since a moment ago
+        assert await obey(Rule("r", True, noncurrent_days=1, expired_marker=True)) == Done(removed=3)
+        assert await obey(Rule("r", True, noncurrent_days=1, expired_marker=True)) == Done(removed=3)
+        assert await versions(store, bucket) == []
+
+    run_store(tmp_path, scene)
+
+
+def test_tags_of_a_version_decide_about_that_version(tmp_path: Path) -> None:
+    async def scene(store: ObjectStore, bucket: Bucket) -> None:
+        await store.set_bucket_setting(bucket, settings.VERSIONING, settings.ENABLED)
+        bucket = store.bucket(bucket.name)
+        for drop in ("yes", "no", "yes", "no"):
+            written = await put(store, bucket, b"a", drop=drop)
+        rule = Rule("r", True, Filter(tags=(("drop", "yes"),)), days=1, noncurrent_days=1)
+        await store.set_bucket_setting(bucket, settings.LIFECYCLE, rules(rule))
+        assert await round_at(store, written + 2 * DAY * NS) == Done(removed=2)
+        assert (await store.look_up(bucket, b"a")).attributes.tags == {"drop": "no"}
 
     run_store(tmp_path, scene)
 
