@@ -23,12 +23,16 @@ FILE_MODE = stat.S_IFREG | 0o644
 
 
 def check(precondition: Precondition | None, current: Node | None) -> None:
-    """S3 API, "Conditional requests".  Raises PRECONDITION_FAILED, NO_SUCH_KEY (If-Match on nothing)."""
+    """S3 API, "Conditional requests".  Raises PRECONDITION_FAILED, NO_SUCH_KEY (If-Match on nothing).
+
+    Size and time are conditions of deletions only, which find nothing to refuse where nothing is (S3 API,
+    DeleteObject: "or if the object doesn't exist, the operation returns a 204").
+    """
     if precondition is None:
         return
     wanted = precondition
     if current is None:
-        if wanted.if_match is not None or wanted.if_size is not None or wanted.if_written_ns is not None:
+        if wanted.if_match is not None:
             raise StoreError(Code.NO_SUCH_KEY)
         return
     if (
@@ -177,6 +181,10 @@ def delete_object(tx: Rows, cache: DirectoryCache, command: DeleteObject) -> Del
     parent, current = current_at(tx, cache, command.root, directories, name)
     if command.version_id:
         return _delete_version(tx, cache, command, state, parent, current)
+    if current is None and command.precondition is not None and state is not None:
+        hiding = versions.newest(tx.one, command.bucket, command.key)
+        if hiding is not None and hiding[2] & MARKER:
+            raise StoreError(Code.PRECONDITION_FAILED)  # a delete marker meets no condition
     check(command.precondition, current)
     made: Node | None = None
     if state is not None:
