@@ -318,6 +318,8 @@ class Exchange(Wire):
         if not self.chunked and left <= len(self.rest) and not self.gone:
             if left > limit:
                 raise BodyTooLarge(f"The body exceeds {limit} bytes.")
+            if not left:
+                await self._ask()
             data = bytes(self.rest[:left])
             self._cut(left)
             self.left = 0

@@ -172,7 +172,9 @@ def parse_head(block: bytes) -> Head:
     value = framing.get(b"expect")
     if value is not None and minor:  # RFC 9110 §10.1.1: ignored from HTTP/1.0
         if value.lower() == b"100-continue":
-            expect = chunked or bool(length)
+            # An empty body needs no word by RFC 9110; but botocore (awscli 1.46), once answered without one, misreads
+            # the connection's next answer and waits for it until its timeout.
+            expect = chunked or length is not None
         elif b"100" in value:  # spelled so that another server may read it as the one expectation that there is
             raise HeadError(417, "The only expectation served is 100-continue.")
     keep_alive = minor == 1

@@ -180,6 +180,22 @@ def test_100_continue_is_sent_only_when_the_application_asks() -> None:
     serve_and(test)
 
 
+def test_100_continue_is_sent_before_an_empty_body_too() -> None:
+    """botocore takes a final answer to its expectation for a refusal, and misreads the next on that connection."""
+
+    async def test(server: Running) -> None:
+        for path in ("/echo", "/echo-asgi"):
+            client = await server.connect()
+            for _ in range(2):
+                expecting = f"PUT {path} HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n"
+                await client.write(expecting.encode())
+                answer = await client.answer()
+                assert (answer.status, answer.body, len(answer.informational)) == (200, b"", 1)
+                assert b"connection" not in answer.headers
+
+    serve_and(test)
+
+
 def test_a_refusal_before_the_body_spares_the_upload() -> None:
     async def test(server: Running) -> None:
         client = await server.connect()
