@@ -45,6 +45,7 @@ class Clients:
             "AWS_DEFAULT_REGION": REGION,
             "AWS_CONFIG_FILE": str(self.home / "aws-config"),
             "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_MAX_ATTEMPTS": "1",  # a second attempt would hide what went wrong with the first
             **self.trust(),
             **more,
         }
@@ -71,6 +72,8 @@ class Clients:
         """A remote called box:, in parts from 5 MiB on."""
         return {
             "RCLONE_CONFIG": "/dev/null",
+            "RCLONE_RETRIES": "1",
+            "RCLONE_LOW_LEVEL_RETRIES": "1",
             "RCLONE_CONFIG_BOX_TYPE": "s3",
             "RCLONE_CONFIG_BOX_PROVIDER": "Other",
             "RCLONE_CONFIG_BOX_ENV_AUTH": "true",
@@ -81,9 +84,7 @@ class Clients:
 
     def rclone(self, *words: str | Path, stdin: bytes = b"", fails: bool = False, **more: str) -> str:
         """rclone with its remote box:."""
-        return self.run(
-            BIN / "rclone", "--retries", "1", *words, stdin=stdin, fails=fails, **self.rclone_environment(), **more
-        )
+        return self.run(BIN / "rclone", *words, stdin=stdin, fails=fails, **self.rclone_environment(), **more)
 
     def s3cmd(self, *words: str | Path, fails: bool = False) -> str:
         """s3cmd with a settings file, as `s3cmd --configure` leaves one."""
@@ -97,8 +98,8 @@ class Clients:
 
     def s5cmd(self, *words: str | Path, stdin: bytes = b"", fails: bool = False) -> str:
         """s5cmd."""
-        endpoint = ("--endpoint-url", self.box.endpoint)
-        return self.run(INSTALLED / "bin" / "s5cmd", *endpoint, *words, stdin=stdin, fails=fails)
+        options = ("--endpoint-url", self.box.endpoint, "--retry-count", "0")
+        return self.run(INSTALLED / "bin" / "s5cmd", *options, *words, stdin=stdin, fails=fails)
 
     def restic(self, bucket: str, *words: str | Path) -> str:
         """restic with its repository in a bucket."""
