@@ -13,6 +13,7 @@ from appliance.errors import Code, StoreError
 
 # code -> (status, default message)
 ERRORS: Final[dict[str, tuple[int, str]]] = {
+    "AccessControlListNotSupported": (400, "The bucket does not allow ACLs"),
     "AccessDenied": (403, "Access Denied"),
     "AccessForbidden": (403, "AccessForbidden"),
     "AuthorizationHeaderMalformed": (400, "The authorization header is malformed."),
@@ -37,6 +38,10 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
     "InternalError": (500, "We encountered an internal error. Please try again."),
     "InvalidAccessKeyId": (403, "The AWS Access Key Id you provided does not exist in our records."),
     "InvalidArgument": (400, "Invalid Argument"),
+    "InvalidBucketAclWithObjectOwnership": (
+        400,
+        "Bucket cannot have ACLs set with ObjectOwnership's BucketOwnerEnforced setting",
+    ),
     "InvalidBucketName": (400, "The specified bucket is not valid."),
     "InvalidBucketState": (409, "The request is not valid for the current state of the bucket."),
     "InvalidChunkSizeError": (403, "Only the last chunk is allowed to have a size less than 8192 bytes"),
@@ -67,6 +72,10 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
     "InvalidToken": (400, "The provided token is malformed or otherwise not valid."),
     "InvalidURI": (400, "Couldn't parse the specified URI."),
     "KeyTooLongError": (400, "Your key is too long"),
+    "MalformedACLError": (
+        400,
+        "The XML you provided was not well-formed or did not validate against our published schema",
+    ),
     "MalformedPolicy": (400, "The policy is not well-formed or did not validate."),
     "MalformedPOSTRequest": (400, "The body of your POST request is not well-formed multipart/form-data."),
     "MalformedXML": (
@@ -125,6 +134,10 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
     "SlowDown": (503, "Please reduce your request rate."),
     "TooManyParts": (400, "The request contained more parts than allowed."),
     "UnexpectedContent": (400, "This request does not support content"),
+    "UnresolvableGrantByEmailAddress": (
+        400,
+        "The e-mail address you provided does not match any account on record.",
+    ),
     "XAmzContentChecksumMismatch": (400, "The provided checksum header does not match what was computed."),
     "XAmzContentSHA256Mismatch": (
         400,

@@ -1,8 +1,8 @@
 """Access control lists on the way in and out: headers, documents, and whose a new object is.
 
 A list is asked for by one canned name, by `x-amz-grant-*` headers, or by an AccessControlPolicy document; never by two
-of them.  Grantees are users of this box, by canonical id or e-mail address, or S3's groups.  What the bucket's ownership
-controls and public-access block forbid is refused here, before anything is stored.
+of them.  Grantees are users of this box, by canonical id or e-mail address, or S3's groups.  What the bucket's
+ownership controls and public-access block forbid is refused here, before anything is stored.
 
 Sources: Amazon S3 API Reference, PutBucketAcl, PutObjectAcl; User Guide, "Access control list (ACL) overview",
 "Controlling ownership of objects", "Blocking public access".
@@ -63,7 +63,7 @@ def of_new_object(door: Door, request: Request, attributes: Attributes) -> Attri
     owner = blocks.object_owner(ownership, writer, bucket.owner, named)
     asked = from_headers(door.store, headers, owner, bucket.owner)
     if asked is not None:
-        check(bucket, asked)
+        check(bucket, asked, named)
     return msgspec.structs.replace(
         attributes, owner="" if owner == bucket.owner else owner, acl=() if asked is None else acl.kept(asked, owner)
     )
@@ -94,7 +94,7 @@ async def asked_for(door: Door, request: Request, owner: str) -> Grants:
         asked = from_document(door.store, document, owner)
     elif document:
         raise S3Error("UnexpectedContent")
-    check(bucket, asked)
+    check(bucket, asked, request.headers.get(CANNED, b"").decode("latin-1"))
     return asked
 
 
@@ -149,11 +149,14 @@ def _grantee(store: ObjectStore, kind: str, value: str) -> tuple[str, str]:
     raise S3Error("UnresolvableGrantByEmailAddress")
 
 
-def check(bucket: Bucket, asked: Grants) -> None:
-    """Whether the bucket takes such a list.  Raises AccessControlListNotSupported, AccessDenied."""
+def check(bucket: Bucket, asked: Grants, named: str) -> None:
+    """Whether the bucket takes such a list, asked for by a canned name or, if that is empty, otherwise.  Where ACLs are
+    disabled only what is true anyway may be said.  Raises AccessControlListNotSupported, AccessDenied."""
     if not bucket.settings:
         return
     if blocks.parse_ownership(bucket.settings.get(settings.OWNERSHIP)) == blocks.ENFORCED:
+        if named == acl.OWNER_FULL_CONTROL or (not named and asked == (Grant(FULL_CONTROL, user=bucket.owner),)):
+            return
         raise S3Error("AccessControlListNotSupported")
     if blocks.parse(bucket.settings.get(settings.PUBLIC_ACCESS_BLOCK)).block_public_acls and acl.public(asked):
         raise S3Error("AccessDenied")

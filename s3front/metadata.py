@@ -31,15 +31,6 @@ STORAGE_CLASSES: Final = frozenset(
     {"STANDARD", "REDUCED_REDUNDANCY", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"}
 )
 
-# ACLs that say what is true here anyway: the owner may everything, nobody else anything.
-CANNED_ACLS: Final = frozenset({b"private", b"bucket-owner-full-control"})
-_OTHER_CANNED_ACLS: Final = frozenset(
-    {
-        b"public-read", b"public-read-write", b"authenticated-read", b"aws-exec-read", b"bucket-owner-read",
-        b"log-delivery-write",
-    }
-)  # fmt: skip
-
 _META: Final = b"x-amz-meta-"
 _FIELDS: Final[dict[bytes, str]] = {
     b"content-type": "content_type",
@@ -57,11 +48,6 @@ _REFUSED: Final = frozenset(
         b"x-amz-object-lock-retain-until-date",
         b"x-amz-object-lock-legal-hold",
         b"x-amz-write-offset-bytes",  # an append elsewhere: taken as a plain PUT it would replace the object
-        b"x-amz-grant-full-control",
-        b"x-amz-grant-read",
-        b"x-amz-grant-read-acp",
-        b"x-amz-grant-write",
-        b"x-amz-grant-write-acp",
     }
 )
 
@@ -78,20 +64,10 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 
 
 def check_refused(headers: Mapping[bytes, bytes]) -> None:
-    """Raises NotImplemented for a header that asks for what is not here (locks, grants, ACLs),
-    InvalidArgument for an ACL that S3 does not know."""
+    """Raises NotImplemented for a header that asks for what is not here (locks, appends)."""
     for name in headers:
-        if name[:6] == b"x-amz-":
-            if name in _REFUSED:
-                raise S3Error("NotImplemented", details=(("Header", name.decode("latin-1")),))
-            if name == b"x-amz-acl" and headers[name] not in CANNED_ACLS:
-                if headers[name] not in _OTHER_CANNED_ACLS:
-                    raise invalid_argument("", "x-amz-acl", headers[name].decode("latin-1"))
-                raise S3Error(
-                    "NotImplemented",
-                    "Access control lists other than private are not implemented.",
-                    details=(("Header", "x-amz-acl"),),
-                )
+        if name in _REFUSED:
+            raise S3Error("NotImplemented", details=(("Header", name.decode("latin-1")),))
 
 
 def from_headers(headers: Mapping[bytes, bytes]) -> Attributes:
@@ -114,7 +90,7 @@ def from_headers(headers: Mapping[bytes, bytes]) -> Attributes:
                 user[name[11:].decode("latin-1")] = _text(value)
             elif name == tagging.HEADER:
                 tags = tagging.from_header(value)
-            elif name in _REFUSED or name == b"x-amz-acl":
+            elif name in _REFUSED:
                 check_refused(headers)
     if not fields and not user and not tags:
         return NO_ATTRIBUTES

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from appliance.authority import DECIDING
 from s3front import xml
 
 if TYPE_CHECKING:
+    from appliance.model import Bucket, Upload
     from appliance.store import ObjectStore
 
 # AWS's own id for whoever has none.
@@ -21,6 +23,33 @@ def names(store: ObjectStore, user_id: str) -> str:
     return xml.element("ID", user_id) + xml.element("DisplayName", user.display if user is not None else user_id)
 
 
+def of_upload(store: ObjectStore, bucket: Bucket, upload: Upload) -> str:
+    """Who began an upload, and whose its object will be."""
+    whose = upload.attributes.owner or bucket.owner
+    return owner(store, upload.owner, "Initiator") + owner(store, whose)
+
+
 def owner(store: ObjectStore, user_id: str, element: str = "Owner") -> str:
     """An Owner or Initiator."""
     return f"<{element}>{names(store, user_id)}</{element}>"
+
+
+class Owners:
+    """The Owner elements of a listing: `bucket` of the bucket's owner; `several` whether there may be others."""
+
+    __slots__ = ("_others", "_store", "bucket", "several")
+
+    def __init__(self, store: ObjectStore, bucket: Bucket) -> None:
+        self._store = store
+        self._others: dict[str, str] = {}
+        self.bucket = owner(store, bucket.owner)
+        self.several = not DECIDING.isdisjoint(bucket.settings)
+
+    def of(self, user_id: str) -> str:
+        """Empty: the bucket's."""
+        if not user_id:
+            return self.bucket
+        found = self._others.get(user_id)
+        if found is None:
+            found = self._others[user_id] = owner(self._store, user_id)
+        return found

@@ -83,7 +83,13 @@ def listed(key: bytes, row: Any) -> Listed:
     attributes = unpack_attributes(packed)
     checksum = attributes.checksum
     return Listed(
-        key, size, etag, written, attributes.storage_class, checksum.algorithm if checksum is not None else ""
+        key,
+        size,
+        etag,
+        written,
+        attributes.storage_class,
+        checksum.algorithm if checksum is not None else "",
+        attributes.owner,
     )
 
 

@@ -12,8 +12,8 @@ from typing import Final
 import msgspec
 
 from appliance.authority import Action
-from appliance.model import Attributes, Body, Node, Written
-from s3front import conditions, encryption, metadata, preconditions, resealed, versioned, xml
+from appliance.model import NO_ATTRIBUTES, Attributes, Body, Node, Written
+from s3front import conditions, encryption, grants, metadata, preconditions, resealed, versioned, xml
 from s3front.dates import NS, iso_date
 from s3front.encryption import Sealing
 from s3front.errors import S3Error, invalid_argument
@@ -29,13 +29,14 @@ ROUTES: Final = (Route("PUT", Level.OBJECT, header=COPY_SOURCE),)
 
 async def operate(door: Door, request: Request) -> Response:
     """Raises NoSuchKey (the source), PreconditionFailed, InvalidRequest (onto itself without a change),
-    InvalidArgument (directives, tags), InvalidTag, NotImplemented (ACLs), and what encryption says."""
+    InvalidArgument (directives, tags), InvalidTag, and what grants and encryption say."""
     headers = request.headers
     metadata.check_refused(headers)
     replace = _directive(headers.get(b"x-amz-metadata-directive", b"COPY"), "x-amz-metadata-directive")
     retag = _directive(headers.get(b"x-amz-tagging-directive", b"COPY"), "x-amz-tagging-directive")
     precondition = await preconditions.for_write(door, request)
     said = metadata.from_headers(headers)
+    fresh = grants.of_new_object(door, request, NO_ATTRIBUTES)
     sealing = await encryption.for_write(door, request.bucket, headers)
     # an older version copied onto its own key is how it is made the current one again
     same = (
@@ -53,6 +54,7 @@ async def operate(door: Door, request: Request) -> Response:
             raise _without_change()
         if replace or retag:
             attributes = msgspec.structs.replace(attributes or held, tags=said.tags if retag else held.tags)
+        attributes = grants.of_copy(fresh, held, attributes)
         if resealed.shares(source, customer, sealing):
             if attributes is not None:
                 attributes = msgspec.structs.replace(attributes, sse=held.sse)

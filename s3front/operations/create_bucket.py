@@ -1,15 +1,19 @@
-"""CreateBucket: PUT /bucket.  A location constraint must name this box's region; nothing else can be configured."""
+"""CreateBucket: PUT /bucket.  A location constraint must name this box's region; headers give an ACL and ownership."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
+from appliance import settings
+from appliance.access import acl, blocks
 from appliance.authority import Action
 from appliance.errors import Code, StoreError
 from appliance.limits import BUCKET_NAME_MAX, BUCKET_NAME_MIN
-from s3front import intake, metadata, xml
-from s3front.errors import S3Error
+from appliance.model import Bucket
+from s3front import grants, intake, metadata, xml
+from s3front.errors import S3Error, invalid_argument
 from s3front.request import Door, Request
 from s3front.response import Response
 from s3front.router import Level, Route
@@ -29,27 +33,53 @@ _BUCKET_TYPES: Final = ("Location", "Bucket")  # of directory buckets, which are
 
 async def operate(door: Door, request: Request) -> Response:
     """Raises InvalidBucketName, BucketAlreadyOwnedByYou, BucketAlreadyExists, IllegalLocationConstraintException,
-    NotImplemented (lock, ACLs, tags)."""
+    InvalidBucketAclWithObjectOwnership, NotImplemented (lock, tags), and what grants say."""
     name = request.bucket_name
     if not valid_name(name):
         raise S3Error("InvalidBucketName", details=(("BucketName", name),))
     metadata.check_refused(request.headers)
     if request.headers.get(b"x-amz-bucket-object-lock-enabled", b"false").lower() != b"false":
         raise S3Error("NotImplemented", details=(("Header", "x-amz-bucket-object-lock-enabled"),))
-    if request.headers.get(b"x-amz-object-ownership", b"BucketOwnerEnforced") != b"BucketOwnerEnforced":
-        raise S3Error("NotImplemented", details=(("Header", "x-amz-object-ownership"),))
     document = await intake.document(request)
     if document:
         _check_location(document, door.region)
+    principal = request.verified.principal
+    assert principal is not None, "nobody creates without a key"
+    wanted = _settings(door, request.headers, principal.owner)
     try:
-        principal = request.verified.principal
-        assert principal is not None, "nobody creates without a key"
-        await door.store.create_bucket(name, principal.owner)
+        await door.store.create_bucket(name, principal.owner, settings=wanted)
     except StoreError as error:
         # As in AWS: the oldest region takes the second creation for a success, the others tell.
         if error.code is not Code.BUCKET_OWNED or door.region != "us-east-1":
             raise
+        if not _says_what_is(wanted, door.store.bucket(name)):
+            raise S3Error("BucketAlreadyExists") from error
     return Response(200, [(b"location", b"/" + name.encode())])
+
+
+def _settings(door: Door, headers: Mapping[bytes, bytes], owner: str) -> dict[str, bytes]:
+    """What the headers say of the bucket: its list and its ownership."""
+    found = {}
+    asked = grants.from_headers(door.store, headers, owner, owner)
+    kept = acl.kept(asked, owner) if asked is not None else ()
+    if kept:
+        found[settings.ACL] = acl.encode(kept)
+    ownership = headers.get(b"x-amz-object-ownership")
+    if ownership is not None:
+        if ownership.decode("latin-1") not in blocks.OWNERSHIPS:
+            raise invalid_argument("Invalid x-amz-object-ownership header.", "x-amz-object-ownership")
+        if kept and ownership == blocks.ENFORCED.encode():
+            raise S3Error("InvalidBucketAclWithObjectOwnership")
+        found[settings.OWNERSHIP] = ownership
+    return found
+
+
+def _says_what_is(wanted: Mapping[str, bytes], bucket: Bucket) -> bool:
+    """Whether a second creation would change nothing.  AWS resets the bucket's list then; here it must agree."""
+    held = acl.parse(bucket.settings.get(settings.ACL, b"[]"))
+    return acl.parse(wanted.get(settings.ACL, b"[]")) == held and all(
+        bucket.settings.get(name) == body for name, body in wanted.items() if name != settings.ACL
+    )
 
 
 def valid_name(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from appliance.authority import Action
-from s3front import checksums, encryption, metadata, xml
+from s3front import checksums, encryption, grants, metadata, xml
 from s3front.errors import S3Error
 from s3front.request import Door, Request
 from s3front.response import Response, answer
@@ -18,7 +18,7 @@ ROUTES: Final = (Route("POST", Level.OBJECT, "uploads"),)
 
 async def operate(door: Door, request: Request) -> Response:
     """Raises what metadata and encryption say, InvalidRequest (checksum algorithm and type)."""
-    attributes = metadata.from_headers(request.headers)
+    attributes = grants.of_new_object(door, request, metadata.from_headers(request.headers))
     algorithm, kind = checksum_choice(request)
     sealing = await encryption.for_write(door, request.bucket, request.headers)
     if sealing is not None:

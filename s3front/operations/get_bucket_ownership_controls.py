@@ -21,6 +21,4 @@ ROUTES: Final = (Route("GET", Level.BUCKET, "ownershipControls"),)
 async def operate(door: Door, request: Request) -> Response:
     """Raises OwnershipControlsNotFoundError."""
     ownership = blocks.parse_ownership(stored(request, settings.OWNERSHIP, "OwnershipControlsNotFoundError"))
-    return answer(
-        xml.document("OwnershipControls", f"<Rule><ObjectOwnership>{ownership}</ObjectOwnership></Rule>")
-    )
+    return answer(xml.document("OwnershipControls", f"<Rule><ObjectOwnership>{ownership}</ObjectOwnership></Rule>"))

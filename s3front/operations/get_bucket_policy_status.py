@@ -25,7 +25,7 @@ async def operate(door: Door, request: Request) -> Response:
 
 
 def is_public(bucket: Bucket) -> bool:
-    """"The meaning of 'public'" (Amazon S3 User Guide)."""
+    """ "The meaning of 'public'" (Amazon S3 User Guide)."""
     held = bucket.settings
     block = blocks.parse(held.get(settings.PUBLIC_ACCESS_BLOCK))
     if settings.POLICY in held and not block.restrict_public_buckets and policy.parse(held[settings.POLICY]).public:

@@ -1,11 +1,11 @@
-"""ListBuckets: GET /.  The buckets that the caller may see, by name."""
+"""ListBuckets: GET /.  The caller's own buckets that the key may be used on, by name."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from appliance.authority import Action, visible
-from s3front import tokens, xml
+from s3front import owners, tokens, xml
 from s3front.dates import NS, iso_date
 from s3front.request import Door, Request
 from s3front.response import Response, answer
@@ -29,7 +29,10 @@ async def operate(door: Door, request: Request) -> Response:
     found = [
         bucket
         for bucket in door.store.buckets()
-        if bucket.name > after and bucket.name.startswith(prefix) and visible(principal, bucket.name)
+        if bucket.owner == principal.owner
+        and bucket.name > after
+        and bucket.name.startswith(prefix)
+        and visible(principal, bucket.name)
     ]
     if region != door.region:
         found = []
@@ -43,11 +46,7 @@ async def operate(door: Door, request: Request) -> Response:
     more = ""
     if len(found) > len(page):
         more = xml.element("ContinuationToken", tokens.encode(page[-1].name.encode()))
-    content = f"{owner(principal.owner)}<Buckets>{rows}</Buckets>{more}{xml.optional('Prefix', prefix)}"
+    content = (
+        f"{owners.owner(door.store, principal.owner)}<Buckets>{rows}</Buckets>{more}{xml.optional('Prefix', prefix)}"
+    )
     return answer(xml.document("ListAllMyBucketsResult", content))
-
-
-def owner(name: str, element: str = "Owner") -> str:
-    """An Owner or Initiator: the box's names are their own ids."""
-    text = xml.escape(name)
-    return f"<{element}><ID>{text}</ID><DisplayName>{text}</DisplayName></{element}>"

@@ -7,9 +7,8 @@ from typing import Final
 from appliance.authority import Action
 from appliance.limits import LIST_MAX
 from appliance.model import Upload, UploadPage
-from s3front import metadata, xml
+from s3front import metadata, owners, xml
 from s3front.dates import NS, iso_date
-from s3front.operations.list_buckets import owner
 from s3front.operations.list_objects import Write, common_prefixes, key_writer
 from s3front.request import Door, Request
 from s3front.response import Response, answer
@@ -48,16 +47,16 @@ async def operate(door: Door, request: Request) -> Response:
         + (f"<Delimiter>{write(delimiter.encode())}</Delimiter>" if delimiter else "")
         + ("<EncodingType>url</EncodingType>" if write is xml.url_key else "")
         + f"<MaxUploads>{limit}</MaxUploads><IsTruncated>{'true' if page.truncated else 'false'}</IsTruncated>"
-        + "".join([_row(upload, write) for upload in page.uploads])
+        + "".join([_row(door, request, upload, write) for upload in page.uploads])
         + common_prefixes(page.prefixes, write)
     )
     return answer(xml.document("ListMultipartUploadsResult", content))
 
 
-def _row(upload: Upload, write: Write) -> str:
+def _row(door: Door, request: Request, upload: Upload, write: Write) -> str:
     return (
         f"<Upload><Key>{write(upload.key)}</Key><UploadId>{xml.escape(upload.id)}</UploadId>"
-        f"{owner(upload.owner, 'Initiator')}{owner(upload.owner)}"
+        f"{owners.of_upload(door.store, request.bucket, upload)}"
         f"<StorageClass>{xml.escape(upload.attributes.storage_class or metadata.STANDARD)}</StorageClass>"
         f"<Initiated>{iso_date(upload.created_ns // NS)}</Initiated>"
         f"{xml.optional('ChecksumAlgorithm', upload.checksum_algorithm)}"

@@ -12,13 +12,13 @@ import trio
 
 from appliance.authority import Action
 from appliance.limits import LIST_MAX
-from appliance.model import Bucket, ListedVersion, VersionPage, version_number
+from appliance.model import ListedVersion, VersionPage, version_number
 from s3front import xml
 from s3front.dates import NS, iso_date
 from s3front.errors import invalid_argument
 from s3front.operations import list_objects
-from s3front.operations.list_buckets import owner
 from s3front.operations.list_objects import SLICE, Write
+from s3front.owners import Owners
 from s3front.request import Door, Request
 from s3front.response import Response, answer
 from s3front.router import Level, Route
@@ -54,10 +54,11 @@ async def operate(door: Door, request: Request) -> Response:
             f"<NextVersionIdMarker>{page.next_version}</NextVersionIdMarker>"
         )
     rows = []
+    whose = Owners(door.store, request.bucket)
     for start in range(0, len(page.versions), SLICE):
         if start:
             await trio.lowlevel.checkpoint()
-        rows += [_row(listed, write, request.bucket) for listed in page.versions[start : start + SLICE]]
+        rows += [_row(listed, write, whose.of(listed.owner)) for listed in page.versions[start : start + SLICE]]
     content = (
         f"{list_objects.heading(request, write, limit)}<KeyMarker>{write(key_marker.encode())}</KeyMarker>"
         f"<VersionIdMarker>{xml.escape(version_marker)}</VersionIdMarker>{following}"
@@ -79,8 +80,7 @@ def _check_marker(request: Request, key_marker: str) -> None:
         raise invalid_argument("Invalid version id specified", "version-id-marker", marker)
 
 
-def _row(listed: ListedVersion, write: Write, bucket: Bucket) -> str:
-    who = owner(listed.owner or bucket.owner)
+def _row(listed: ListedVersion, write: Write, who: str) -> str:
     head = (
         f"<Key>{write(listed.key)}</Key><VersionId>{listed.version_id}</VersionId>"
         f"<IsLatest>{'true' if listed.latest else 'false'}</IsLatest>"

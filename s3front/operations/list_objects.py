@@ -17,7 +17,7 @@ from appliance.model import Listed, Page
 from s3front import xml
 from s3front.dates import NS, iso_date
 from s3front.errors import invalid_argument
-from s3front.operations.list_buckets import owner
+from s3front.owners import Owners
 from s3front.request import Door, Request
 from s3front.response import Response, answer
 from s3front.router import Level, Route
@@ -40,7 +40,7 @@ async def operate(door: Door, request: Request) -> Response:
     following = ""
     if page.truncated and delimiter:  # without one AWS leaves it to the client to take the last key
         following = f"<NextMarker>{write(page.next)}</NextMarker>"
-    rows = await contents(page.objects, write, owner(request.bucket.owner))
+    rows = await contents(page.objects, write, Owners(door.store, request.bucket))
     content = (
         f"{heading(request, write, limit)}<Marker>{write(marker.encode())}</Marker>{following}"
         f"<IsTruncated>{'true' if page.truncated else 'false'}</IsTruncated>"
@@ -81,13 +81,18 @@ def heading(request: Request, write: Write, limit: int) -> str:
     )
 
 
-async def contents(objects: list[Listed], write: Write, owner: str) -> str:
-    """One Contents element per object; `owner` is a whole element or empty.  Lets others run between slices."""
+async def contents(objects: list[Listed], write: Write, whose: Owners | None) -> str:
+    """One Contents element per object, with its owner unless `whose` is None.  Lets others run between slices."""
+    owner = whose.bucket if whose is not None else ""
     slices = []
     for start in range(0, len(objects), SLICE):
         if start:
             await trio.lowlevel.checkpoint()
-        slices.append(_contents(objects[start : start + SLICE], write, owner))
+        rows = objects[start : start + SLICE]
+        if whose is not None and whose.several and any(row.owner for row in rows):
+            slices += [_contents([row], write, whose.of(row.owner)) for row in rows]
+        else:
+            slices.append(_contents(rows, write, owner))
     return "".join(slices)
 
 

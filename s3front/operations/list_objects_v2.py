@@ -8,7 +8,7 @@ from appliance.authority import Action
 from s3front import tokens, xml
 from s3front.errors import invalid_argument
 from s3front.operations import list_objects
-from s3front.operations.list_buckets import owner
+from s3front.owners import Owners
 from s3front.request import Door, Request
 from s3front.response import Response, answer
 from s3front.router import Level, Route
@@ -36,8 +36,8 @@ async def operate(door: Door, request: Request) -> Response:
         said += f"<StartAfter>{write(start_after.encode())}</StartAfter>"
     if page.truncated:
         said += f"<NextContinuationToken>{tokens.encode(page.next)}</NextContinuationToken>"
-    who = owner(request.bucket.owner) if query.get("fetch-owner") == "true" else ""
-    rows = await list_objects.contents(page.objects, write, who)
+    whose = Owners(door.store, request.bucket) if query.get("fetch-owner") == "true" else None
+    rows = await list_objects.contents(page.objects, write, whose)
     content = (
         f"{list_objects.heading(request, write, limit)}<KeyCount>{len(page.objects) + len(page.prefixes)}</KeyCount>"
         f"{said}<IsTruncated>{'true' if page.truncated else 'false'}</IsTruncated>"

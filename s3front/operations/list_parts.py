@@ -7,9 +7,8 @@ from typing import Final
 from appliance.authority import Action
 from appliance.limits import LIST_MAX
 from appliance.model import Part
-from s3front import metadata, xml
+from s3front import metadata, owners, xml
 from s3front.dates import NS, iso_date
-from s3front.operations.list_buckets import owner
 from s3front.request import Door, Request
 from s3front.response import Response, answer
 from s3front.router import Level, Route
@@ -30,7 +29,7 @@ async def operate(door: Door, request: Request) -> Response:
     following = f"<NextPartNumberMarker>{parts[-1].number}</NextPartNumberMarker>" if parts else ""
     content = (
         f"<Bucket>{xml.escape(request.bucket_name)}</Bucket><Key>{xml.escape_key(request.key)}</Key>"
-        f"<UploadId>{xml.escape(upload.id)}</UploadId>{owner(upload.owner, 'Initiator')}{owner(upload.owner)}"
+        f"<UploadId>{xml.escape(upload.id)}</UploadId>{owners.of_upload(door.store, request.bucket, upload)}"
         f"<StorageClass>{xml.escape(upload.attributes.storage_class or metadata.STANDARD)}</StorageClass>"
         f"<PartNumberMarker>{marker}</PartNumberMarker>{following}<MaxParts>{limit}</MaxParts>"
         f"<IsTruncated>{'true' if more else 'false'}</IsTruncated>"

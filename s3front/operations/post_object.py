@@ -15,7 +15,7 @@ import trio
 from appliance.authority import Action
 from appliance.limits import GATHER_MAX, SINGLE_PUT_MAX
 from appliance.model import Body, Checksum, Written
-from s3front import checksums, encryption, metadata, post_policy, transfer, xml
+from s3front import checksums, encryption, grants, metadata, post_policy, transfer, xml
 from s3front.body import BodyPlan, BodySink, receive_small
 from s3front.encryption import Sealing
 from s3front.errors import S3Error
@@ -43,7 +43,7 @@ async def operate(door: Door, request: Request) -> Response:
             "PreconditionFailed",
             details=(("Condition", "Bucket POST must be of the enclosure-type multipart/form-data"),),
         )
-    attributes = metadata.from_headers(request.headers)
+    attributes = grants.of_new_object(door, request, metadata.from_headers(request.headers))
     sealing = await encryption.for_write(door, request.bucket, request.headers)
     if sealing is not None:
         attributes = encryption.described(attributes, sealing)

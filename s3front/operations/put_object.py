@@ -7,7 +7,7 @@ from typing import Final
 from appliance.authority import Action
 from appliance.limits import SINGLE_PUT_MAX
 from appliance.model import Body, Checksum, Written
-from s3front import encryption, expiry, intake, metadata, preconditions, versioned
+from s3front import encryption, expiry, grants, intake, metadata, preconditions, versioned
 from s3front.request import Door, Request
 from s3front.response import Response
 from s3front.router import Level, Route
@@ -19,7 +19,7 @@ ROUTES: Final = (Route("PUT", Level.OBJECT),)
 
 async def operate(door: Door, request: Request) -> Response:
     """Raises what metadata, encryption, conditions and body say, PreconditionFailed, NoSuchKey (If-Match, nothing)."""
-    attributes = metadata.from_headers(request.headers)
+    attributes = grants.of_new_object(door, request, metadata.from_headers(request.headers))
     precondition = await preconditions.for_write(door, request)
     sealing = await encryption.for_write(door, request.bucket, request.headers)
     if sealing is not None:

@@ -10,6 +10,7 @@ from appliance.access import acl
 from appliance.authority import Action
 from appliance.model import Attributes, Node
 from s3front import grants
+from s3front.errors import S3Error
 from s3front.operations.get_object_tagging import refuse_marker, version_header
 from s3front.request import Door, Request
 from s3front.response import Response
@@ -34,7 +35,7 @@ async def operate(door: Door, request: Request) -> Response:
         if request.admission is not None:
             request.admission.recheck(request.key, node)
         if attributes.owner != owner:
-            grants.refuse_another_owner()
+            raise S3Error("OperationAborted")  # another object, since the list was understood
         return msgspec.structs.replace(attributes, acl=acl.kept(asked, owner or bucket.owner))
 
     node = await door.store.change_attributes(bucket, request.key, change, version_id=version)

@@ -1,4 +1,4 @@
-"""The configurations of buckets and objects that cannot be set here, as AWS answers them when nobody set them.
+"""The configurations of buckets that cannot be set here, as AWS answers them when nobody set them.
 
 Clients probe these before they do anything (backup programs versioning and lock, SDKs the location, consoles the rest)
 and take NotImplemented for a broken server; "unset" is the truth.  Setting any of them answers NotImplemented.
@@ -15,11 +15,9 @@ from s3front.request import Door, Request
 from s3front.response import Response, answer
 from s3front.router import Level, Route
 
-_XSI: Final = 'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CanonicalUser"'
-
 
 class Unset(NamedTuple):
-    """One GET: either `error`, or a document `root` with `content`; "acl" is made from the owner."""
+    """One GET: either `error`, or a document `root` with `content`."""
 
     name: str
     action: Action
@@ -34,9 +32,6 @@ def _bucket(name: str, action: Action, query: str, *, error: str = "", root: str
 
 
 UNSET: Final[tuple[Unset, ...]] = (
-    _bucket("GetBucketAcl", Action.GET_BUCKET_ACL, "acl", root="AccessControlPolicy"),
-    _bucket("GetBucketPolicy", Action.GET_BUCKET_POLICY, "policy", error="NoSuchBucketPolicy"),
-    _bucket("GetBucketPolicyStatus", Action.GET_BUCKET_POLICY_STATUS, "policyStatus", error="NoSuchBucketPolicy"),
     _bucket(
         "GetObjectLockConfiguration",
         Action.GET_BUCKET_OBJECT_LOCK_CONFIGURATION,
@@ -48,18 +43,6 @@ UNSET: Final[tuple[Unset, ...]] = (
         Action.GET_REPLICATION_CONFIGURATION,
         "replication",
         error="ReplicationConfigurationNotFoundError",
-    ),
-    _bucket(
-        "GetBucketOwnershipControls",
-        Action.GET_BUCKET_OWNERSHIP_CONTROLS,
-        "ownershipControls",
-        error="OwnershipControlsNotFoundError",
-    ),
-    _bucket(
-        "GetPublicAccessBlock",
-        Action.GET_BUCKET_PUBLIC_ACCESS_BLOCK,
-        "publicAccessBlock",
-        error="NoSuchPublicAccessBlockConfiguration",
     ),
     _bucket(
         "GetBucketRequestPayment",
@@ -81,26 +64,14 @@ UNSET: Final[tuple[Unset, ...]] = (
         "notification",
         root="NotificationConfiguration",
     ),
-    Unset("GetObjectAcl", Action.GET_OBJECT_ACL, Route("GET", Level.OBJECT, "acl"), root="AccessControlPolicy"),
 )
 
 _BY_PLACE: Final = {(unset.route.level, unset.route.query): unset for unset in UNSET}
 
 
 async def operate(door: Door, request: Request) -> Response:
-    """Raises the code that says "unset"; NoSuchKey for an object that is not there."""
+    """Raises the code that says "unset"."""
     (unset,) = (_BY_PLACE[request.level, name] for name in request.query if (request.level, name) in _BY_PLACE)
-    if request.level is Level.OBJECT:
-        await door.store.look_up(request.bucket, request.key)
     if unset.error:
         raise S3Error(unset.error, details=(("BucketName", request.bucket_name),))
-    content = _full_control(request.bucket.owner) if unset.root == "AccessControlPolicy" else unset.content
-    return answer(xml.document(unset.root, content))
-
-
-def _full_control(owner: str) -> str:
-    who = f"<ID>{xml.escape(owner)}</ID><DisplayName>{xml.escape(owner)}</DisplayName>"
-    return (
-        f"<Owner>{who}</Owner><AccessControlList><Grant><Grantee {_XSI}>{who}</Grantee>"
-        "<Permission>FULL_CONTROL</Permission></Grant></AccessControlList>"
-    )
+    return answer(xml.document(unset.root, unset.content))

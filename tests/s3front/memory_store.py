@@ -40,6 +40,7 @@ from appliance.model import (
     Upload,
     UploadPage,
     Usage,
+    User,
     VersionPage,
     Written,
     pack_attributes,
@@ -141,6 +142,7 @@ class MemoryStore:
         self._uploads: dict[str, Upload] = {}
         self._parts: dict[str, dict[int, tuple[Part, int]]] = {}
         self._keys: dict[str, AccessKey] = {}
+        self._users: dict[str, User] = {}
         self._ids = itertools.count(1)
         self.now_ns = NOW_NS
         self.open_ingests = 0
@@ -149,6 +151,16 @@ class MemoryStore:
         self.damaged_from: int | None = None
         self.fail: Exception | None = None
         self.overtaken = 0  # so many times the record was replaced between look-up and use
+
+    # ------------------------------------------------------------------ users
+    def user(self, user_id: str) -> User | None:
+        return self._users.get(user_id)
+
+    def users(self) -> list[User]:
+        return list(self._users.values())
+
+    async def put_user(self, user: User) -> None:
+        self._users[user.id] = user
 
     # ------------------------------------------------------------------ buckets
     def bucket(self, name: str) -> Bucket:
@@ -428,7 +440,8 @@ class MemoryStore:
             else:
                 attributes = node.attributes
                 checksum = attributes.checksum.algorithm if attributes.checksum else ""
-                objects.append(Listed(key, node.size, node.etag, node.written_ns, attributes.storage_class, checksum))
+                kept = (attributes.storage_class, checksum, attributes.owner)
+                objects.append(Listed(key, node.size, node.etag, node.written_ns, *kept))
         return Page(objects, prefixes, False, b"")
 
     # ------------------------------------------------------------------ multipart

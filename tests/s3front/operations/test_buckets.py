@@ -98,9 +98,7 @@ def test_a_configuration_may_say_nothing(box: Box, body: bytes) -> None:
 @rows(
     "headers",
     [
-        {"x-amz-acl": "public-read"},
         {"x-amz-bucket-object-lock-enabled": "true"},
-        {"x-amz-object-ownership": "ObjectWriter"},
     ],
 )
 def test_what_a_bucket_cannot_be(box: Box, headers: dict[str, str]) -> None:
@@ -169,7 +167,7 @@ def test_a_configuration_is_unset(box: Box, unset: Unset) -> None:
     assert box.send("GET", path.replace("/b", "/none"), f"{unset.route.query}=").code == "NoSuchBucket"
 
 
-@rows("query", ["policy", "lifecycle", "object-lock"])
+@rows("query", ["object-lock"])
 def test_setting_a_configuration_changes_nothing(box: Box, query: str) -> None:
     answer = box.send("PUT", "/b", f"{query}=", body=b"<x/>")
     assert (answer.status, answer.code) == (501, "NotImplemented")

@@ -76,7 +76,7 @@ def test_onto_itself_only_with_a_change(full: Box) -> None:
         ({"x-amz-copy-source": SOURCE + "?versionId=" + "7" * 16}, 404, "NoSuchVersion"),
         ({"x-amz-copy-source": SOURCE, "x-amz-metadata-directive": "MERGE"}, 400, "InvalidArgument"),
         ({"x-amz-copy-source": SOURCE, "x-amz-tagging-directive": "UPDATE"}, 400, "InvalidArgument"),
-        ({"x-amz-copy-source": SOURCE, "x-amz-acl": "public-read"}, 501, "NotImplemented"),
+        ({"x-amz-copy-source": SOURCE, "x-amz-acl": "publik"}, 400, "InvalidArgument"),
         ({"x-amz-copy-source": SOURCE, "x-amz-copy-source-if-match": '"x"'}, 412, "PreconditionFailed"),
         ({"x-amz-copy-source": SOURCE, "x-amz-copy-source-if-none-match": "*"}, 412, "PreconditionFailed"),
         (
