@@ -107,7 +107,7 @@ class Trial:
             disk.power = self.power
         if self.random.random() < 0.15 and not last:
             self.power.kill_after(self.random.randrange(1, 30))  # perhaps in the middle of recovery
-        _seed_scheduler(self.random.getrandbits(64))
+        seed_scheduler(self.random.getrandbits(64))
         if missing is not None:
             self.degraded = True
         here = [disk for number, disk in enumerate(self.disks, 1) if number != missing]
@@ -274,7 +274,7 @@ class Trial:
         return True
 
 
-def _seed_scheduler(seed: int) -> None:
+def seed_scheduler(seed: int) -> None:
     """As Hypothesis does: trio then runs tasks in an order that the seed decides."""
     run: Any = trio._core._run
     run._ALLOW_DETERMINISTIC_SCHEDULING = True
