@@ -67,9 +67,12 @@ class Names:
             raise FUSEError(errno.ENOENT)
         return found
 
-    def new(self, parent: int, name: bytes) -> bytes:
+    def new(self, parent: int, name: bytes, *, absent: bool = False) -> bytes:
         """The catalogue's name for what is about to be made as `name`.  EPERM in the root, EINVAL for a reserved name,
-        EEXIST, ENAMETOOLONG."""
+        EEXIST, ENAMETOOLONG.
+
+        `absent`: the caller has looked and found nothing.  Looking twice might see two moments, a commit of the other
+        door between them, and answer EEXIST to a program that never asked for it."""
         if len(name) > NAME_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
         if parent == ROOT:
@@ -77,7 +80,7 @@ class Names:
         target = tree.from_mount(name)
         if not isinstance(target, tree.Name):
             raise FUSEError(errno.EINVAL)
-        if self.find(parent, name) is not None:
+        if not absent and self.find(parent, name) is not None:
             raise FUSEError(errno.EEXIST)
         if target.shadowed and self.store.entry(parent, target.name, True) is None:
             raise FUSEError(errno.EINVAL)

@@ -203,7 +203,7 @@ class Operations(pyfuse3.Operations):
         if target is None:
             if exchange:
                 raise FUSEError(errno.ENOENT)
-            new = self.names.new(parent_inode_new, name_new)
+            new = self.names.new(parent_inode_new, name_new, absent=True)
         else:
             if flags & pyfuse3.RENAME_NOREPLACE:
                 raise FUSEError(errno.EEXIST)
@@ -353,7 +353,7 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         found = None if parent_inode == ROOT else self.names.find(parent_inode, name)
         if found is None:
-            file = self._new_file(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx)
+            file = self._new_file(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx, absent=True)
         elif flags & os.O_EXCL:
             raise FUSEError(errno.EEXIST)
         elif isinstance(found, Entry):
@@ -485,9 +485,9 @@ class Operations(pyfuse3.Operations):
             return gid, mode
         return node.gid, mode | stat.S_ISGID if stat.S_ISDIR(mode) else mode
 
-    def _new_file(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> File:
-        """An uncommitted file under `name`."""
-        new = self.names.new(parent, name)
+    def _new_file(self, parent: int, name: bytes, mode: int, ctx: RequestContext, *, absent: bool = False) -> File:
+        """An uncommitted file under `name`; `absent` as of `Names.new`."""
+        new = self.names.new(parent, name, absent=absent)
         bucket = self.names.bucket_of(parent)
         gid, mode = self._inherit(parent, ctx.gid, mode)
         inode = self.store.new_node_id()

@@ -29,6 +29,7 @@ import trio
 from appliance.errors import Code, StoreError
 from appliance.limits import CHUNK_SIZE, GATHER_MAX, MIB
 from appliance.model import Bucket, NewChunk, NewSlice, Node
+from fusefs.answered import BeingRemoved
 from fusefs.dirty import Segment, gather, halve
 from fusefs.handles import NOT_DIRTY, Commit, File
 
@@ -75,15 +76,20 @@ class WriteBack:
         return self.files.get(inode)
 
     def add(self, file: File) -> File:
-        """Takes it into memory.  Held until it is let go: an unlinked or overwritten file keeps its bytes."""
-        self.files[file.inode] = file
-        self.store.hold(file.inode)
+        """Takes it into memory.  Held until it is let go: an unlinked or overwritten file keeps its bytes.
+
+        Raises BeingRemoved when the other door's commit under way removes it, or the directory it would be made in."""
+        if not self.store.hold(file.inode):
+            raise BeingRemoved(self.store.settle)
         if file.name is not None:
             parent, name = file.name
             if parent not in self.names:
+                if not self.store.hold(parent):  # held, it stays, though all its keys be deleted
+                    self.store.release(file.inode)
+                    raise BeingRemoved(self.store.settle)
                 self.names[parent] = {}
-                self.store.hold(parent)  # it stays, though all its keys be deleted
             self.names[parent][name] = file
+        self.files[file.inode] = file
         return file
 
     def of_node(self, node: Node, bucket: Bucket) -> File:

@@ -182,12 +182,13 @@ def remove_entry(tx: Rows, cache: DirectoryCache, parent: int, name: bytes, now_
 
 
 def prune(tx: Rows, cache: DirectoryCache, directory: int, now_ns: int) -> None:
-    """Removes `directory` and those above it while they are implied, empty and not held."""
-    while not tx.held(directory):
+    """Removes `directory` and those above it while they are implied, empty and not held: asked last, because whoever is
+    told that it is not held must remove it."""
+    while True:
         row = tx.one("SELECT flags, ref, data FROM node WHERE id=?", (directory,))
         if row is None or not row[0] & IMPLIED:
             return
-        if tx.one("SELECT 1 FROM entry WHERE parent=? LIMIT 1", (directory,)) is not None:
+        if tx.one("SELECT 1 FROM entry WHERE parent=? LIMIT 1", (directory,)) is not None or tx.held(directory):
             return
         parent, name = row[1], row[2]
         tx.delete(NODE, (directory,))

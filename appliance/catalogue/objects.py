@@ -244,10 +244,10 @@ def change_attributes(tx: Rows, command: ChangeAttributes) -> None:
 def reap(tx: Rows, cache: DirectoryCache, node_id: int, now_ns: int) -> None:
     """Frees an unlinked node that nobody holds any more; an implied directory that became empty goes too."""
     node = names.node_by_id(tx.one, node_id)
-    if node is None or tx.held(node_id):
+    if node is None:
         return
     if stat.S_ISDIR(node.mode):
         names.prune(tx, cache, node_id, now_ns)
-    elif node.links == 0:
+    elif node.links == 0 and not tx.held(node_id):
         content.drop(tx, node.kind, node.ref)
         tx.delete(NODE, (node_id,))

@@ -58,6 +58,8 @@ class Engine:
         self._ids = itertools.count(parts.next_id)
         self._held: dict[int, int] = {}
         self._kept: set[int] = set()  # held nodes that a commit kept although it would have removed them
+        self._removing: dict[int, int] = {}  # nodes that a batch removes, with its number, until the loop is told of it
+        self._runs = self._delivered = 0  # batches that the writer began, that the loop was told of
         self.retrieval = Retrieval(self.pool, lanes, self.reader)
         self.staged = Staged(self.pool)
         fan = Fan(len(self.pool.devices) + 1 if threaded else 0)
@@ -98,15 +100,25 @@ class Engine:
         """An id that no node, chunk or map ever had.  From any thread: one `next` of a counter is atomic."""
         return next(self._ids)
 
-    def hold(self, node: int) -> None:
-        """An unlinked node keeps its row and bytes while held."""
-        self._held[node] = self._held.get(node, 0) + 1
+    def hold(self, node: int) -> bool:
+        """An unlinked node keeps its row and bytes while held.  False, and not held, when it is too late: the batch
+        under way removes the node, though nobody sees that yet.  `settle`, and look again."""
+        if node in self._held:
+            self._held[node] += 1
+            return True
+        self._held[node] = 1
+        if node in self._removing:
+            self.release(node)
+            return False
+        return True
 
     def _is_held(self, node: int) -> bool:
         """Asked by a commit that is about to remove the node.  First noted, then asked: `release`, which forgets the
-        hold first and then looks at the note, can't miss it."""
+        hold first and then looks at the note, can't miss it; nor can `hold`, which looks after it has held."""
         self._kept.add(node)
+        self._removing[node] = self._runs
         if node in self._held:
+            del self._removing[node]
             return True
         self._kept.discard(node)
         return False
@@ -193,6 +205,7 @@ class Engine:
                     break
                 weight += ticket.weight
                 batch.append(ticket)
+            self._runs += 1
             done = self.committer.run(batch)
             try:
                 self._token.run_sync_soon(self._deliver, done)
@@ -220,6 +233,7 @@ class Engine:
         while self._inline:
             await trio.lowlevel.checkpoint()
             batch, self._inline[:] = self._inline[:BATCH_COMMANDS_MAX], self._inline[BATCH_COMMANDS_MAX:]
+            self._runs += 1
             self._deliver(self.committer.run(batch))
             self._between_batches()
         self._inline_running = False
@@ -253,6 +267,11 @@ class Engine:
     def _deliver(self, batch: Batch) -> None:
         """On the loop, in commit order: caches first, then who caches names (H5), then the waiters (H1)."""
         self._told += batch.commits
+        self._delivered += 1
+        if self._removing:
+            for node, run in list(self._removing.items()):  # the writer may be at its next batch
+                if run <= self._delivered:
+                    self._removing.pop(node, None)
         for parent, name in batch.dropped:
             self.directories.drop(parent, name)
         if batch.changed:

@@ -233,9 +233,11 @@ class FileVerbs(ObjectVerbs):
         """An inode number that no other file ever had."""
         return self.engine.new_id()
 
-    def hold(self, node: int) -> None:
-        """While held an unlinked node keeps its bytes, and an implied directory stays.  Counted."""
-        self.engine.hold(node)
+    def hold(self, node: int) -> bool:
+        """While held an unlinked node keeps its bytes, and an implied directory stays.  Counted.
+
+        False when it is too late for that: a commit under way removes the node.  `settle`, and look it up again."""
+        return self.engine.hold(node)
 
     def release(self, node: int) -> None:
         """Ends one hold; the last one frees an unlinked node's bytes in the background."""

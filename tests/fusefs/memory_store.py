@@ -239,8 +239,9 @@ class MemoryStore:
             for row in order[start : start + limit]
         ]
 
-    def hold(self, node: int) -> None:
+    def hold(self, node: int) -> bool:
         self.holds[node] = self.holds.get(node, 0) + 1
+        return True
 
     def release(self, node: int) -> None:
         self.holds[node] -= 1
