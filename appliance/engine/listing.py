@@ -1,83 +1,229 @@
 """Listings: the tree walked in key order, from any point, at the cost of what is shown.
 
-Names sort as bytes and a directory's row ends with "/", so a depth-first walk is S3's key order.  A common prefix is
-one seek however many keys lie below it.  Pure over `every(sql, parameters)`, which must see one state (H4).
+Names sort as bytes and a directory's row ends with "/", so a depth-first walk is S3's key order.  What a statement
+costs is mostly its being one, so one statement looks several directories deep (`_ROWS`), and common prefixes that end
+within a name are skipped by SQLite itself, a seek for each (`_LEAPS`).  A common prefix is one seek however many keys
+lie below it.  Pure over `every(sql, parameters)`, which must see one state (H4).
 """
 
 from __future__ import annotations
 
+import functools
 import stat
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from appliance.model import BodyKind, Entry, Listed, Node, Page, Upload, UploadPage, unpack_attributes
 
 type_every = Callable[[str, tuple[Any, ...]], list[Any]]
 
-_STEP_FIRST: Final = 16  # rows asked for at first in a directory that is only on the way
-_STEP_MAX: Final = 1024
+_LEVELS: Final = 4  # directories that one statement looks into: flat ones pay 0.4 us a row for the other three
+_LEVELS_MAX: Final = 16  # where directories turned out to be deeper than that
+_PROBE: Final = 16  # rows of a walk's first statement: enough to see how deep the directories are
+_STEP_MAX: Final = 1024  # rows of one statement
+_LEAF_LEVELS: Final = 2  # first entries that are written out: SQLite's parser takes some five, a recursion costs more
+_LEAPS_FIRST: Final = 4  # rows of the first statement that goes through a directory or its neighbours
 
-_ROWS: Final = (
-    "SELECT e.name, e.node, n.mode, n.size, n.etag, n.written_ns, n.packed, n.flags, n.version"
-    " FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>=? ORDER BY e.name LIMIT ?"
-)
-_LEVEL: Final = (
-    "SELECT e.name, e.node, n.mode, n.size, n.etag, n.written_ns, n.packed,"
-    " (SELECT m.mode FROM entry c JOIN node m ON m.id=c.node WHERE c.parent=e.node ORDER BY c.name LIMIT 1)"
-    " FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>=? ORDER BY e.name LIMIT ?"
-)
+_COLUMNS: Final = "n.mode, n.size, n.etag, n.written_ns, n.packed, n.flags, n.version"
+
+
+def _is_directory(name: str) -> str:
+    return f"substr({name}, -1)=x'2f'"
+
+
+def _leaf(name: str, node: str, level: int = 0) -> str:
+    """The node itself, or a directory's first one below it: if that is a file, S3 sees the directory."""
+    if level == _LEAF_LEVELS:
+        first = (
+            f"SELECT x.name FROM entry x WHERE x.parent=d.node AND {_is_directory('d.name')} ORDER BY x.name LIMIT 1"
+        )
+        return (
+            f"(WITH RECURSIVE d(name, node, depth) AS (SELECT {name}, {node}, 0 UNION ALL SELECT c.name, c.node,"
+            f" depth + 1 FROM d CROSS JOIN entry c ON c.parent=d.node AND c.name=({first}))"
+            " SELECT node FROM d ORDER BY depth DESC LIMIT 1)"
+        )
+    inner, child = _leaf(f"l{level}.name", f"l{level}.node", level + 1), f"l{level}"
+    first = f"SELECT {inner} FROM entry {child} WHERE {child}.parent={node} ORDER BY {child}.name LIMIT 1"
+    return f"CASE WHEN {_is_directory(name)} THEN ({first}) ELSE {node} END"
+
+
+_FIND: Final = "SELECT node FROM entry WHERE parent=? AND name=?"
 _ENTRIES: Final = (
     "SELECT e.name, n.* FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?"
 )
 
 
-class _Frame:
-    """One directory on the walk's way down."""
+@functools.cache
+def _rows(levels: int, bounded: bool) -> str:
+    """The statement for what lies in a directory, from a name on, `levels` deep: a row for each file, for each
+    directory without entries, and for each directory at the last level.
 
-    __slots__ = ("base", "cursor", "directory", "done", "path", "rows", "step", "width")
+    Parameters: ?1 the directory, ?2 the least name, ?3 the number of rows, if `bounded` ?4 a name that stops it.
+    Columns: the first name, the node and `_COLUMNS`, then the names below, NULL where there are none.
+    """
+    names = "".join(f", e{level}.name" for level in range(2, levels + 1))
+    node = f"coalesce({', '.join(f'e{level}.node' for level in range(levels, 0, -1))})"
+    below = " ".join(
+        f"LEFT JOIN entry e{level} ON e{level}.parent="
+        f"CASE WHEN {_is_directory(f'e{level - 1}.name')} THEN e{level - 1}.node END"
+        for level in range(2, levels + 1)
+    )
+    return (
+        f"SELECT e1.name, {node}, {_COLUMNS}{names} FROM entry e1 {below} CROSS JOIN node n ON n.id={node}"
+        f" WHERE e1.parent=?1 AND e1.name>=?2{' AND e1.name<?4' if bounded else ''} ORDER BY e1.name{names} LIMIT ?3"
+    )
 
-    def __init__(self, directory: int, base: bytes, path: list[bytes], step: int) -> None:
+
+@functools.cache
+def _level_rows(bounded: bool) -> str:
+    """The statement for the names of one directory.  Parameters as of `_rows`.
+
+    Columns: name, node, `_COLUMNS`, of a directory those of its `_leaf`: NULL where it has none.
+    """
+    return (
+        f"SELECT e.name, e.node, {_COLUMNS} FROM entry e LEFT JOIN node n ON n.id={_leaf('e.name', 'e.node')}"
+        f" WHERE e.parent=?1 AND e.name>=?2{' AND e.name<?4' if bounded else ''} ORDER BY e.name LIMIT ?3"
+    )
+
+
+@functools.cache
+def _leaps(bounded: bool) -> str:
+    """The same, leaping over the names that share a common prefix: each costs a seek however many they are.
+
+    Further parameters: ?5 where in a name the delimiter may begin (from 1), ?6 the delimiter, ?7 its successor.
+    """
+    stop = " AND x.name<?4" if bounded else ""
+    at = "instr(substr({}, ?5), ?6)"
+    following = (
+        "CASE WHEN s.at THEN CAST(substr(s.name, 1, ?5 - 2 + s.at) || ?7 AS BLOB)"
+        " ELSE CAST(s.name || x'00' AS BLOB) END"
+    )
+    return (
+        f"WITH RECURSIVE s(name, node, at) AS (SELECT name, node, {at.format('name')} FROM ("
+        f"SELECT x.name, x.node FROM entry x WHERE x.parent=?1 AND x.name>=?2{stop} ORDER BY x.name LIMIT 1)"
+        f" UNION ALL SELECT e.name, e.node, {at.format('e.name')} FROM s CROSS JOIN entry e ON e.parent=?1 AND e.name="
+        f"(SELECT x.name FROM entry x WHERE x.parent=?1 AND x.name>={following}{stop} ORDER BY x.name LIMIT 1)"
+        f" LIMIT ?3) SELECT s.name, s.node, {_COLUMNS} FROM s LEFT JOIN node n ON n.id={_leaf('s.name', 's.node')}"
+    )
+
+
+@functools.cache
+def _heads(bounded: bool) -> str:
+    """The statement for the first entry in each directory of a directory.  Parameters as of `_leaps`, but that the
+    delimiter is looked for in both names together.
+
+    Columns: both names, the second NULL where there is none; the mode of the second's `_leaf`; whether the directory
+    has anything after those that share the common prefix.
+    """
+    full = "(e.name || c.name)"
+    at = f"(instr(substr({full}, ?5), ?6) + ?5 - 1)"
+    following = (
+        f"CASE WHEN {at}>length(e.name) THEN CAST(substr(c.name, 1, {at} - 1 - length(e.name)) || ?7 AS BLOB)"
+        f" ELSE substr(?7, length(e.name) - {at} + 2) END"
+    )
+    first = f"SELECT x.name FROM entry x WHERE x.parent=e.node AND {_is_directory('e.name')} ORDER BY x.name LIMIT 1"
+    return (
+        f"SELECT e.name, c.name, n.mode, EXISTS (SELECT 1 FROM entry y WHERE y.parent=e.node AND y.name>={following})"
+        f" FROM entry e LEFT JOIN entry c ON c.parent=e.node AND c.name=({first})"
+        f" LEFT JOIN node n ON n.id={_leaf('c.name', 'c.node')}"
+        f" WHERE e.parent=?1 AND e.name>=?2{' AND e.name<?4' if bounded else ''} ORDER BY e.name LIMIT ?3"
+    )
+
+
+class _Scan:
+    """The names of one directory from `first` on, and all below them."""
+
+    __slots__ = ("base", "directory", "first", "following", "rows", "stop")
+
+    def __init__(self, directory: int, base: bytes, first: bytes, stop: bytes | None) -> None:
         self.directory = directory
         self.base = base
-        self.path = path  # what is left of the lower bound, for this directory
-        self.cursor = (path[0] + b"/" if len(path) > 1 else path[0]) if path else b""
-        self.rows: list[Any] = []
-        self.done = 0
-        self.step = step
-        self.width = 0
+        self.first = first
+        self.stop = stop
+        self.rows: Iterator[Any] | None = None  # not read yet
+        self.following: bytes | None = None  # where to go on after `rows`, if they were not all
 
 
-def walk(every: type_every, root: int, lower: bytes, step: int) -> Iterator[tuple[bytes, Any]]:
-    """(key, row) of every object with key >= lower, in key order.  `step`: how many the caller is likely to take."""
-    stack = [_Frame(root, b"", lower.split(b"/") if lower else [], min(step, _STEP_FIRST) if lower else step)]
+def find(every: type_every, directory: int, path: bytes) -> int | None:
+    """The directory at `path`, which ends with "/" or is empty, below another; None if there is none."""
+    for segment in path.split(b"/")[:-1]:
+        rows = every(_FIND, (directory, segment + b"/"))
+        if not rows:
+            return None
+        directory = rows[0][0]
+    return directory
+
+
+def _opened(every: type_every, directory: int, base: bytes, lower: bytes, stop: bytes | None) -> list[_Scan]:
+    """The scans that together begin at `lower` within a directory: its own last, those of what follows first."""
+    scans: list[_Scan] = []
+    *above, name = lower.split(b"/")
+    for segment in above:
+        segment += b"/"
+        scans.append(_Scan(directory, base, segment + b"\0", stop))
+        rows = every(_FIND, (directory, segment))
+        if not rows:
+            return scans
+        directory, base, stop = rows[0][0], base + segment, None
+    scans.append(_Scan(directory, base, name, stop))
+    return scans
+
+
+def walk(
+    every: type_every,
+    root: int,
+    lower: bytes,
+    step: int,
+    base: bytes = b"",
+    stop: bytes | None = None,
+    most: int = 2**31,
+) -> Iterator[tuple[bytes, Any]]:
+    """(key, row) of every object in the directory `root` whose path there is >= `lower`, in key order.
+
+    A row has size, ETag, time, packed attributes, flags and version at 3…8.  `step`: how many the caller is likely to
+    take; `most`: how many at most.  `base` is put before each path; names of `root` from `stop` on are left out.
+    """
+    stack = [] if stop is not None and lower >= stop else _opened(every, root, base, lower, stop)
+    given, levels = 0, _LEVELS
     while stack:
-        frame = stack[-1]
-        if frame.done == len(frame.rows):
-            if frame.rows and len(frame.rows) < frame.width:
-                stack.pop()
-                continue
-            frame.width = frame.step
-            frame.rows = every(_ROWS, (frame.directory, frame.cursor, frame.width))
-            frame.done = 0
-            frame.step = min(frame.step * 4, _STEP_MAX)
-            if not frame.rows:
-                stack.pop()
-                continue
-            frame.cursor = frame.rows[-1][0] + b"\0"
-        row = frame.rows[frame.done]
-        frame.done += 1
-        name = row[0]
-        if name.endswith(b"/"):
-            path = frame.path[1:] if len(frame.path) > 1 and name == frame.path[0] + b"/" else []
-            frame.path = []
-            stack.append(_Frame(row[1], frame.base + name, path, _STEP_FIRST if path else step))
-        elif stat.S_ISREG(row[2]):
-            yield frame.base + name, row
+        scan = stack[-1]
+        if scan.rows is None:
+            wanted = step - given if step > given else 3 * given
+            width = max(min(wanted, most - given, _STEP_MAX if given else _PROBE), 2)
+            bound = () if scan.stop is None else (scan.stop,)
+            rows = every(_rows(levels, bool(bound)), (scan.directory, scan.first, width, *bound))
+            while rows and _unresolved(rows[0]) and levels < _LEVELS_MAX:
+                levels *= 2
+                rows = every(_rows(levels, bool(bound)), (scan.directory, scan.first, width, *bound))
+            scan.rows = iter(rows)
+            if len(rows) == width:
+                path = b"".join([name for name in (rows[-1][0], *rows[-1][9:]) if name is not None])
+                scan.following = path[:-1] + b"0" if stat.S_ISDIR(rows[-1][2]) else path + b"\0"
+        for row in scan.rows:
+            key = scan.base + row[0]
+            if row[9] is not None:
+                key += b"".join([name for name in row[9:] if name is not None])
+            if stat.S_ISREG(row[2]):
+                given += 1
+                yield key, row
+            elif _unresolved(row):
+                levels = min(levels * 2, _LEVELS_MAX)
+                stack.append(_Scan(row[1], key, b"", None))
+                break
+        else:
+            stack.pop()
+            if scan.following is not None:
+                stack += _opened(every, scan.directory, scan.base, scan.following, scan.stop)
+
+
+def _unresolved(row: Any) -> bool:
+    """Whether a row of `_rows` is a directory that lay too deep to be looked into."""
+    return row[-1] is not None and stat.S_ISDIR(row[2])
 
 
 def listed(key: bytes, row: Any) -> Listed:
     """One key of a listing from a row of the walk."""
-    _, _, _, size, etag, written, packed = row[:7]
+    size, etag, written, packed = row[3:7]
     if not packed:
         return Listed(key, size, etag, written, "")
     attributes = unpack_attributes(packed)
@@ -99,97 +245,244 @@ def successor(prefix: bytes) -> bytes | None:
     return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else None
 
 
+class _Asked(NamedTuple):
+    """What a page is asked for, and where: the directory `base` that the prefix begins with."""
+
+    directory: int
+    base: bytes
+    prefix: bytes
+    delimiter: bytes
+    after: bytes
+    lower: bytes  # within the directory
+    stop: bytes | None  # the least name there that has not the prefix
+
+
+class _Collected:
+    """A page in the making."""
+
+    __slots__ = ("last", "limit", "objects", "prefixes")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.objects: list[Listed] = []
+        self.prefixes: list[bytes] = []
+        self.last = b""
+
+    @property
+    def room(self) -> int:
+        return self.limit - len(self.objects) - len(self.prefixes)
+
+    def add(self, key: bytes, row: Any) -> None:
+        self.objects.append(listed(key, row))
+        self.last = key
+
+    def add_prefix(self, prefix: bytes) -> None:
+        self.prefixes.append(prefix)
+        self.last = prefix
+
+    def page(self, *, more: bool) -> Page:
+        return Page(self.objects, self.prefixes, more, self.last if more else b"")
+
+
 def list_objects(every: type_every, root: int, prefix: bytes, delimiter: bytes, after: bytes, limit: int) -> Page:
     """One page: `store.ObjectStore.list_objects`."""
-    if limit <= 0:
-        return Page([], [], False, b"")
-    if delimiter == b"/":
-        return _level(every, root, prefix, after, limit)
-    objects: list[Listed] = []
-    prefixes: list[bytes] = []
-    last = b""
-    lower: bytes | None = max(prefix, after + b"\0") if after else prefix
-    while lower is not None:
-        seek: bytes | None = None
-        # with a delimiter the next key may be the last that is wanted before a seek
-        step = _STEP_FIRST if delimiter else limit + 1 - len(objects) - len(prefixes)
-        for key, row in walk(every, root, lower, step):
-            if not key.startswith(prefix):
-                return Page(objects, prefixes, False, b"")
-            at = key.find(delimiter, len(prefix)) if delimiter else -1
-            common = key[: at + len(delimiter)] if at >= 0 else b""
-            if common and after.startswith(common):
-                seek = successor(common)
-                break
-            if len(objects) + len(prefixes) == limit:
-                return Page(objects, prefixes, True, last)
-            if common:
-                prefixes.append(common)
-                last = common
-                seek = successor(common)
-                break
-            objects.append(listed(key, row))
-            last = key
-        else:
-            return Page(objects, prefixes, False, b"")
-        lower = seek
-    return Page(objects, prefixes, False, b"")
-
-
-def _find(every: type_every, root: int, base: bytes) -> int | None:
-    directory = root
-    for segment in base.split(b"/")[:-1]:
-        rows = every("SELECT node FROM entry WHERE parent=? AND name=?", (directory, segment + b"/"))
-        if not rows:
-            return None
-        directory = rows[0][0]
-    return directory
-
-
-def _level(every: type_every, root: int, prefix: bytes, after: bytes, limit: int) -> Page:
-    """Delimiter "/": one directory's rows are the answer."""
     base = prefix[: prefix.rfind(b"/") + 1]
-    wanted = prefix[len(base) :]
-    directory = _find(every, root, base)
-    objects: list[Listed] = []
-    prefixes: list[bytes] = []
-    if directory is None:
-        return Page(objects, prefixes, False, b"")
-    lower = wanted
-    if after.startswith(base):
-        rest = after[len(base) :]
-        head, slash, _ = rest.partition(b"/")
-        lower = max(lower, head + b"/\0" if slash else rest + b"\0")
-    elif after > base:
-        return Page(objects, prefixes, False, b"")
-    last = b""
+    directory = find(every, root, base) if limit > 0 else None
+    if directory is None or (after > base and not after.startswith(base)):
+        return Page([], [], False, b"")
+    lower = tail = prefix[len(base) :]
+    if after and after.startswith(base):
+        lower = max(tail, after[len(base) :] + b"\0")
+    asked = _Asked(directory, base, prefix, delimiter, after, lower, successor(tail) if tail else None)
+    if delimiter == b"/":
+        return _level(every, asked, limit)
+    if not delimiter:
+        return _plain(every, asked, limit)
+    return _delimited(every, asked, limit)
+
+
+def _plain(every: type_every, asked: _Asked, limit: int) -> Page:
+    page = _Collected(limit)
+    for key, row in walk(every, asked.directory, asked.lower, limit + 1, asked.base, asked.stop):
+        if len(page.objects) == limit:
+            return page.page(more=True)
+        page.add(key, row)
+    return page.page(more=False)
+
+
+def _level(every: type_every, asked: _Asked, limit: int) -> Page:
+    """Delimiter "/": one directory's rows are the answer."""
+    page = _Collected(limit)
+    head, slash, _ = asked.lower.partition(b"/")
+    lower = head + b"/\0" if slash else head  # a directory that the marker is in was given before
+    bound = () if asked.stop is None else (asked.stop,)
     while True:
-        width = limit + 1 - len(objects) - len(prefixes)
-        rows = every(_LEVEL, (directory, lower, width))
+        width = page.room + 1
+        rows = every(_level_rows(bool(bound)), (asked.directory, lower, width, *bound))
         for row in rows:
             name = row[0]
-            if not name.startswith(wanted):
-                return Page(objects, prefixes, False, b"")
             is_directory = name.endswith(b"/")
-            if is_directory:
-                if not _is_file(row[7]) and next(walk(every, row[1], b"", 1), None) is None:
-                    continue  # made by mkdir, holds no object: S3 can't see it
-            elif not stat.S_ISREG(row[2]):
+            if not _is_seen(every, row[2], row[1] if is_directory else 0):
                 continue
-            if len(objects) + len(prefixes) == limit:
-                return Page(objects, prefixes, True, last)
-            last = base + name
+            if not page.room:
+                return page.page(more=True)
             if is_directory:
-                prefixes.append(last)
+                page.add_prefix(asked.base + name)
             else:
-                objects.append(listed(last, row))
+                page.add(asked.base + name, row)
         if len(rows) < width:
-            return Page(objects, prefixes, False, b"")
+            return page.page(more=False)
         lower = rows[-1][0] + b"\0"
 
 
-def _is_file(mode: int | None) -> bool:
-    return mode is not None and stat.S_ISREG(mode)
+def _is_seen(every: type_every, mode: int | None, directory: int) -> bool:
+    """Whether S3 sees a name, from the mode of its `_leaf`: a directory (0: it is none) is seen if it holds an object,
+    and where its first leaf is no file, one has to look."""
+    if mode is not None and stat.S_ISREG(mode):
+        return True
+    return bool(directory) and mode is not None and next(walk(every, directory, b"", 1), None) is not None
+
+
+def _delimited(every: type_every, asked: _Asked, limit: int) -> Page:
+    """Any delimiter: keys are walked until one has it, then all that share its common prefix are passed over."""
+    page = _Collected(limit)
+    base, delimiter = asked.base, asked.delimiter
+    every = _remembering(every)
+    lower: bytes | None = asked.lower
+    step = 2
+    while lower is not None:
+        run, common = 0, b""
+        for key, row in walk(every, asked.directory, lower, step, base, asked.stop, page.room + 1):
+            at = key.find(delimiter, len(asked.prefix))
+            common = key[: at + len(delimiter)] if at >= 0 else b""
+            given = bool(common) and asked.after.startswith(common)
+            if not page.room and not given:
+                return page.page(more=True)
+            if common:
+                if not given:
+                    page.add_prefix(common)
+                break
+            page.add(key, row)
+            run += 1
+        if not common:
+            break
+        lower = _beyond(every, asked, page, common)
+        step = run + 2  # keys between two common prefixes: likely as many as the last time
+    return page.page(more=False)
+
+
+def _remembering(every: type_every) -> type_every:
+    """The same for one page: one path leads to many places, and a page sees one state."""
+    known: dict[tuple[Any, ...], list[Any]] = {}
+
+    def look(sql: str, parameters: tuple[Any, ...]) -> list[Any]:
+        if sql is not _FIND:
+            return every(sql, parameters)
+        rows = known.get(parameters)
+        if rows is None:
+            rows = known[parameters] = every(sql, parameters)
+        return rows
+
+    return look
+
+
+def _beyond(every: type_every, asked: _Asked, page: _Collected, common: bytes) -> bytes | None:
+    """Where the walk goes on (a path in the page's directory) after a common prefix; None if nothing follows.
+
+    What follows often looks alike: more common prefixes in the same directory, or one in each of its neighbours.
+    `page` takes them as long as that can be told without looking deeper: one statement for many.
+    """
+    following = successor(common)
+    if following is None or not following.startswith(asked.base):
+        return None
+    within = common[: common.rfind(b"/", 0, -1) + 1]  # the directory in which the delimiter ends
+    past = successor(asked.delimiter)
+    if past is None:
+        return following[len(asked.base) :]
+    directory = find(every, asked.directory, within[len(asked.base) :])
+    assert directory is not None, "a key was found there"
+    stop = asked.stop if within == asked.base else None
+    name = following[len(within) :]
+    if len(common) - len(asked.delimiter) >= len(within):
+        place = _leap(every, asked, page, _Place(directory, within, name, stop), past)
+    else:
+        bound = () if stop is None else (stop,)
+        rows = every(_level_rows(bool(bound)), (directory, name, 1, *bound))
+        place = following if rows else None
+    if place is None and within != asked.base:
+        *_, name = within[:-1].rpartition(b"/")
+        within = within[: -1 - len(name)]
+        directory = find(every, asked.directory, within[len(asked.base) :])
+        assert directory is not None, "it has the directory above"
+        stop = asked.stop if within == asked.base else None
+        place = _neighbours(every, asked, page, _Place(directory, within, name + b"/\0", stop), past)
+        if place is None and within != asked.base:
+            place = within[:-1] + b"0"
+    return None if place is None else place[len(asked.base) :]
+
+
+class _Place(NamedTuple):
+    """Where in a directory to go on."""
+
+    directory: int
+    base: bytes
+    first: bytes
+    stop: bytes | None
+
+
+def _leap(every: type_every, asked: _Asked, page: _Collected, place: _Place, past: bytes) -> bytes | None:
+    """Takes what follows in a directory whose names the delimiter divides; the key to walk on from, None at its end."""
+    start = max(len(asked.prefix) - len(place.base), 0)
+    first, width = place.first, _LEAPS_FIRST
+    while True:
+        width = min(width, page.room + 1)
+        bound = None if place.stop is None else place.stop
+        rows = every(
+            _leaps(bound is not None), (place.directory, first, width, bound, start + 1, asked.delimiter, past)
+        )
+        for row in rows:
+            name: bytes = row[0]
+            at = name.find(asked.delimiter, start)
+            is_directory = name.endswith(b"/")
+            if not page.room or (at < 0 and is_directory) or not _is_seen(every, row[2], row[1] if is_directory else 0):
+                return place.base + name  # a directory to look into, or what S3 does not see
+            if at >= 0:
+                page.add_prefix(place.base + name[: at + len(asked.delimiter)])
+                first = name[:at] + past
+            else:
+                page.add(place.base + name, row)
+                first = name + b"\0"
+        if len(rows) < width:
+            return None
+        width *= 8
+
+
+def _neighbours(every: type_every, asked: _Asked, page: _Collected, place: _Place, past: bytes) -> bytes | None:
+    """Takes the common prefixes of directories that have one each; the key to walk on from, None at the end."""
+    start = max(len(asked.prefix) - len(place.base), 0)
+    first, width = place.first, _LEAPS_FIRST
+    while True:
+        width = min(width, page.room + 1)
+        bound = place.stop
+        rows = every(
+            _heads(bound is not None), (place.directory, first, width, bound, start + 1, asked.delimiter, past)
+        )
+        name: bytes
+        for name, below, mode, more in rows:
+            key = place.base + name + (below or b"")
+            at = key.find(asked.delimiter, len(asked.prefix))
+            end = at + len(asked.delimiter)
+            if not page.room or at < len(place.base) or end <= len(place.base + name):
+                return place.base + name  # it divides somewhere else, or nothing there
+            if mode is None or not stat.S_ISREG(mode):
+                return place.base + name
+            page.add_prefix(key[:end])
+            if more:
+                return key[:at] + past
+            first = name + b"\0"
+        if len(rows) < width:
+            return None
+        width *= 8
 
 
 def entries(every: type_every, parent: int, after: tuple[bytes, bool] | None, limit: int) -> list[Entry]:
@@ -233,13 +526,13 @@ def list_uploads(
     if inclusive:
         key, upload = prefix, ""
     next_key, next_upload = b"", ""
+    step = 2 if delimiter else limit + 1
     while limit > 0:
         # after (key, upload); without an upload marker every upload of the marker's key is passed over
         where = "(key>? OR (key=? AND id>?))" if upload or inclusive else "key>?"
         bounds = (key, key, upload) if upload or inclusive else (key,)
         rows = every(
-            f"SELECT {columns} FROM upload WHERE bucket=? AND {where} ORDER BY key, id LIMIT ?",
-            (bucket, *bounds, limit + 1),
+            f"SELECT {columns} FROM upload WHERE bucket=? AND {where} ORDER BY key, id LIMIT ?", (bucket, *bounds, step)
         )
         seek: bytes | None = None
         for row in rows:
@@ -260,10 +553,12 @@ def list_uploads(
                 break
             uploads.append(found)
             next_key, next_upload = found.key, found.id
-        if seek is None:
-            if len(rows) <= limit:
-                break
+        if seek is not None:
+            key, upload, inclusive = seek, "", True
+            step = 2  # the next may be the last before another leap
+        elif len(rows) < step:
+            break
+        else:
             key, upload, inclusive = rows[-1][2], rows[-1][0], False
-            continue
-        key, upload, inclusive = seek, "", True
+            step = min(step * 4, _STEP_MAX)
     return UploadPage(uploads, prefixes, False, b"", "")
