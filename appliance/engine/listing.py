@@ -1,8 +1,8 @@
 """Listings: the tree walked in key order, from any point, at the cost of what is shown.
 
 Names sort as bytes and a directory's row ends with "/", so a depth-first walk is S3's key order.  What a statement
-costs is mostly its being one, so one statement looks several directories deep (`_ROWS`), and common prefixes that end
-within a name are skipped by SQLite itself, a seek for each (`_LEAPS`).  A common prefix is one seek however many keys
+costs is mostly its being one, so one statement looks several directories deep (`_rows`), and common prefixes that end
+within a name are skipped by SQLite itself, a seek for each (`_leaps`).  A common prefix is one seek however many keys
 lie below it.  Pure over `every(sql, parameters)`, which must see one state (H4).
 """
 
