@@ -461,7 +461,7 @@ def _presigned_claim(query: bytes, fields: Mapping[bytes, bytes], now: float) ->
         raise refuse("X-Amz-Expires should be a number")
     lifetime = int(expires)
     if lifetime > PRESIGNED_EXPIRY_MAX:
-        raise refuse(f"X-Amz-Expires must be at most {PRESIGNED_EXPIRY_MAX} seconds (a week)")
+        raise AuthError("AccessDenied", f"X-Amz-Expires must be at most {PRESIGNED_EXPIRY_MAX} seconds (a week)")
     if moment - now > CLOCK_SKEW_MAX:
         raise AuthError("AccessDenied", "Request is not valid yet")
     if lifetime < 1 or now > moment + lifetime:  # one that never lived has expired

@@ -95,8 +95,10 @@ def canned(name: str, owner: str, bucket_owner: str) -> Grants:
 
 
 def shown(grants: Grants, owner: str) -> Grants:
-    """The list as a client sees it."""
-    return tuple(grant for grant in grants if grant.permission) if grants else (Grant(FULL_CONTROL, user=owner),)
+    """The list as a client sees it: groups first."""
+    if not grants:
+        return (Grant(FULL_CONTROL, user=owner),)
+    return tuple(sorted((grant for grant in grants if grant.permission), key=lambda grant: not grant.group))
 
 
 def kept(grants: Grants, owner: str) -> Grants:

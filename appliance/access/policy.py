@@ -162,7 +162,8 @@ def parse(body: bytes) -> Policy:
 
 
 def check_resources(policy: Policy, bucket: str) -> None:
-    """Every resource must be the bucket or in it, and every action apply to one of its statement's resources.
+    """Every resource must be the bucket or in it, and every action denied apply to one of its statement's resources: a
+    Deny that can deny nothing is a mistake.  (AWS refuses such an Allow too, which is harmless.)
 
     Raises StoreError MALFORMED_POLICY.
     """
@@ -175,7 +176,7 @@ def check_resources(policy: Policy, bucket: str) -> None:
                 raise malformed("Policy has invalid resource")
             part = part or bool(slash) or STAR in name
             whole = whole or matches(text, bucket)
-        if statement.not_actions or statement.not_resources:
+        if statement.allow or statement.not_actions or statement.not_resources:
             continue
         for action in statement.actions:
             on_bucket = any(matches(action, name) for name in _BUCKET_NAMES)

@@ -182,11 +182,15 @@ def test_resources_and_actions_belong_to_the_bucket() -> None:
         but(Resource="arn:aws:s3:::box/*", Action=None, NotAction="s3:ListBucket"),
         but(Resource="arn:aws:s3:::${aws:username}/*"), but(Resource="*", Action="s3:ListBucket"),
     ]  # fmt: skip
+    denying = [
+        but(Effect="Deny", Resource="arn:aws:s3:::box"), but(Effect="Deny", Action="s3:ListBucket"),
+        but(Effect="Deny", Action=["s3:GetObject", "s3:PutBucketPolicy"]),
+    ]  # fmt: skip
     bad = [
         but(Resource="arn:aws:s3:::other/*"), but(Resource=["arn:aws:s3:::box/*", "arn:aws:s3:::other/*"]),
-        but(Resource="arn:aws:s3:::bo"), but(Resource="arn:aws:s3:::box"), but(Action="s3:ListBucket"),
-        but(Action=["s3:GetObject", "s3:PutBucketPolicy"]), but(Resource="arn:aws:s3:::boxer*"),
+        but(Resource="arn:aws:s3:::bo"), but(Resource="arn:aws:s3:::boxer*"), *denying,
     ]  # fmt: skip
+    good += [{**statement, "Effect": "Allow"} for statement in denying]  # harmless: they allow nothing
     for statement in good:
         check_resources(parse(said(statement)), "box")
     for statement in bad:
