@@ -35,6 +35,7 @@ class Code(enum.Enum):
     PRECONDITION_FAILED = "precondition failed"
     CONFLICT = "changed meanwhile"
     LOCKED = "protected by object lock"
+    NOT_LOCKABLE = "bucket without object lock"
     INVALID_PART = "invalid part"
     INVALID_PART_ORDER = "parts are out of order"
     PART_TOO_SMALL = "part is too small"

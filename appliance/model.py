@@ -94,7 +94,7 @@ class Attributes(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, arra
     acl: tuple[Grant, ...] = ()  # empty: the owner may everything, nobody else anything
     retention_mode: str = ""  # GOVERNANCE or COMPLIANCE
     retain_until_ns: int = 0
-    legal_hold: bool = False
+    legal_hold: str = ""  # ON or OFF, once it was said
     sse: str = ""  # AES256 (the box's keys) or SSE-C
     sse_verifier: bytes = b""  # of SSE-C: salt and a digest by which the customer's key is known again
 

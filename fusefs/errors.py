@@ -33,6 +33,7 @@ ERRNO: Final[dict[Code, int]] = {
     Code.PRECONDITION_FAILED: errno.EAGAIN,
     Code.CONFLICT: errno.EAGAIN,
     Code.LOCKED: errno.EPERM,  # as chattr +i
+    Code.NOT_LOCKABLE: errno.EINVAL,
     Code.INVALID_PART: errno.EINVAL,
     Code.INVALID_PART_ORDER: errno.EINVAL,
     Code.PART_TOO_SMALL: errno.EINVAL,

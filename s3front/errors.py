@@ -66,6 +66,7 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
     ),
     "InvalidRange": (416, "The requested range is not satisfiable"),
     "InvalidRequest": (400, "Invalid Request"),
+    "InvalidRetentionPeriod": (400, "Default retention period must be a positive integer value."),
     "InvalidSecurity": (403, "The provided security credentials are not valid."),
     "InvalidStorageClass": (400, "The storage class you specified is not valid"),
     "InvalidTag": (400, "The tag provided was not a valid tag."),
@@ -95,6 +96,7 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
     "NoSuchCORSConfiguration": (404, "The CORS configuration does not exist"),
     "NoSuchKey": (404, "The specified key does not exist."),
     "NoSuchLifecycleConfiguration": (404, "The lifecycle configuration does not exist"),
+    "NoSuchObjectLockConfiguration": (404, "The specified object does not have a ObjectLock configuration"),
     "NoSuchPublicAccessBlockConfiguration": (404, "The public access block configuration was not found"),
     "NoSuchTagSet": (404, "The TagSet does not exist"),
     "NoSuchUpload": (
@@ -166,6 +168,7 @@ STORE_CODES: Final[dict[Code, str]] = {
     Code.PRECONDITION_FAILED: "PreconditionFailed",
     Code.CONFLICT: "OperationAborted",
     Code.LOCKED: "AccessDenied",
+    Code.NOT_LOCKABLE: "InvalidRequest",
     Code.INVALID_PART: "InvalidPart",
     Code.INVALID_PART_ORDER: "InvalidPartOrder",
     Code.PART_TOO_SMALL: "EntityTooSmall",
@@ -182,7 +185,14 @@ STORE_CODES: Final[dict[Code, str]] = {
 
 # The store's own words help here; everywhere else AWS's wording is what clients know.
 _TELLING: Final = frozenset(
-    {Code.INVALID_ARGUMENT, Code.INVALID_NAME, Code.MALFORMED_POLICY, Code.UNAVAILABLE, Code.READ_ONLY}
+    {
+        Code.INVALID_ARGUMENT,
+        Code.INVALID_NAME,
+        Code.MALFORMED_POLICY,
+        Code.NOT_LOCKABLE,
+        Code.UNAVAILABLE,
+        Code.READ_ONLY,
+    }
 )
 
 

@@ -19,7 +19,7 @@ import msgspec
 
 from appliance.limits import USER_METADATA_MAX
 from appliance.model import NO_ATTRIBUTES, TIMED, Attributes, Checksum, Node
-from s3front import checksums, tagging
+from s3front import checksums, object_lock, tagging
 from s3front.dates import NS, http_date
 from s3front.errors import S3Error, invalid_argument
 
@@ -44,9 +44,6 @@ _FIELDS: Final[dict[bytes, str]] = {
 }
 _REFUSED: Final = frozenset(
     {
-        b"x-amz-object-lock-mode",
-        b"x-amz-object-lock-retain-until-date",
-        b"x-amz-object-lock-legal-hold",
         b"x-amz-write-offset-bytes",  # an append elsewhere: taken as a plain PUT it would replace the object
     }
 )
@@ -74,11 +71,12 @@ def from_headers(headers: Mapping[bytes, bytes]) -> Attributes:
     """The attributes of a new object.  Header names are lower case.
 
     Raises NotImplemented (see `check_refused`), MetadataTooLarge (user metadata beyond 2 KiB), InvalidStorageClass,
-    InvalidArgument (a redirect that is neither a path nor a URL; tags), InvalidTag.
+    InvalidArgument (a redirect that is neither a path nor a URL; tags; locks), InvalidTag.
     """
     fields: dict[str, str] = {}
     user: dict[str, str] = {}
     tags: dict[str, str] = {}
+    locks = False
     total = 0
     for name, value in headers.items():
         field = _FIELDS.get(name)
@@ -90,13 +88,16 @@ def from_headers(headers: Mapping[bytes, bytes]) -> Attributes:
                 user[name[11:].decode("latin-1")] = _text(value)
             elif name == tagging.HEADER:
                 tags = tagging.from_header(value)
+            elif name in object_lock.HEADERS:
+                locks = True
             elif name in _REFUSED:
                 check_refused(headers)
-    if not fields and not user and not tags:
+    if not fields and not user and not tags and not locks:
         return NO_ATTRIBUTES
     if total > USER_METADATA_MAX:
         raise S3Error("MetadataTooLarge", details=(("Size", str(total)), ("MaxSizeAllowed", str(USER_METADATA_MAX))))
-    return _attributes(fields, user, tags)
+    attributes = _attributes(fields, user, tags)
+    return object_lock.from_headers(headers, attributes) if locks else attributes
 
 
 def _attributes(fields: dict[str, str], user: dict[str, str], tags: dict[str, str]) -> Attributes:
@@ -161,6 +162,8 @@ def object_headers(node: Node) -> list[tuple[bytes, bytes]]:
         value = getattr(attributes, field)
         if value:
             headers.append((name, line(value)))
+    if attributes.retention_mode or attributes.legal_hold:
+        headers += object_lock.headers(attributes)
     if attributes.storage_class:
         headers.append((b"x-amz-storage-class", line(attributes.storage_class)))
     if attributes.tags:

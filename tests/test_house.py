@@ -30,6 +30,7 @@ OPEN: Final = {
     "appliance.access.patterns",
     "appliance.access.policy",
     "appliance.lifecycle",
+    "appliance.lock",
     "appliance.settings",
 }
 """Nouns, errors, bounds, modes, who may do what: open to every room; they know nothing of ours but each other."""
@@ -93,6 +94,7 @@ ARROWS: Final[dict[str, set[str]]] = {
 
 PURE: Final = (
     "appliance.access",
+    "appliance.lock",
     "appliance.space",
     "appliance.ondisk",
     "appliance.model",

@@ -11,6 +11,7 @@ from appliance.catalogue import names
 from appliance.catalogue.commands import (
     CreateBucket,
     DeleteBucket,
+    KeepTime,
     PutAccessKey,
     PutDataKeys,
     PutUser,
@@ -20,9 +21,11 @@ from appliance.catalogue.commands import (
 )
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
-from appliance.catalogue.schema import ACCESS_KEY, BUCKET, DATA_KEY, ENTRY, NODE, SETTING, USAGE, USER
+from appliance.catalogue.schema import ACCESS_KEY, BUCKET, DATA_KEY, ENTRY, META, NODE, SETTING, USAGE, USER
 from appliance.errors import Code, StoreError
 from appliance.model import AccessKey, Bucket, Change, User, WrappedKey
+
+SEEN = "seen_ns"  # the row of META that `keep_time` writes
 
 _COLUMNS = "id, project, name, created_ns, root, owner, copies, etag"
 
@@ -135,19 +138,38 @@ def remove_access_key(tx: Rows, command: RemoveAccessKey) -> None:
 
 
 def set_setting(tx: Rows, command: SetBucketSetting) -> None:
-    """Stores a bucket's document, or takes it away.  Raises NO_SUCH_BUCKET, LOCKED (versions suspended under object
-    lock)."""
+    """Stores a bucket's document, or takes it away.  Raises NO_SUCH_BUCKET, LOCKED (object lock without versions)."""
     if tx.one("SELECT 1 FROM bucket WHERE id=?", (command.bucket,)) is None:
         raise StoreError(Code.NO_SUCH_BUCKET)
-    if command.name == settings.VERSIONING and command.body != settings.ENABLED:
-        assert command.body is not None, "a bucket that had versions has them for ever"
-        if tx.one("SELECT 1 FROM setting WHERE bucket=? AND name=?", (command.bucket, settings.LOCK)) is not None:
-            raise StoreError(Code.LOCKED, "a bucket with object lock keeps its versions")
+    if command.name in (settings.VERSIONING, settings.LOCK):
+        _check_lock(tx, command)
     tx.buckets.pop(command.bucket, None)
     if command.body is not None:
         tx.put(SETTING, (command.bucket, command.name, command.body))
     elif tx.one("SELECT 1 FROM setting WHERE bucket=? AND name=?", (command.bucket, command.name)) is not None:
         tx.delete(SETTING, (command.bucket, command.name))
+
+
+def _check_lock(tx: Rows, command: SetBucketSetting) -> None:
+    """A lock needs versions, and neither ever goes again."""
+    assert command.body is not None, "versions and locks are never taken away"
+    rows = tx.all("SELECT name, body FROM setting WHERE bucket=?", (command.bucket,))
+    now = {**dict(rows), command.name: command.body}
+    if settings.LOCK in now and now.get(settings.VERSIONING) != settings.ENABLED:
+        raise StoreError(Code.LOCKED, "object lock needs versions, which stay enabled")
+
+
+def keep_time(tx: Rows, command: KeepTime) -> None:
+    """Never back."""
+    row = tx.one("SELECT value FROM meta WHERE name=?", (SEEN,))
+    if row is None or row[0] < command.seen_ns:
+        tx.put(META, (SEEN, command.seen_ns))
+
+
+def seen_time(tx_all: names.type_one) -> int:
+    """What `keep_time` kept; 0 in a new pool."""
+    rows = tx_all("SELECT value FROM meta WHERE name=?", (SEEN,))
+    return int(rows[0][0]) if rows else 0
 
 
 def all_users(tx_all: names.type_one) -> list[User]:

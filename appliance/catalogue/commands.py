@@ -81,6 +81,8 @@ class DeleteObject(Command, frozen=True, kw_only=True):
     precondition: Precondition | None
     version_id: str = ""  # this version for good; empty: the key, by a delete marker where the bucket has versions
     packed: bytes = b""  # Attributes of the delete marker: who made it
+    lock_ns: int = 0  # retentions that ended before are over
+    bypass: bool = False  # overrules GOVERNANCE
 
 
 class CreateUpload(Command, frozen=True, kw_only=True):
@@ -245,6 +247,12 @@ class SetBucketSetting(Command, frozen=True, kw_only=True):
     bucket: int
     name: str
     body: bytes | None  # None takes it away
+
+
+class KeepTime(Command, frozen=True, kw_only=True):
+    """The time by which retentions end is at least this one, also after a restart."""
+
+    seen_ns: int
 
 
 class PutUser(Command, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ import stat
 
 import msgspec
 
-from appliance import settings
+from appliance import lock, settings
 from appliance.catalogue import content, names, versions
 from appliance.catalogue.commands import ChangeAttributes, CopyObject, DeleteObject, PutObject
 from appliance.catalogue.content import Maker
@@ -214,6 +214,8 @@ def _delete_version(
     if current is not None and current.version_id == wanted:
         assert parent is not None, "what is current is somewhere"
         check(command.precondition, current)
+        if state is not None:
+            lock.require_free(current.packed, command.lock_ns, bypass=command.bypass)
         unlink_node(tx, current, now_ns)
         if state is None or not versions.promote(tx, cache, command.root, bucket, key, parent, current.id, now_ns):
             name = names.split(key)[1]
@@ -224,7 +226,10 @@ def _delete_version(
     if row is None:
         check(command.precondition, None)
         return Deleted(False, wanted if state is not None else "")
-    check(command.precondition, names.node_by_id(tx.one, row[1]))
+    node = names.node_by_id(tx.one, row[1])
+    assert node is not None, "what a version names is there"
+    check(command.precondition, node)
+    lock.require_free(node.packed, command.lock_ns, bypass=command.bypass)
     versions.remove_row(tx, bucket, key, row, now_ns)
     if current is None:
         versions.promote(tx, cache, command.root, bucket, key, parent, 0, now_ns)

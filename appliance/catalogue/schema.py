@@ -53,6 +53,7 @@ META: Final = _table(
     """
     name TEXT NOT NULL,       -- next_id: ids below it may have been given out, so none at or above it was
     value INTEGER NOT NULL    -- applied_seq: the journal record whose rows are in here (I9)
+                              -- seen_ns: the latest time by which a retention ended (appliance/lock.py)
     """,
 )
 BUCKET: Final = _table(

@@ -21,6 +21,7 @@ from typing import Any
 import outcome
 import trio
 
+from appliance import lock
 from appliance.catalogue import buckets, commands
 from appliance.catalogue.database import connect
 from appliance.catalogue.names import DirectoryCache, RowCache, node_at
@@ -89,6 +90,7 @@ class Engine:
         self.buckets: dict[str, Bucket] = {}
         self.access_keys: dict[str, AccessKey] = {}
         self.users: dict[str, User] = {}
+        self.clock = lock.Clock(buckets.seen_time(self._every), time.time_ns(), time.monotonic_ns())
         self.data_keys: dict[int, WrappedKey] = {}
         self.reload()
         if threaded:

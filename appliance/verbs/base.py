@@ -7,13 +7,18 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from time import monotonic_ns
+from typing import Any, Final
 
+from appliance import lock, settings
 from appliance.catalogue import commands, database
 from appliance.engine.commit import Ticket
 from appliance.engine.engine import Engine
 from appliance.errors import Code, StoreError
-from appliance.model import Bucket
+from appliance.model import Attributes, Bucket
+
+NO_LOCK: Final = "Bucket is missing Object Lock Configuration"  # AWS's words, as the next
+PAST: Final = "The retain until date must be in the future!"
 
 
 def now() -> int:
@@ -42,6 +47,42 @@ class Verbs:
     def every(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         return self.engine.reader.execute(sql, parameters).fetchall()
 
+    # -- object lock
+    def granting(self, now_ns: int) -> int:
+        """The time by which a retention begins."""
+        return self.engine.clock.granting(now_ns)
+
+    def releasing(self) -> int:
+        """The time by which retentions end."""
+        return self.engine.clock.releasing(now(), monotonic_ns())
+
+    async def keep_time(self) -> None:
+        """The time by which retentions end will not be taken for an earlier one after a restart."""
+        await self.commit(commands.KeepTime(seen_ns=self.releasing()))
+
+    def check_lock(self, bucket: Bucket, attributes: Attributes, now_ns: int) -> None:
+        """Whether a new version may come with the retention or hold that it says.  Raises NOT_LOCKABLE,
+        INVALID_ARGUMENT."""
+        if not attributes.retention_mode and not attributes.legal_hold:
+            return
+        if settings.LOCK not in bucket.settings:
+            raise StoreError(Code.NOT_LOCKABLE, NO_LOCK)
+        if attributes.retention_mode and attributes.retain_until_ns <= self.granting(now_ns):
+            raise StoreError(Code.INVALID_ARGUMENT, PAST)
+
+    def retained(self, bucket: Bucket, attributes: Attributes, now_ns: int) -> Attributes:
+        """With the bucket's default retention, unless it says its own.  Raises DAMAGED."""
+        body = bucket.settings.get(settings.LOCK) if bucket.settings else None
+        if body is None:
+            return attributes
+        return lock.retained(attributes, lock.default_of(body), self.granting(now_ns))
+
+    def locked(self, bucket: Bucket, attributes: Attributes, now_ns: int) -> Attributes:
+        """Both of them, for what becomes a version at once."""
+        self.check_lock(bucket, attributes, now_ns)
+        return self.retained(bucket, attributes, now_ns)
+
+    # -- committing
     async def commit(self, command: commands.Command) -> Any:
         """A change through S3 or administration: others hear of it before the answer (H5)."""
         return await self.engine.submit(command, announce=True).wait()

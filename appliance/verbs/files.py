@@ -26,7 +26,7 @@ from appliance.model import (
     pack_attributes,
 )
 from appliance.verbs.base import label
-from appliance.verbs.objects import ObjectVerbs
+from appliance.verbs.versions import VersionVerbs
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -40,7 +40,7 @@ def _fill(ingest: Ingest, pieces: Sequence[Buffer]) -> Body:
     return ingest.finish()
 
 
-class FileVerbs(ObjectVerbs):
+class FileVerbs(VersionVerbs):
     """Files, directories, links; staging and committing what a mounted file's writer has."""
 
     def node(self, node: int) -> Node:

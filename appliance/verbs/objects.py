@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
-import msgspec
-
+from appliance import lock
 from appliance import posix as posix_metadata
-from appliance.catalogue import commands, names, versions
+from appliance import settings as setting_names
+from appliance.catalogue import commands, names
 from appliance.catalogue.objects import FILE_MODE
-from appliance.engine import listing, version_listing
+from appliance.engine import listing
 from appliance.engine.ingest import Ingest, small_body
 from appliance.engine.retrieve import Reader
 from appliance.errors import Code, StoreError
 from appliance.limits import BUCKET_NAME_MAX, BUCKET_NAME_MIN, COPIES_MAX
 from appliance.model import (
-    MARKER,
     TIMED,
     Attributes,
     Body,
     Bucket,
     DataKey,
-    Deleted,
-    Deletion,
     Node,
     Page,
     Precondition,
     Usage,
-    VersionPage,
     Written,
     pack_attributes,
     unpack_attributes,
@@ -123,7 +119,10 @@ class ObjectVerbs(Verbs):
     async def set_bucket_setting(self, bucket: Bucket, name: str, body: bytes | None) -> None:
         """Stores a document under a name of appliance/settings.py, or takes it away.  Raises NO_SUCH_BUCKET.
 
-        The Bucket in hand keeps what it had: ask `bucket(name)` for the new one."""
+        The Bucket in hand keeps what it had: ask `bucket(name)` for the new one.  Raises LOCKED (object lock without
+        versions)."""
+        if name == setting_names.LOCK:
+            await self.keep_time()
         await self.commit(commands.SetBucketSetting(bucket=bucket.id, name=name, body=body))
 
     def usage(self, bucket: Bucket | None = None) -> Usage:
@@ -201,8 +200,9 @@ class ObjectVerbs(Verbs):
     ) -> Written:
         """A new node takes the key's place.  `posix` may give mode, uid, gid, mtime_ns, atime_ns; else the metadata of
         rclone and s3fs; else defaults.  Raises PRECONDITION_FAILED, NO_SUCH_KEY (If-Match on nothing), NO_SUCH_BUCKET,
-        NO_SPACE, UNAVAILABLE."""
+        NO_SPACE, UNAVAILABLE; of a retention or hold NOT_LOCKABLE, INVALID_ARGUMENT (one in the past)."""
         moment = now()
+        attributes = self.locked(bucket, attributes, moment)
         mode, uid, gid, mtime_ns, atime_ns, flags = posix_of(attributes, posix, moment)
         command = commands.PutObject(
             bucket=bucket.id,
@@ -235,9 +235,12 @@ class ObjectVerbs(Verbs):
         precondition: Precondition | None = None,
     ) -> Written:
         """O(1): shares the source's bytes, keeps its ETag.  `attributes` None keeps the source's.  Between buckets of
-        different copies the bytes keep the source's copies.  Raises NO_SUCH_NODE if the source was replaced meanwhile
-        (look it up again), PRECONDITION_FAILED, NO_SUCH_KEY, NO_SUCH_BUCKET."""
+        different copies the bytes keep the source's copies.  Retention and hold are never copied.  Raises NO_SUCH_NODE
+        if the source was replaced meanwhile (look it up again), PRECONDITION_FAILED, NO_SUCH_KEY, NO_SUCH_BUCKET, and
+        what `put_object` raises of locks."""
         moment = now()
+        held = unpack_attributes(source.packed)
+        said = self.locked(bucket, lock.unlocked(held) if attributes is None else attributes, moment)
         command = commands.CopyObject(
             source=source.id,
             generation=source.generation,
@@ -245,7 +248,7 @@ class ObjectVerbs(Verbs):
             root=bucket.root,
             copies=bucket.copies,
             key=key,
-            packed=None if attributes is None else pack_attributes(attributes),
+            packed=None if said == held else pack_attributes(said),
             posix=None if attributes is None else posix_of(attributes, None, moment),
             now_ns=moment,
             label=label(bucket, key),
@@ -253,108 +256,6 @@ class ObjectVerbs(Verbs):
         )
         written: Written = await self.commit(command)
         return written
-
-    async def change_attributes(
-        self, bucket: Bucket, key: bytes, change: Callable[[Node, Attributes], Attributes], *, version_id: str = ""
-    ) -> Node:
-        """Rewrites what is said about an object or one version (tags, ACL, retention): bytes, ETag and LastModified
-        stay.  `change` may be asked again when somebody else was faster; what it raises stops.  Returns the node as it
-        was changed.  Raises NO_SUCH_KEY, NO_SUCH_VERSION."""
-        while True:
-            node = await self.look_up_version(bucket, key, version_id)
-            packed = pack_attributes(change(node, unpack_attributes(node.packed)))
-            command = commands.ChangeAttributes(node=node.id, before=node.packed, packed=packed, now_ns=now())
-            try:
-                await self.commit(command)
-            except StoreError as error:
-                if error.code not in (Code.CONFLICT, Code.NO_SUCH_NODE):
-                    raise
-            else:
-                return msgspec.structs.replace(node, packed=packed)
-
-    async def look_up_version(self, bucket: Bucket, key: bytes, version_id: str) -> Node:
-        """The object, or one version of it.  `version_id` "" is the current one.
-
-        Raises NO_SUCH_KEY, NO_SUCH_VERSION.  A delete marker is a Node with the flag MARKER: only its own id finds it.
-        """
-        if not version_id:
-            return await self.look_up(bucket, key)
-        try:
-            node = await self.look_up(bucket, key)
-        except StoreError as error:
-            if error.code is not Code.NO_SUCH_KEY:
-                raise
-        else:
-            if node.version_id == version_id:
-                return node
-        found = versions.node_of(self.one, bucket.id, key, version_id) if bucket.settings else None
-        if found is None:
-            raise StoreError(Code.NO_SUCH_VERSION)
-        return found
-
-    def delete_marker(self, bucket: Bucket, key: bytes) -> Node | None:
-        """What hides the key, after `look_up` said NO_SUCH_KEY: its newest delete marker; None without any version."""
-        row = versions.newest(self.one, bucket.id, key) if bucket.settings else None
-        return names.node_by_id(self.one, row[1]) if row is not None and row[2] & MARKER else None
-
-    async def delete_object(
-        self,
-        bucket: Bucket,
-        key: bytes,
-        *,
-        version_id: str = "",
-        precondition: Precondition | None = None,
-        owner: str = "",
-    ) -> Deleted:
-        """In a bucket with versions a key is hidden by a delete marker of `owner`; with a `version_id` that version is
-        gone for good and the next one takes its place.  Without precondition what is not there is success.
-
-        Raises NO_SUCH_BUCKET, PRECONDITION_FAILED, NO_SUCH_KEY (a condition on nothing), LOCKED."""
-        deleted: Deleted = await self.commit(self._deletion(bucket, Deletion(key, version_id, precondition), owner))
-        return deleted
-
-    async def delete_objects(
-        self, bucket: Bucket, targets: Sequence[Deletion], *, owner: str = ""
-    ) -> list[Deleted | Exception]:
-        """One result per target; they share batches."""
-        tickets = [self.engine.submit(self._deletion(bucket, target, owner), announce=True) for target in targets]
-        results: list[Deleted | Exception] = []
-        for ticket in tickets:
-            try:
-                results.append(await ticket.wait())
-            except StoreError as error:
-                results.append(error)
-        return results
-
-    def _deletion(self, bucket: Bucket, target: Deletion, owner: str) -> commands.DeleteObject:
-        marked = bucket.settings and not target.version_id and owner and owner != bucket.owner
-        return commands.DeleteObject(
-            bucket=bucket.id,
-            root=bucket.root,
-            key=target.key,
-            now_ns=now(),
-            precondition=target.precondition,
-            version_id=target.version_id,
-            packed=pack_attributes(Attributes(owner=owner)) if marked else b"",
-        )
-
-    async def list_versions(
-        self,
-        bucket: Bucket,
-        prefix: bytes = b"",
-        delimiter: bytes = b"",
-        after_key: bytes = b"",
-        after_version: str = "",
-        limit: int = 1000,
-    ) -> VersionPage:
-        """Versions and delete markers by key, then newest first: those of keys > `after_key` and, with
-        `after_version`, the older ones of that key.  Common prefixes as in `list_objects`."""
-        if self.unsettled:
-            await self.settled(bucket)
-        page: VersionPage = await self.engine.scans.call(
-            self.snapshot, version_listing.list_versions, bucket, prefix, delimiter, after_key, after_version, limit
-        )
-        return page
 
     async def list_objects(
         self, bucket: Bucket, prefix: bytes = b"", delimiter: bytes = b"", after: bytes = b"", limit: int = 1000

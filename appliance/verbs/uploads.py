@@ -38,7 +38,9 @@ class UploadVerbs(Verbs):
         checksum_algorithm: str = "",
         checksum_type: str = "",
     ) -> Upload:
-        """Raises NO_SUCH_BUCKET."""
+        """Raises NO_SUCH_BUCKET, NOT_LOCKABLE, INVALID_ARGUMENT (a retention in the past)."""
+        moment = now()
+        self.check_lock(bucket, attributes, moment)
         command = commands.CreateUpload(
             id=secrets.token_urlsafe(24),
             bucket=bucket.id,
@@ -47,7 +49,7 @@ class UploadVerbs(Verbs):
             packed=pack_attributes(attributes),
             checksum_algorithm=checksum_algorithm,
             checksum_type=checksum_type,
-            now_ns=now(),
+            now_ns=moment,
         )
         upload: Upload = await self.commit(command)
         return upload
@@ -129,10 +131,12 @@ class UploadVerbs(Verbs):
         checksum and part sizes into `attributes`.  Raises INVALID_PART, INVALID_PART_ORDER, PART_TOO_SMALL (any but
         the last under 5 MiB), TOO_LARGE, PRECONDITION_FAILED, NO_SUCH_UPLOAD."""
         moment = now()
+        bucket = self.bucket_by_id(upload.bucket)
+        attributes = self.retained(bucket, attributes, moment)
         mode, uid, gid, mtime_ns, atime_ns, flags = posix_of(attributes, None, moment)
         command = commands.CompleteUpload(
             upload=upload.id,
-            root=self.bucket_by_id(upload.bucket).root,
+            root=bucket.root,
             parts=tuple(parts),
             etag=etag,
             packed=pack_attributes(attributes),

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from appliance import lock
 from appliance.authority import Action
 from appliance.model import NO_ATTRIBUTES, Attributes, Body, Node, Written
 from s3front import conditions, encryption, grants, metadata, preconditions, resealed, versioned, xml
@@ -49,12 +50,19 @@ async def operate(door: Door, request: Request) -> Response:
         conditions.check_copy_source(headers, source.etag, source.written_ns)
         customer = encryption.for_source(source, headers)
         attributes = _attributes(source, said, replace=replace, reclass=b"x-amz-storage-class" in headers)
-        held = source.attributes
+        held = lock.unlocked(source.attributes)
         if same and attributes is None and customer is None and _is_as_asked(held, sealing):
             raise _without_change()
         if replace or retag:
             attributes = msgspec.structs.replace(attributes or held, tags=said.tags if retag else held.tags)
         attributes = grants.of_copy(fresh, held, attributes)
+        if said.retention_mode or said.legal_hold:
+            attributes = msgspec.structs.replace(
+                attributes or held,
+                retention_mode=said.retention_mode,
+                retain_until_ns=said.retain_until_ns,
+                legal_hold=said.legal_hold,
+            )
         if resealed.shares(source, customer, sealing):
             if attributes is not None:
                 attributes = msgspec.structs.replace(attributes, sse=held.sse)
@@ -113,7 +121,7 @@ def _attributes(source: Node, said: Attributes, *, replace: bool, reclass: bool)
 
     Checksum and parts are of the bytes and stay.  With COPY only what the request may change by itself is taken.
     """
-    held = source.attributes
+    held = lock.unlocked(source.attributes)
     if replace:
         return msgspec.structs.replace(
             said, checksum=held.checksum, parts=held.parts, part_checksums=held.part_checksums

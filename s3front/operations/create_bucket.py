@@ -12,7 +12,7 @@ from appliance.authority import Action
 from appliance.errors import Code, StoreError
 from appliance.limits import BUCKET_NAME_MAX, BUCKET_NAME_MIN
 from appliance.model import Bucket
-from s3front import grants, intake, metadata, xml
+from s3front import grants, intake, metadata, object_lock, xml
 from s3front.errors import S3Error, invalid_argument
 from s3front.request import Door, Request
 from s3front.response import Response
@@ -33,13 +33,11 @@ _BUCKET_TYPES: Final = ("Location", "Bucket")  # of directory buckets, which are
 
 async def operate(door: Door, request: Request) -> Response:
     """Raises InvalidBucketName, BucketAlreadyOwnedByYou, BucketAlreadyExists, IllegalLocationConstraintException,
-    InvalidBucketAclWithObjectOwnership, NotImplemented (lock, tags), and what grants say."""
+    InvalidBucketAclWithObjectOwnership, InvalidArgument (the lock), NotImplemented (tags), and what grants say."""
     name = request.bucket_name
     if not valid_name(name):
         raise S3Error("InvalidBucketName", details=(("BucketName", name),))
     metadata.check_refused(request.headers)
-    if request.headers.get(b"x-amz-bucket-object-lock-enabled", b"false").lower() != b"false":
-        raise S3Error("NotImplemented", details=(("Header", "x-amz-bucket-object-lock-enabled"),))
     document = await intake.document(request)
     if document:
         _check_location(document, door.region)
@@ -58,7 +56,7 @@ async def operate(door: Door, request: Request) -> Response:
 
 
 def _settings(door: Door, headers: Mapping[bytes, bytes], owner: str) -> dict[str, bytes]:
-    """What the headers say of the bucket: its list and its ownership."""
+    """What the headers say of the bucket: its list, its ownership, its lock."""
     found = {}
     asked = grants.from_headers(door.store, headers, owner, owner)
     kept = acl.kept(asked, owner) if asked is not None else ()
@@ -71,6 +69,9 @@ def _settings(door: Door, headers: Mapping[bytes, bytes], owner: str) -> dict[st
         if kept and ownership == blocks.ENFORCED.encode():
             raise S3Error("InvalidBucketAclWithObjectOwnership")
         found[settings.OWNERSHIP] = ownership
+    lock = object_lock.setting(headers)
+    if lock is not None:
+        found |= {settings.VERSIONING: settings.ENABLED, settings.LOCK: lock}
     return found
 
 

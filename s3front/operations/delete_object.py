@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from appliance.authority import Action
-from s3front import preconditions, versioned
+from s3front import object_lock, preconditions, versioned
 from s3front.request import Door, Request
 from s3front.response import Response, no_content
 from s3front.router import Level, Route
@@ -27,6 +27,7 @@ async def operate(door: Door, request: Request) -> Response:
         version_id=request.version_id,
         precondition=precondition,
         owner=request.caller,
+        bypass=object_lock.bypasses(request.headers),
     )
     response = no_content()
     response.headers += versioned.deleted(done.version_id, done.marker)

@@ -13,7 +13,7 @@ from appliance.authority import Action
 from appliance.errors import StoreError
 from appliance.limits import DELETE_KEYS_MAX, KEY_LENGTH_MAX
 from appliance.model import Deleted, Deletion, version_number
-from s3front import checksums, conditions, intake, xml
+from s3front import checksums, conditions, intake, object_lock, xml
 from s3front.admission import Admission
 from s3front.errors import S3Error, from_store
 from s3front.request import Door, Request
@@ -49,7 +49,9 @@ async def operate(door: Door, request: Request) -> Response:
             wanted.append(target)
         outcomes.append(refused)
     if wanted:
-        results = await door.store.delete_objects(request.bucket, wanted, owner=request.caller)
+        results = await door.store.delete_objects(
+            request.bucket, wanted, owner=request.caller, bypass=object_lock.bypasses(request.headers)
+        )
         for place, result in zip(places, results, strict=True):
             if isinstance(result, StoreError):
                 outcomes[place] = from_store(result)

@@ -33,12 +33,6 @@ def _bucket(name: str, action: Action, query: str, *, error: str = "", root: str
 
 UNSET: Final[tuple[Unset, ...]] = (
     _bucket(
-        "GetObjectLockConfiguration",
-        Action.GET_BUCKET_OBJECT_LOCK_CONFIGURATION,
-        "object-lock",
-        error="ObjectLockConfigurationNotFoundError",
-    ),
-    _bucket(
         "GetBucketReplication",
         Action.GET_REPLICATION_CONFIGURATION,
         "replication",

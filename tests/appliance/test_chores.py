@@ -7,16 +7,31 @@ import trio.testing
 
 from appliance.chores import run_chores
 from appliance.errors import Code, StoreError
+from appliance.model import Bucket
+from appliance.settings import LOCK
 
 
 class Asked:
     """What the chores may ask of a store."""
 
-    def __init__(self, expired: list[int]) -> None:
+    def __init__(self, expired: list[int], *, locks: bool = False) -> None:
         self.snapshots: list[float] = []
         self.expiries: list[int] = []
         self.key_looks: list[float] = []
+        self.times: list[float] = []
         self._expired = expired
+        self._settings = {LOCK: b"{}"} if locks else {}
+
+    def buckets(self) -> list[Bucket]:
+        return [
+            Bucket(1, "default", "plain", 0, 2, "owner"),
+            Bucket(3, "default", "b", 0, 4, "o", settings=self._settings),
+        ]
+
+    async def keep_time(self) -> None:
+        self.times.append(trio.current_time())
+        if len(self.times) == 1:
+            raise StoreError(Code.NO_SPACE)
 
     def checkpoint(self) -> None:
         self.snapshots.append(trio.current_time())
@@ -61,3 +76,10 @@ def test_the_data_key_is_looked_at_once_a_day() -> None:
     run_for(store, 3 * 86_400 + 600, upload_expiry=0)
     assert len(store.key_looks) == 3
     assert len(store.snapshots) >= 70
+
+
+def test_the_time_is_kept_where_objects_are_locked() -> None:
+    for locks, expected in ((False, 0), (True, 3)):
+        store = Asked([], locks=locks)
+        run_for(store, 2 * 3600 + 600, upload_expiry=0)
+        assert len(store.times) == expected

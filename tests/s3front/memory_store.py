@@ -382,6 +382,7 @@ class MemoryStore:
         version_id: str = "",
         precondition: Precondition | None = None,
         owner: str = "",
+        bypass: bool = False,
     ) -> Deleted:
         self._check(bucket, key, precondition)
         if version_id not in ("", "null"):
@@ -389,7 +390,7 @@ class MemoryStore:
         return Deleted(self._objects[bucket.id].pop(key, None) is not None)
 
     async def delete_objects(
-        self, bucket: Bucket, targets: Sequence[Deletion], *, owner: str = ""
+        self, bucket: Bucket, targets: Sequence[Deletion], *, owner: str = "", bypass: bool = False
     ) -> list[Deleted | Exception]:
         results: list[Deleted | Exception] = []
         for key, version_id, precondition in map(msgspec.structs.astuple, targets):

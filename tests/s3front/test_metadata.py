@@ -89,8 +89,6 @@ def test_user_metadata_is_bounded() -> None:
 @rows(
     "headers",
     [
-        {b"x-amz-object-lock-mode": b"COMPLIANCE"},
-        {b"x-amz-object-lock-legal-hold": b"ON"},
         {b"x-amz-write-offset-bytes": b"10"},
     ],
 )

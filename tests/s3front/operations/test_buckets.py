@@ -96,17 +96,6 @@ def test_a_configuration_may_say_nothing(box: Box, body: bytes) -> None:
 
 
 @rows(
-    "headers",
-    [
-        {"x-amz-bucket-object-lock-enabled": "true"},
-    ],
-)
-def test_what_a_bucket_cannot_be(box: Box, headers: dict[str, str]) -> None:
-    answer = box.send("PUT", "/new-bucket", headers=headers)
-    assert (answer.status, answer.code) == (501, "NotImplemented")
-
-
-@rows(
     "name",
     [
         "ab",
@@ -167,7 +156,7 @@ def test_a_configuration_is_unset(box: Box, unset: Unset) -> None:
     assert box.send("GET", path.replace("/b", "/none"), f"{unset.route.query}=").code == "NoSuchBucket"
 
 
-@rows("query", ["object-lock"])
+@rows("query", ["replication"])
 def test_setting_a_configuration_changes_nothing(box: Box, query: str) -> None:
     answer = box.send("PUT", "/b", f"{query}=", body=b"<x/>")
     assert (answer.status, answer.code) == (501, "NotImplemented")
