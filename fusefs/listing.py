@@ -14,7 +14,7 @@ from typing import Final
 import pyfuse3
 from pyfuse3 import FileNameT, FUSEError, ReaddirToken
 
-from fusefs import attributes, tree
+from fusefs import tree
 from fusefs.handles import DirectoryHandle
 from fusefs.names import Names
 
@@ -26,7 +26,7 @@ def list_buckets(names: Names, start: int, token: ReaddirToken) -> None:
     for bucket in sorted(names.store.buckets(), key=lambda bucket: bucket.root):
         if bucket.root <= start:
             continue
-        answer = attributes.of_node(names.store, names.store.node(bucket.root))
+        answer = names.attributes(names.store.node(bucket.root))
         if not pyfuse3.readdir_reply(token, FileNameT(bucket.label), answer, bucket.root):
             return
         names.inodes.looked_up(bucket.root, bucket.id)
@@ -58,7 +58,7 @@ def _list_uncommitted(names: Names, handle: DirectoryHandle, token: ReaddirToken
         if file.name is not None:  # otherwise committed meanwhile: it comes with the catalogue's
             shadowed = names.store.entry(handle.inode, name, True) is not None
             shown = FileNameT(tree.to_mount(name, shadowed))
-            answer = attributes.of_file(names.store, file)
+            answer = names.attributes(file)
             if not pyfuse3.readdir_reply(token, shown, answer, len(handle.given) + 1):
                 return False
             names.inodes.looked_up(file.inode, handle.bucket)

@@ -118,6 +118,7 @@ class Mount:
             fastloop.install(handshake.step)
             pyfuse3.init(self.operations, handshake.path, {"fsname=tierce"})
             return True
+        self.operations.names.root = (os.geteuid(), os.getegid())  # nobody else can enter, root neither
         fastloop.install()
         options = {"default_permissions", "fsname=tierce", "subtype=tierce"}
         try:

@@ -32,6 +32,7 @@ class Names:
         self.store = store
         self.inodes = inodes
         self.files = files
+        self.root = (0, 0)  # the user and group to whom root's files are shown to belong
 
     # ------------------------------------------------------------------ finding
     def find(self, parent: int, name: bytes) -> Entry | File | None:
@@ -146,8 +147,13 @@ class Names:
     def attributes(self, found: File | Node) -> EntryAttributes:
         """What the kernel is told of a file or node."""
         if isinstance(found, File):
-            return attributes.of_file(self.store, found)
-        return attributes.of_node(self.store, found, self.files.names.get(found.id))
+            answer = attributes.of_file(self.store, found)
+        else:
+            answer = attributes.of_node(self.store, found, self.files.names.get(found.id))
+        if self.root != (0, 0):
+            answer.st_uid = answer.st_uid or self.root[0]
+            answer.st_gid = answer.st_gid or self.root[1]
+        return answer
 
     def told(self, inode: int) -> EntryAttributes:
         """The answer to getattr and setattr."""

@@ -309,3 +309,20 @@ def test_extended_attributes_and_metadata_are_one(play: Play) -> None:
                 await ops.setxattr(inode, name, value, ctx)
 
     play(scene)
+
+
+def test_an_ordinary_users_own_mount_shows_him_what_is_roots(play: Play) -> None:
+    """Otherwise he could not change what came through S3, and nobody else could either."""
+
+    async def scene(mount: Unmounted) -> None:
+        mount.ops.names.root = (1000, 100)
+        await mount.door.put("photos", b"d/of S3", b"x")
+        await mount.write_file("photos/his", b"x")
+        await mount.setattr("photos/his", st_uid=7, st_gid=8)
+        for path in ("photos", "photos/d", "photos/d/of S3"):
+            entry = await mount.stat(path)
+            assert (entry.st_uid, entry.st_gid) == (1000, 100), path
+        his = await mount.stat("photos/his")
+        assert (his.st_uid, his.st_gid) == (7, 8)
+
+    play(scene)

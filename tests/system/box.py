@@ -62,6 +62,27 @@ def make_certificate(certificate: Path, key: Path) -> None:
     subprocess.run(made, check=True, capture_output=True)
 
 
+def s3_client(facts: dict[str, Any], certificate: Path | None = None) -> S3Client:
+    """A boto3 client of the daemon whose box.json says `facts`; it neither retries nor waits for ever."""
+    config = Config(
+        signature_version="s3v4",  # boto3 presigns by version 2 unless told
+        retries={"total_max_attempts": 1},
+        connect_timeout=5,
+        read_timeout=60,
+        s3={"addressing_style": "path"},
+        max_pool_connections=20,
+    )
+    return boto3.client(
+        "s3",
+        endpoint_url=facts["endpoint"],
+        aws_access_key_id=facts["access_key"],
+        aws_secret_access_key=facts["secret_key"],
+        region_name="us-east-1",
+        config=config,
+        verify=str(certificate) if certificate else None,
+    )
+
+
 class Box:
     """One state directory and, between `start` and `stop` or `kill`, its daemon."""
 
@@ -185,23 +206,7 @@ class Box:
 
     def s3(self) -> S3Client:
         """A new boto3 client that neither retries nor waits for ever."""
-        config = Config(
-            signature_version="s3v4",  # boto3 presigns by version 2 unless told
-            retries={"total_max_attempts": 1},
-            connect_timeout=5,
-            read_timeout=60,
-            s3={"addressing_style": "path"},
-            max_pool_connections=20,
-        )
-        client = boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            aws_access_key_id=self.facts["access_key"],
-            aws_secret_access_key=self.facts["secret_key"],
-            region_name="us-east-1",
-            config=config,
-            verify=str(self.certificate) if self.certificate else None,
-        )
+        client = s3_client(self.facts, self.certificate)
         self._clients.append(client)
         return client
 
