@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from appliance.catalogue.commands import Reap
 from appliance.credentials import Vault
 from appliance.device.device import BlockDevice
 from appliance.device.lanes import CallLanes, InlineLanes, Lanes
@@ -99,7 +98,7 @@ async def open_store(
     engine = Engine(parts, lanes, scans, threaded=threaded)
     store = ObjectStore(engine, str(database), KeyRing(vault, lambda: engine.data_keys))
     for node in unlinked_nodes(parts.reader):
-        engine.submit(Reap(node=node, now_ns=0))
+        engine.reap(node)
     try:
         yield store
     finally:

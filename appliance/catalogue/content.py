@@ -2,17 +2,22 @@
 
 A *content* is (kind, ref, data): EMPTY, INLINE bytes, one whole CHUNK, or a MAP.  Copy, multipart completion, clone and
 the mount's overwrites are all moves of references; only `patch` cuts slices.  Everything here runs inside a batch.
+
+Freeing is bounded: a batch frees at most `Rows.drops` slices, or the record of a huge object's deletion would not fit
+the ring and its rows would hold the writer for seconds.  What is left stays with a node without a name (links=0) that
+`Reap` commands empty step by step, resumed at start; its generation rises, so that nobody takes it for what it was.
 """
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from blake3 import blake3
 
 from appliance.catalogue.database import NewData, Rows
-from appliance.catalogue.schema import CHUNK, MAP, PAGE, SLICE
+from appliance.catalogue.schema import CHUNK, MAP, NODE, PAGE, SLICE
 from appliance.errors import Code, StoreError
 from appliance.limits import INLINE_MAX
 from appliance.model import Body, BodyKind, NewChunk, NewSlice, Node
@@ -30,6 +35,7 @@ class Content(NamedTuple):
 
 NOTHING = Content(EMPTY)
 SUM: Final = 16
+_STEP: Final = 256  # slices looked at at once
 
 type_all = Callable[..., list[Any]]
 
@@ -149,18 +155,51 @@ def share(tx: Rows, kind: int, ref: int) -> None:
 
 
 def drop(tx: Rows, kind: int, ref: int) -> None:
-    """One reference less; at none the chunk's pages are freed."""
+    """One reference less; at none the chunks' pages are freed, or left to a nameless node to be reaped."""
+    if not _release(tx, kind, ref):
+        (end,) = tx.one("SELECT off+len FROM slice WHERE map=? ORDER BY off DESC LIMIT 1", (ref,))
+        row: dict[str, Any] = dict.fromkeys(NODE.columns, 0)
+        row |= {"id": tx.new_id(), "mode": stat.S_IFREG, "size": end, "kind": MAPPED, "ref": ref}
+        row |= {"etag": "", "data": b"", "packed": b"", "dsum": b""}
+        tx.put(NODE, tuple(row.values()))
+        tx.reaps.append(row["id"])
+
+
+def drop_node(tx: Rows, node: Node) -> None:
+    """The node goes, and its bytes with it; of many bytes some remain with it, nameless, to be reaped."""
+    if _release(tx, node.kind, node.ref):
+        tx.delete(NODE, (node.id,))
+        return
+    row = dict(zip(NODE.columns, tx.one("SELECT * FROM node WHERE id=?", (node.id,)), strict=True))
+    row |= {"links": 0, "generation": row["generation"] + 1}
+    tx.put(NODE, tuple(row.values()))
+    tx.reaps.append(node.id)
+
+
+def _release(tx: Rows, kind: int, ref: int) -> bool:
+    """One reference less, if what it alone keeps can be freed here; False: a part was freed, and the reference, with
+    the rest under it, is still there."""
     if kind == WHOLE:
         _count(tx, ref, -1)
     elif kind == MAPPED:
         refs, composed = tx.one("SELECT refs, composed FROM map WHERE id=?", (ref,))
-        if refs > 1:
-            tx.put(MAP, (ref, refs - 1, composed))
-            return
-        tx.delete(MAP, (ref,))
-        for offset, inner, inner_ref in tx.all("SELECT off, kind, ref FROM slice WHERE map=?", (ref,)):
-            tx.delete(SLICE, (ref, offset))
-            drop(tx, inner, inner_ref)
+        if refs == 1:
+            return _empty(tx, ref, composed)
+        tx.put(MAP, (ref, refs - 1, composed))
+    return True
+
+
+def _empty(tx: Rows, number: int, composed: int) -> bool:
+    """Frees what only this map keeps, then the map; False when the batch has freed enough before that."""
+    order = "kind, off" if composed else "off"  # maps last: a map that still has one is still composed
+    while rows := tx.all(f"SELECT off, kind, ref FROM slice WHERE map=? ORDER BY {order} LIMIT {_STEP}", (number,)):
+        for offset, kind, ref in rows:
+            if tx.drops <= 0 or not _release(tx, kind, ref):
+                return False
+            tx.delete(SLICE, (number, offset))
+            tx.drops -= 1
+    tx.delete(MAP, (number,))
+    return True
 
 
 # ---------------------------------------------------------------------- reading

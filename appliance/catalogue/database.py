@@ -20,6 +20,7 @@ import sqlite_utils
 from appliance.catalogue import schema
 from appliance.catalogue.schema import BY_NUMBER, META, PAGE, TABLES, Table
 from appliance.errors import Code, StoreError
+from appliance.limits import DROP_STEP
 from appliance.model import Change, DataKey
 
 type_row = tuple[Any, ...]
@@ -89,7 +90,13 @@ class NewData(NamedTuple):
 class Rows:
     """One batch's transaction: reads see its own writes."""
 
-    def __init__(self, connection: sqlite3.Connection, take_id: Callable[[], int], held: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        take_id: Callable[[], int],
+        held: Callable[[int], bool],
+        drops: int = DROP_STEP,
+    ) -> None:
         self._execute = connection.execute
         self.connection = connection
         self._take_id = take_id
@@ -104,6 +111,8 @@ class Rows:
             tuple[int, int], bool
         ] = {}  # staged pages now named by rows -> covered by an earlier flush
         self.freed: list[tuple[int, int, int]] = []  # extents whose rows are gone
+        self.drops = drops  # slices that may still be freed here: a record must fit the ring, however large an object
+        self.reaps: list[int] = []  # unlinked nodes with bytes left to free, by commands to come
         self.notes: list[Change] = []
         self.buckets: dict[int, bytes | None] = {}  # seen to exist in this transaction -> their state of versioning
         self.dropped: list[tuple[int, bytes]] = []  # directories' names that no longer lead where they led

@@ -32,8 +32,7 @@ def let_go(tx: Rows, node: Node, now_ns: int) -> None:
     if node.links > 1 or tx.held(node.id):
         put_node(tx, msgspec.structs.replace(node, links=node.links - 1, ctime_ns=now_ns))
         return
-    content.drop(tx, node.kind, node.ref)
-    tx.delete(NODE, (node.id,))
+    content.drop_node(tx, node)
 
 
 def content_of(node: Node) -> Content:

@@ -254,5 +254,4 @@ def reap(tx: Rows, cache: DirectoryCache, node_id: int, now_ns: int) -> None:
     if stat.S_ISDIR(node.mode):
         names.prune(tx, cache, node_id, now_ns)
     elif node.links == 0 and not tx.held(node_id):
-        content.drop(tx, node.kind, node.ref)
-        tx.delete(NODE, (node_id,))
+        content.drop_node(tx, node)

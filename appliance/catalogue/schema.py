@@ -92,7 +92,7 @@ NODE: Final = _table(
     mode INTEGER NOT NULL,
     uid INTEGER NOT NULL,
     gid INTEGER NOT NULL,
-    links INTEGER NOT NULL,    -- 0: unlinked but held open; such rows are reaped at start
+    links INTEGER NOT NULL,    -- 0: unlinked, but held open or with bytes left to free; such rows are reaped at start
     size INTEGER NOT NULL,
     atime_ns INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL,

@@ -44,7 +44,7 @@ from appliance.engine.journal import Place, Ring
 from appliance.engine.pool import Pool, PoolDevice, header_for
 from appliance.engine.retrieve import Retrieval
 from appliance.errors import Code, StoreError
-from appliance.limits import BATCH_BODY_MAX, COPIES_MAX, KIB, MIB
+from appliance.limits import BATCH_BODY_MAX, COPIES_MAX, DROP_STEP, KIB, MIB
 from appliance.model import CUSTOMER, Change
 from appliance.ondisk import cipher, page, record
 
@@ -56,6 +56,8 @@ log = logging.getLogger(__name__)
 UNDISTURBED_MIN: Final = 4  # commands
 UNDISTURBED_STEP: Final = 8  # commands of one visit
 UNDISTURBED_BYTES: Final = 256 * KIB  # gathered bytes that may be hashed and copied in a visit
+
+DROP_SHARE: Final = 1 * KIB  # of the ring for each slice that a batch frees: five times what its images take
 
 GATHER_MEMORY: Final = COPIES_MAX * (BATCH_BODY_MAX + 2 * MIB)  # bodies, headers and padding, for each copy's device
 
@@ -105,6 +107,7 @@ class Batch(NamedTuple):
     dropped: list[tuple[int, bytes]]
     changed: Sequence[tuple[Any, ...]] = ()  # keys of the rows it changed: (table, primary key...)
     commits: int = 0  # transactions: what `Committer.begun` counted
+    reaps: Sequence[int] = ()  # nodes that have bytes left to free
 
 
 class _Job(NamedTuple):
@@ -179,6 +182,7 @@ class Committer:
                     [name for batch in results for name in batch.dropped],
                     [key for batch in results for key in batch.changed],
                     sum(batch.commits for batch in results),
+                    [node for batch in results for node in batch.reaps],
                 )
             return self._refuse(tickets, error)
         except Exception as error:
@@ -202,7 +206,7 @@ class Committer:
 
     def _run(self, tickets: Sequence[Ticket]) -> Batch:
         connection = self.connection
-        tx = Rows(connection, self._take_id, self._held)
+        tx = Rows(connection, self._take_id, self._held, min(DROP_STEP, self.ring.length // DROP_SHARE))
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
@@ -248,7 +252,7 @@ class Committer:
             log.exception("a batch failed in a way that must not happen")
             raise StoreError(Code.UNAVAILABLE, "internal error", cause=repr(error)) from error
         self._commit(tx, tickets, Place(seq, offset, total), digest, gathered, freeing)
-        return Batch(tickets, tx.notes, tx.dropped, list(tx.images), 1)
+        return Batch(tickets, tx.notes, tx.dropped, list(tx.images), 1, tx.reaps)
 
     def _apply(self, tx: Rows, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:

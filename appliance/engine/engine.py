@@ -61,6 +61,9 @@ class Engine:
         self._kept: set[int] = set()  # held nodes that a commit kept although it would have removed them
         self._removing: dict[int, int] = {}  # nodes that a batch removes, with its number, until the loop is told of it
         self._runs = self._delivered = 0  # batches that the writer began, that the loop was told of
+        self._reaping: set[int] = set()  # nameless nodes whose bytes are being freed step by step
+        self._stuck: set[int] = set()  # those of them whose last step failed
+        self._closing = False
         self.retrieval = Retrieval(self.pool, lanes, self.reader)
         self.staged = Staged(self.pool)
         fan = Fan(len(self.pool.devices) + 1 if threaded else 0)
@@ -134,11 +137,28 @@ class Engine:
         del self._held[node]
         if node in self._kept:
             self._kept.discard(node)
-            self.submit(commands.Reap(node=node, now_ns=time.time_ns()))
+            self.reap(node)
 
     def held_nodes(self) -> frozenset[int]:
-        """Nodes held at this moment."""
-        return frozenset(self._held)
+        """Nodes held at this moment, by whoever reads or by what remains to be freed of them."""
+        return frozenset(self._held) | self._reaping
+
+    def reap(self, node: int) -> None:
+        """Frees a nameless node, in as many batches as it takes."""
+        self._reaping.add(node)
+        self.submit(commands.Reap(node=node, now_ns=time.time_ns()))
+
+    def _reap_on(self, batch: Batch) -> None:
+        """The next step for each node that has one; what failed is tried again after a batch that did not."""
+        for ticket in batch.tickets:
+            if isinstance(ticket.command, commands.Reap):
+                (self._reaping.discard if ticket.error is None else self._stuck.add)(ticket.command.node)
+        if self._closing:
+            return  # the next start goes on
+        for node in batch.reaps:
+            self.reap(node)
+        if batch.commits and self._stuck:
+            self.reap(self._stuck.pop())
 
     # ------------------------------------------------------------------ submitting
     def submit(self, command: commands.Command, *, announce: bool = False) -> Ticket:
@@ -278,6 +298,8 @@ class Engine:
             self.directories.drop(parent, name)
         if batch.changed:
             self.rows.forget(batch.changed)
+        if batch.reaps or self._reaping:
+            self._reap_on(batch)
         for ticket in batch.tickets:
             if ticket.error is None and isinstance(ticket.command, _RELOADING):
                 self.reload()
@@ -341,6 +363,7 @@ class Engine:
     async def close(self) -> None:
         """Settles, ends the threads, takes a snapshot when that is cheap, marks the pool clean."""
         with trio.CancelScope(shield=True):
+            self._closing = True
             await self.settle()
             await self.lanes.call(self._housekeeper.close)  # first: it may still have a job for the writer
             if self._thread is not None:

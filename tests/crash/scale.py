@@ -27,6 +27,7 @@ SMALL: Final[Mapping[str, int]] = {
     "PART_SIZE_MIN": 16 * KIB,
     "GATHER_MEMORY": 4 * MIB,
     "SNAPSHOT_PAGE": 64 * KIB,
+    "DROP_STEP": 1,
 }
 ROOMS: Final = ("appliance.engine", "appliance.ondisk", "appliance.catalogue", "appliance.verbs", "appliance.limits")
 

@@ -15,6 +15,7 @@ from appliance.catalogue.database import NewData, Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.schema import PAGE, USAGE
 from appliance.errors import StoreError
+from appliance.limits import DROP_STEP
 from appliance.model import Bucket, Node
 from appliance.ondisk.page import extent_length
 from appliance.upkeep.checks import Problem, check_catalogue
@@ -30,6 +31,8 @@ class Catalogue:
         schema.create(self.connection)
         self.ids = itertools.count(1024)
         self.held: set[int] = set()
+        self.drops = DROP_STEP
+        self.reaps: list[int] = []  # nodes that have bytes left to free
         self.cache = DirectoryCache()
         self.bytes: dict[int, bytes] = {}
         self._offsets = itertools.count(1 << 20, 1 << 20)
@@ -38,7 +41,7 @@ class Catalogue:
     def batch(self) -> Rows:
         """An open one; `finish` closes it."""
         self.connection.execute("BEGIN")
-        return Rows(self.connection, self.ids.__next__, self.held.__contains__)
+        return Rows(self.connection, self.ids.__next__, self.held.__contains__, self.drops)
 
     def finish(self, tx: Rows) -> None:
         """What the writer does at the end of a batch, without devices: pages of new chunks, counters, COMMIT."""
@@ -48,6 +51,7 @@ class Catalogue:
             row = tx.one("SELECT objects, bytes FROM usage WHERE bucket=?", (bucket,)) or (0, 0)
             tx.put(USAGE, (bucket, row[0] + objects, row[1] + size))
         self.connection.execute("COMMIT")
+        self.reaps += tx.reaps
 
     def _place(self, tx: Rows, number: int, item: NewData) -> None:
         self.bytes[number] = item.data
