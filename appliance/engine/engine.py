@@ -143,6 +143,11 @@ class Engine:
         """Nodes held at this moment, by whoever reads or by what remains to be freed of them."""
         return frozenset(self._held) | self._reaping
 
+    @property
+    def reaping(self) -> frozenset[int]:
+        """Nodes whose bytes are being freed by steps, but for those whose last step failed."""
+        return frozenset(self._reaping - self._stuck)
+
     def reap(self, node: int) -> None:
         """Frees a nameless node, in as many batches as it takes."""
         self._reaping.add(node)

@@ -140,6 +140,8 @@ class Trial:
         self, store: ObjectStore, witness: Witness, missing: int | None, faulty_boot: bool, last: bool
     ) -> None:
         await store.settle()
+        while store.engine.reaping and not witness.crashed:
+            await store.settle()
         if witness.crashed:
             return
         for disk in self.disks:

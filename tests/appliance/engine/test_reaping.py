@@ -49,7 +49,7 @@ async def make_fragmented(store: ObjectStore, bucket: Bucket, name: bytes) -> No
 async def reaped(store: ObjectStore) -> int:
     """Until nothing is left to free; how many batches it took."""
     before = store.engine.committer.batches
-    while store.engine.held_nodes():
+    while store.engine.reaping:
         await store.engine.settle()
     return store.engine.committer.batches - before
 
@@ -141,7 +141,7 @@ def test_a_step_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.M
 
             monkeypatch.setattr(store.engine.committer, "_run", run)
             await store.delete_object(bucket, b"huge")
-            while store.engine.held_nodes() and not store.engine._stuck:
+            while store.engine.reaping:
                 await store.engine.settle()
             assert store.engine._stuck, "one step failed"
             await store.put_object(bucket, b"k", store.small_body(b"x"), "e", NO_ATTRIBUTES)
