@@ -14,7 +14,7 @@ from appliance.catalogue.content import Maker
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.nodes import content_of, put_node, unlink_node
-from appliance.catalogue.schema import ENTRY, NODE
+from appliance.catalogue.schema import ENTRY
 from appliance.catalogue.versions import type_state
 from appliance.errors import Code, StoreError
 from appliance.model import MARKER, Change, Deleted, Node, Precondition, Written
