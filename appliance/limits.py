@@ -31,6 +31,7 @@ GRANTS_MAX: Final = 100  # of one access control list
 INLINE_MAX: Final = 2 * KIB  # inline rows above this are slower than a gathered page at 64 clients and bloat snapshots
 GATHER_MAX: Final = 128 * KIB  # bodies up to this join their batch's one write; larger ones are streamed page by page
 PAGE_PAYLOAD: Final = 4 * MIB  # 64 blocks of 64 KiB: their digests fill a 4 KiB header
+PLAN_WINDOW: Final = 64 * MIB  # a longer read is planned window by window: 16 pages and their copies take 0.3 ms
 STREAM_PIECE: Final = 2 * MIB  # what a long read takes from a device at once: 1 MiB costs 5 % more CPU, 4 MiB 25 %
 BLOCK: Final = 64 * KIB  # the unit of verification: 0.18 CPU-s/GiB; 4 KiB blocks cost three times as much
 CHUNK_SIZE: Final = 8 * MIB  # the unit of placement and tiering

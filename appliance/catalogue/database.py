@@ -24,6 +24,8 @@ from appliance.limits import DROP_STEP
 from appliance.model import Change, DataKey
 
 type_row = tuple[Any, ...]
+type_keep = Callable[[int, int, int, int, int], None]
+"""Told before bytes [start, end) of a node, whose content is (kind, ref), change in place: someone may read them."""
 
 WRITER_CACHE_KIB: Final = 32_768  # what a batch touches: the upper levels of every B-tree
 READER_CACHE_KIB: Final = 16_384  # the loop's own; listings and scans have connections with little memory
@@ -112,6 +114,7 @@ class Rows:
         ] = {}  # staged pages now named by rows -> covered by an earlier flush
         self.freed: list[tuple[int, int, int]] = []  # extents whose rows are gone
         self.drops = drops  # slices that may still be freed here: a record must fit the ring, however large an object
+        self.keep: type_keep = lambda node, kind, ref, start, end: None
         self.reaps: list[int] = []  # unlinked nodes with bytes left to free, by commands to come
         self.notes: list[Change] = []
         self.buckets: dict[int, bytes | None] = {}  # seen to exist in this transaction -> their state of versioning

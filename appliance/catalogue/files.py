@@ -312,6 +312,13 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
         old, old_size, links, generation = content_of(node), node.size, node.links, node.generation
         flags, packed, etag, written_ns = node.flags | TIMED, node.packed, node.etag, node.written_ns
     changed = bool(command.slices) or command.size != old_size or command.cut is not None or command.create is not None
+    if command.create is None:
+        kept = min(old_size if command.cut is None else command.cut, old_size, command.size)
+        for start, end in (
+            (kept, old_size),
+            *((piece.offset, piece.offset + piece.length) for piece in command.slices),
+        ):
+            tx.keep(command.node, old.kind, old.ref, start, end)
     made = content.patch(tx, old, old_size, command.size, command.cut, command.chunks, command.slices, maker)
     if changed:
         etag, generation, written_ns = command.etag, generation + 1, command.now_ns

@@ -171,7 +171,8 @@ class Committer:
         if self.failed is not None:
             return self._refuse(tickets, self.failed)
         try:
-            return self._run(tickets)
+            with self.retrieval.long.batch:
+                return self._run(tickets)
         except StoreError as error:
             if error.code in (Code.NO_SPACE, Code.TOO_LARGE) and len(tickets) > 1 and self.failed is None:
                 # one by one: a body that does not fit must not keep a delete from happening (a full box still deletes)
@@ -207,6 +208,7 @@ class Committer:
     def _run(self, tickets: Sequence[Ticket]) -> Batch:
         connection = self.connection
         tx = Rows(connection, self._take_id, self._held, min(DROP_STEP, self.ring.length // DROP_SHARE))
+        tx.keep = partial(self.retrieval.long.keep, tx.all)
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:

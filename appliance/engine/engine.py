@@ -64,7 +64,8 @@ class Engine:
         self._reaping: set[int] = set()  # nameless nodes whose bytes are being freed step by step
         self._stuck: set[int] = set()  # those of them whose last step failed
         self._closing = False
-        self.retrieval = Retrieval(self.pool, lanes, self.reader)
+        self.retrieval = Retrieval(self.pool, lanes, self.reader, partial(connect, parts.database, read_only=True))
+        self.retrieval.unread = self._unread
         self.staged = Staged(self.pool)
         fan = Fan(len(self.pool.devices) + 1 if threaded else 0)
         self._fan = fan
@@ -107,12 +108,12 @@ class Engine:
 
     def hold(self, node: int) -> bool:
         """An unlinked node keeps its row and bytes while held.  False, and not held, when it is too late: the batch
-        under way removes the node, though nobody sees that yet.  `settle`, and look again."""
+        under way removes the node, though nobody sees that yet, or it is being freed.  `settle`, and look again."""
         if node in self._held:
             self._held[node] += 1
             return True
         self._held[node] = 1
-        if node in self._removing:
+        if node in self._removing or node in self._reaping:
             self.release(node)
             return False
         return True
@@ -122,7 +123,7 @@ class Engine:
         hold first and then looks at the note, can't miss it; nor can `hold`, which looks after it has held."""
         self._kept.add(node)
         self._removing[node] = self._runs
-        if node in self._held:
+        if node in self._held or self.retrieval.long.reads(node):
             del self._removing[node]
             return True
         self._kept.discard(node)
@@ -135,13 +136,17 @@ class Engine:
             self._held[node] = left
             return
         del self._held[node]
-        if node in self._kept:
+        self._unread(node)
+
+    def _unread(self, node: int) -> None:
+        """One less holds or reads the node: what was kept for the last of them goes."""
+        if node in self._kept and node not in self._held and not self.retrieval.long.reads(node):
             self._kept.discard(node)
             self.reap(node)
 
     def held_nodes(self) -> frozenset[int]:
         """Nodes held at this moment, by whoever reads or by what remains to be freed of them."""
-        return frozenset(self._held) | self._reaping
+        return frozenset(self._held) | self._reaping | self.retrieval.long.nodes()
 
     @property
     def reaping(self) -> frozenset[int]:
@@ -390,6 +395,7 @@ class Engine:
         except (StoreError, OSError, sqlite3.Error) as error:
             log.error("the pool could not be closed cleanly (the next start replays its journal): %s", error)
         finally:
+            self.retrieval.long.close()
             self.reader.close()
             self._writer_connection.close()
             self.pool.close()

@@ -1,8 +1,8 @@
 """The read path: look up, plan, read, verify.
 
 A `Reader` resolves its whole plan, down to pages, at one moment on the loop, under a pin: from then on no deletion or
-overwrite can touch what it will read (I11, H4).  Bytes leave only after their block matched its digest in this read, or
-from memory that was filled by such a read or by the commit itself (H3).
+overwrite can touch what it will read (I11, H4); plan.py says how a long one keeps that word.  Bytes leave only after
+their block matched its digest in this read, or from memory that was filled by such a read or by the commit itself (H3).
 """
 
 from __future__ import annotations
@@ -11,29 +11,21 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
-from appliance.catalogue.content import INLINE, MAPPED, WHOLE, flatten, inline_bytes
+from appliance.catalogue.content import INLINE, MAPPED, WHOLE, inline_bytes
 from appliance.device.buffers import scratch
 from appliance.device.lanes import CallLanes
+from appliance.engine.plan import LongPlan, LongReads, Step, cut, steps_of
 from appliance.engine.pool import PageRef, Pool, page_room
 from appliance.errors import Code, StoreError
-from appliance.limits import BLOCK, BODY_CACHE, GATHER_MAX, KIB, MIB, PAGE_PAYLOAD, STREAM_PIECE
+from appliance.limits import BLOCK, BODY_CACHE, GATHER_MAX, KIB, MIB, PLAN_WINDOW, STREAM_PIECE
 from appliance.model import Node
 from appliance.ondisk.page import extent_length
 
-_PAGES = "SELECT dev, off, len, idx, hsum, chunk FROM page WHERE chunk=? ORDER BY idx, copy"
 _ZEROS = memoryview(bytes(MIB))
 SMALL_EXTENT: Final = extent_length(GATHER_MAX)  # longer extents have the long header and blocks of their own
 RANGE_KEPT_MAX: Final = 256 * KIB  # ranges up to this leave their blocks in memory; streams would only flush it out
-
-
-class Step(NamedTuple):
-    """`length` bytes: zeros, or payload bytes from `start` on of one page, whose copies are `copies`."""
-
-    length: int
-    start: int
-    copies: list[PageRef]
 
 
 type_key = int | tuple[bytes, int]
@@ -119,13 +111,21 @@ class Pins:
 class Retrieval:
     """What all readers share."""
 
-    def __init__(self, pool: Pool, lanes: CallLanes, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        lanes: CallLanes,
+        connection: sqlite3.Connection,
+        connect: Callable[[], sqlite3.Connection],
+    ) -> None:
         self.pool = pool
         self.lanes = lanes
         self.cache = BodyCache()
         self.pins = Pins()
+        self.long = LongReads(connect, pool.preferred)
         self._execute = connection.execute
         self.unpinned: Callable[[], None] = lambda: None  # the engine releases what waited
+        self.unread: Callable[[int], None] = lambda node: None  # ... and reaps a node that was kept for a long reader
 
     def every(self, sql: str, parameters: tuple[object, ...]) -> list[tuple[int, ...]]:
         """Rows from the loop's own connection."""
@@ -141,47 +141,17 @@ class Retrieval:
 
     def plan(self, kind: int, ref: int, start: int, end: int) -> list[Step]:
         """Steps that cover [start, end) of a content of kind CHUNK or MAP."""
-        steps: list[Step] = []
-        position = start
-        pages: dict[int, dict[int, list[PageRef]]] = {}
-        for piece in flatten(self.every, kind, ref, start, end):
-            if piece.offset > position:
-                steps.append(Step(piece.offset - position, 0, []))
-            if piece.chunk not in pages:
-                pages[piece.chunk] = self._pages_of(piece.chunk)
-            steps.extend(_cut(pages[piece.chunk], piece.start, piece.length))
-            position = piece.offset + piece.length
-        if position < end:
-            steps.append(Step(end - position, 0, []))
-        return steps
+        return steps_of(self.every, self.pool.preferred, kind, ref, start, end)
 
     def read_pages(self, pages: dict[int, list[PageRef]], start: int, length: int) -> bytes:
         """Bytes of a chunk by its pages, verified; blocks."""
         parts = []
         with scratch(MIB + page_room(0, 1)) as room:
-            for step in _cut(pages, start, length):
+            for step in cut(pages, start, length):
                 for low in range(step.start, step.start + step.length, MIB):
                     high = min(low + MIB, step.start + step.length)
                     parts.append(bytes(self.pool.read_any(step.copies, low, high, room)))
         return b"".join(parts)
-
-    def _pages_of(self, chunk: int) -> dict[int, list[PageRef]]:
-        found: dict[int, list[PageRef]] = {}
-        for row in self._execute(_PAGES, (chunk,)):
-            found.setdefault(row[3], []).append(PageRef(*row))
-        return {index: self.pool.preferred(copies) for index, copies in found.items()}
-
-
-def _cut(pages: dict[int, list[PageRef]], start: int, length: int) -> Iterator[Step]:
-    while length:
-        index, inner = divmod(start, PAGE_PAYLOAD)
-        count = min(length, PAGE_PAYLOAD - inner)
-        copies = pages.get(index)
-        if copies is None:
-            raise StoreError(Code.DAMAGED, "a part of the data has no page", cause=f"page {index} of a chunk")
-        yield Step(count, inner, copies)
-        start += count
-        length -= count
 
 
 class Reader:
@@ -196,6 +166,9 @@ class Reader:
         self._start = start
         self._data: bytes | None = None
         self._steps: list[Step] = []
+        self._long: LongPlan | None = None
+        self._begun = False  # the long plan is heeded
+        self._generation = node.generation
         self._whole_chunk = 0
         self._pin: int | None = None
         self._customer = customer  # what only that key opens is never remembered
@@ -238,17 +211,10 @@ class Reader:
             retrieval.end()
 
     def _plan_now(self, node: Node) -> None:
-        end = self._start + self.length
-        if node.kind == MAPPED:
-            self._steps = self._retrieval.plan(MAPPED, node.ref, self._start, end)
-            return
-        # a chunk alone may be shorter than its file: what the mount appended as a hole
-        rows = self._retrieval.every("SELECT len FROM chunk WHERE id=?", (node.ref,))
-        held = min(end, int(rows[0][0]))
-        if held > self._start:
-            self._steps = self._retrieval.plan(WHOLE, node.ref, self._start, held)
-        if end > max(held, self._start):
-            self._steps.append(Step(end - max(held, self._start), 0, []))
+        if self.length > PLAN_WINDOW and node.kind == MAPPED:
+            self._long = LongPlan(node.id, self._start, self._start + self.length)
+        else:
+            self._steps = self._retrieval.plan(node.kind, node.ref, self._start, self._start + self.length)
 
     def _remembered(self) -> bytes | None:
         """The range from remembered blocks, if they are all there."""
@@ -295,6 +261,34 @@ class Reader:
         """The range, if memory has it."""
         return self._data
 
+    async def begin(self) -> None:
+        """Before the pieces of a long range: waits for the batch under way.  Without it `pieces` begins.
+
+        Raises NO_SUCH_NODE when the node was replaced since it was looked up, and is closed then: look it up again.
+        """
+        if self._long is None or self._begun:
+            return
+        try:
+            await self._retrieval.lanes.call(self._begin_now)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin_now(self) -> None:
+        assert self._long is not None
+        assert self._pin is not None, "the reader is open"
+        self._retrieval.long.begin(self._long, self._generation)
+        self._begun = True
+
+    def _all_steps(self) -> Iterator[Step]:
+        if self._long is None:
+            yield from self._steps
+            return
+        if not self._begun:
+            self._begin_now()
+        for window in self._long.windows(self._retrieval.long):
+            yield from window
+
     async def read(self) -> bytes:
         """The range as bytes: one hop."""
         if self._data is not None:
@@ -321,7 +315,7 @@ class Reader:
             return
         pool = self._retrieval.pool
         with scratch(STREAM_PIECE + page_room(0, 1)) as room:
-            for step in self._steps:
+            for step in self._all_steps():
                 done = 0
                 while done < step.length:
                     low = step.start + done
@@ -336,6 +330,10 @@ class Reader:
         """Lets go of the pin."""
         if self._pin is not None:
             pin, self._pin = self._pin, None
+            if self._begun:
+                assert self._long is not None
+                self._retrieval.long.end(self._long)
+                self._retrieval.unread(self._long.node)
             self._retrieval.pins.unpin(pin)
             self._retrieval.unpinned()
 

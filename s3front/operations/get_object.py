@@ -71,6 +71,8 @@ async def operate(door: Door, request: Request) -> Response:
         try:
             opens = None if customer is None else customer.key
             reader = door.store.reader(node, start, length, customer=opens)
+            if length > limits.PLAN_WINDOW:
+                await reader.begin()
         except StoreError as error:
             if error.code is not Code.NO_SUCH_NODE:
                 raise

@@ -16,8 +16,8 @@ from typing import Any
 from appliance import limits
 from appliance.catalogue.schema import TABLES
 from appliance.device.buffers import scratch
+from appliance.engine.plan import Step
 from appliance.engine.pool import PageRef, page_room
-from appliance.engine.retrieve import Step
 from appliance.errors import StoreError
 from appliance.limits import MIB
 from appliance.model import BodyKind

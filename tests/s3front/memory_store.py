@@ -110,6 +110,9 @@ class MemoryReader:
     def ready(self) -> bytes | None:
         return self.data if self.length <= self.store.ready_max else None
 
+    async def begin(self) -> None:
+        pass
+
     async def read(self) -> bytes:
         return self.data
 
