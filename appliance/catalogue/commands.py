@@ -123,6 +123,8 @@ class CopyPart(Command, frozen=True, kw_only=True):
     etag: str
     now_ns: int
     label: bytes
+    checksum_algorithm: str = ""  # of the copied range, where the door knows it
+    checksum: bytes = b""
 
 
 class CompleteUpload(Command, frozen=True, kw_only=True):

@@ -120,7 +120,17 @@ def copy_part(tx: Rows, command: CopyPart) -> Part:
         tx, content_of(source), command.start, command.length, Maker(command.copies, 0, command.label)
     )
     content.drop(tx, old.kind, old.ref)
-    return _set_part(tx, command.upload, command.number, command.length, command.etag, command.now_ns, made, "", b"")
+    return _set_part(
+        tx,
+        command.upload,
+        command.number,
+        command.length,
+        command.etag,
+        command.now_ns,
+        made,
+        command.checksum_algorithm,
+        command.checksum,
+    )
 
 
 def _chosen(tx: Rows, command: CompleteUpload) -> list[Any]:

@@ -80,7 +80,16 @@ class UploadVerbs(Verbs):
         part: Part = await self.commit(command)
         return part
 
-    async def copy_part(self, upload: Upload, number: int, source: Node, start: int, length: int, etag: str) -> Part:
+    async def copy_part(
+        self,
+        upload: Upload,
+        number: int,
+        source: Node,
+        start: int,
+        length: int,
+        etag: str,
+        checksum: Checksum | None = None,
+    ) -> Part:
         """A part that shares the source's bytes [start, start+length): no data is read.  Raises NO_SUCH_UPLOAD,
         NO_SUCH_NODE (the source was replaced meanwhile), INVALID_ARGUMENT."""
         bucket = self.bucket_by_id(upload.bucket)
@@ -93,6 +102,8 @@ class UploadVerbs(Verbs):
             length=length,
             copies=bucket.copies,
             etag=etag,
+            checksum_algorithm=checksum.algorithm if checksum is not None else "",
+            checksum=checksum.value if checksum is not None else b"",
             now_ns=now(),
             label=label(bucket, upload.key),
         )

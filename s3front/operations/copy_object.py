@@ -1,4 +1,5 @@
-"""CopyObject: PUT /bucket/key with x-amz-copy-source.  No byte is read, unless the copy is encrypted otherwise.
+"""CopyObject: PUT /bucket/key with x-amz-copy-source.  No byte is read, unless the copy is encrypted otherwise or asks
+for a checksum that nobody has computed yet.
 
 The copy shares the source's bytes: so no size is too large, and ETag and checksum stay the source's.  Where encryption
 forbids that (s3front/resealed.py) the bytes are streamed, and ETag and checksum still are those of the same bytes.
@@ -7,14 +8,26 @@ app.py has parsed the source and authorised reading it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from appliance import lock
 from appliance.authority import Action
-from appliance.model import NO_ATTRIBUTES, Attributes, Body, Node, Written
-from s3front import conditions, encryption, grants, metadata, preconditions, resealed, versioned, xml
+from appliance.model import NO_ATTRIBUTES, Attributes, Body, Checksum, Node, Written
+from s3front import (
+    checksums,
+    conditions,
+    copied_checksum,
+    encryption,
+    grants,
+    metadata,
+    preconditions,
+    resealed,
+    versioned,
+    xml,
+)
 from s3front.dates import NS, iso_date
 from s3front.encryption import Sealing
 from s3front.errors import S3Error, invalid_argument
@@ -38,6 +51,7 @@ async def operate(door: Door, request: Request) -> Response:
     precondition = await preconditions.for_write(door, request)
     said = metadata.from_headers(headers)
     fresh = grants.of_new_object(door, request, NO_ATTRIBUTES)
+    asked = _checksum_algorithm(headers)
     sealing = await encryption.for_write(door, request.bucket, headers)
     # an older version copied onto its own key is how it is made the current one again
     same = (
@@ -46,13 +60,17 @@ async def operate(door: Door, request: Request) -> Response:
         and not request.source.version_id
     )
 
-    async def copy(source: Node) -> tuple[Written, Node]:
+    async def copy(source: Node) -> tuple[Written, Node, Checksum | None]:
         conditions.check_copy_source(headers, source.etag, source.written_ns)
         customer = encryption.for_source(source, headers)
         attributes = _attributes(source, said, replace=replace, reclass=b"x-amz-storage-class" in headers)
         held = lock.unlocked(source.attributes)
         if same and attributes is None and customer is None and _is_as_asked(held, sealing):
             raise _without_change()
+        checksum = held.checksum
+        if asked and (held.checksum is None or held.checksum.composite or held.checksum.algorithm != asked):
+            checksum = await copied_checksum.of_range(door, source, customer, 0, source.size, asked)
+            attributes = msgspec.structs.replace(attributes or held, checksum=checksum, part_checksums=())
         if replace or retag:
             attributes = msgspec.structs.replace(attributes or held, tags=said.tags if retag else held.tags)
         attributes = grants.of_copy(fresh, held, attributes)
@@ -69,7 +87,7 @@ async def operate(door: Door, request: Request) -> Response:
             written = await door.store.copy_object(
                 source, request.bucket, request.key, attributes, precondition=precondition
             )
-            return written, source
+            return written, source, checksum
         described = encryption.described(held if attributes is None else attributes, sealing)
 
         async def commit(body: Body, md5: str) -> Written:
@@ -85,15 +103,15 @@ async def operate(door: Door, request: Request) -> Response:
             )
 
         span = (0, source.size)
-        return await resealed.copied(door, request, source, customer, span, sealing, commit), source
+        return await resealed.copied(door, request, source, customer, span, sealing, commit), source, checksum
 
-    written, source = await with_source(door, request.source, copy)
+    written, source, checksum = await with_source(door, request.source, copy)
     kept = source.attributes
     response = answer(
         xml.document(
             "CopyObjectResult",
             f"<LastModified>{iso_date(written.written_ns // NS)}</LastModified><ETag>&quot;{written.etag}&quot;</ETag>"
-            f"{metadata.checksum_xml(kept.checksum, len(kept.parts))}",
+            f"{metadata.checksum_xml(checksum, len(kept.parts))}",
         )
     )
     response.headers += encryption.of_copy(kept, sealing)
@@ -106,6 +124,14 @@ async def operate(door: Door, request: Request) -> Response:
 def _is_as_asked(held: Attributes, sealing: Sealing | None) -> bool:
     """Whether the source is encrypted already as the copy is to be."""
     return sealing is None or (sealing.customer is None and held.sse != "")
+
+
+def _checksum_algorithm(headers: Mapping[bytes, bytes]) -> str:
+    """What x-amz-checksum-algorithm asks for; empty: keep the source's.  Raises InvalidRequest."""
+    named = headers.get(b"x-amz-checksum-algorithm", b"").decode("latin-1").upper()
+    if named and named not in checksums.ALGORITHMS:
+        raise S3Error("InvalidRequest", "Value for x-amz-checksum-algorithm header is invalid.")
+    return named
 
 
 def _without_change() -> S3Error:

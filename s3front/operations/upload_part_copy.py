@@ -15,8 +15,8 @@ from typing import Final
 
 from appliance.authority import Action
 from appliance.limits import PART_SIZE_MAX
-from appliance.model import Body, Node, Part
-from s3front import conditions, encryption, metadata, ranges, resealed, versioned, xml
+from appliance.model import Body, Checksum, Node, Part
+from s3front import conditions, copied_checksum, encryption, metadata, ranges, resealed, versioned, xml
 from s3front.dates import NS, iso_date
 from s3front.errors import S3Error
 from s3front.operations.upload_part import part_number
@@ -51,11 +51,16 @@ async def operate(door: Door, request: Request) -> Response:
                 f"{PART_SIZE_MAX}",
             )
         etag = copied_etag(source, start, length)
+        checksum: Checksum | None = None
+        if upload.checksum_algorithm:
+            algorithm = upload.checksum_algorithm
+            checksum = await copied_checksum.of_range(door, source, customer, start, length, algorithm)
         if resealed.shares(source, customer, sealing):
-            return await door.store.copy_part(upload, number, source, start, length, etag), source
+            return await door.store.copy_part(upload, number, source, start, length, etag, checksum), source
 
         async def commit(body: Body, md5: str) -> Part:
-            return await door.store.put_part(upload, number, body, md5 if sealing is None else sealing.etag(md5))
+            etag = md5 if sealing is None else sealing.etag(md5)
+            return await door.store.put_part(upload, number, body, etag, checksum)
 
         return await resealed.copied(door, request, source, customer, (start, length), sealing, commit), source
 
@@ -63,7 +68,8 @@ async def operate(door: Door, request: Request) -> Response:
     response = answer(
         xml.document(
             "CopyPartResult",
-            f"<LastModified>{iso_date(part.written_ns // NS)}</LastModified><ETag>&quot;{part.etag}&quot;</ETag>",
+            f"<LastModified>{iso_date(part.written_ns // NS)}</LastModified><ETag>&quot;{part.etag}&quot;</ETag>"
+            f"{metadata.checksum_xml(part.checksum, with_type=False)}",
         )
     )
     if sealing is not None:

@@ -484,9 +484,18 @@ class MemoryStore:
         self._open(upload)[number] = (part, self._keep(body))
         return part
 
-    async def copy_part(self, upload: Upload, number: int, source: Node, start: int, length: int, etag: str) -> Part:
+    async def copy_part(
+        self,
+        upload: Upload,
+        number: int,
+        source: Node,
+        start: int,
+        length: int,
+        etag: str,
+        checksum: Checksum | None = None,
+    ) -> Part:
         self._pass(source)
-        part = Part(number, length, etag, self.now_ns)
+        part = Part(number, length, etag, self.now_ns, checksum)
         self._open(upload)[number] = (part, self._keep_bytes(self.content(source)[start : start + length]))
         return part
 

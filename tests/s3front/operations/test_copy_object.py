@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 
 import pytest
 
+from appliance.limits import GATHER_MAX
+from s3front import checksums
 from s3front.dates import NS, http_date
 from tests.rows import rows
 from tests.s3front.box import Box
@@ -139,3 +142,34 @@ def test_a_part_that_is_not_copied(full: Box, headers: dict[str, str], query: st
     parameters = {"partNumber": "1", "uploadId": number} | dict([query.split("=")] if query else [])
     wire = "&".join(f"{name}={value}" for name, value in parameters.items())
     assert full.send("PUT", "/b/t", wire, headers={"x-amz-copy-source": SOURCE} | headers).code == code
+
+
+def test_a_copy_gets_the_checksum_that_it_asks_for(box: Box) -> None:
+    for size in (5, GATHER_MAX + 9):
+        data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+        box.send("PUT", "/b/source", body=data, headers={"x-amz-checksum-crc32": b64("CRC32", data)})
+        mode = {"x-amz-checksum-mode": "ENABLED"}
+        for algorithm in ("SHA1", "CRC32", "CRC64NVME"):
+            asked = {"x-amz-copy-source": "/b/source", "x-amz-checksum-algorithm": algorithm}
+            done = box.send("PUT", "/b/copy", headers=asked)
+            value = b64(algorithm, data)
+            assert f"<Checksum{algorithm}>{value}</Checksum{algorithm}>" in done.body.decode()
+            shown = box.send("HEAD", "/b/copy", headers=mode).headers
+            assert shown[f"x-amz-checksum-{algorithm.lower()}"] == value
+            upload = box.send("POST", "/b/made", "uploads=", headers={"x-amz-checksum-algorithm": algorithm})
+            number = upload.body.decode().partition("<UploadId>")[2].partition("<")[0]
+            query = f"partNumber=1&uploadId={number}"
+            ranged = {"x-amz-copy-source": "/b/source", "x-amz-copy-source-range": "bytes=1-3"}
+            part = box.send("PUT", "/b/made", query, headers=ranged).body.decode()
+            assert f"<Checksum{algorithm}>{b64(algorithm, data[1:4])}</Checksum{algorithm}>" in part
+            etag = part.partition("&quot;")[2].partition("&quot;")[0]
+            parts = f"<Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part>"
+            document = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
+            whole = box.send("POST", "/b/made", f"uploadId={number}", body=document).body.decode()
+            assert f"<Checksum{algorithm}>" in whole
+    refused = {"x-amz-copy-source": "/b/source", "x-amz-checksum-algorithm": "MD4"}
+    assert box.send("PUT", "/b/copy", headers=refused).code == "InvalidRequest"
+
+
+def b64(algorithm: str, data: bytes) -> str:
+    return base64.b64encode(checksums.digest(algorithm, data)).decode()
