@@ -36,6 +36,11 @@ _ALSO: Final[dict[bytes, Action]] = {
     b"x-amz-object-lock-legal-hold": Action.PUT_OBJECT_LEGAL_HOLD,
 }
 _BYPASS: Final = b"x-amz-bypass-governance-retention"
+# An operation that asks for more than its own action ("Required permissions for Amazon S3 API operations"): attributes
+# are some of what GetObject gives, and a write that depends on an ETag tells whether it is that one.
+_WITH: Final[dict[Action, Action]] = {Action.GET_OBJECT_ATTRIBUTES: Action.GET_OBJECT}
+_IF_MATCH: Final = b"if-match"
+_CONDITIONAL: Final = frozenset({Action.PUT_OBJECT, Action.DELETE_OBJECT})
 # What makes or finishes an object asks nothing about the one that is there.
 _BLIND: Final = frozenset({Action.PUT_OBJECT, Action.ABORT_MULTIPART_UPLOAD, Action.LIST_MULTIPART_UPLOAD_PARTS})
 _OF_UPLOAD: Final = frozenset({Action.ABORT_MULTIPART_UPLOAD, Action.LIST_MULTIPART_UPLOAD_PARTS})
@@ -59,8 +64,13 @@ class Admission:
         self._asked = Asked(name=name, values=circumstances)
         self.judged: Node | None = None
 
-    async def judge(self, key: bytes, version_id: str, *, initiator: str = "") -> None:
-        """May the caller act on this key?  Raises StoreError ACCESS_DENIED."""
+    async def judge(self, key: bytes, version_id: str, headers: Mapping[bytes, bytes], *, initiator: str = "") -> None:
+        """May the caller act on this key, and do what the headers ask beside?  Raises StoreError ACCESS_DENIED."""
+        await self._judge_alone(key, version_id, initiator)
+        for other in _also(self._action, headers):
+            await self.allow(other, key, version_id)
+
+    async def _judge_alone(self, key: bytes, version_id: str, initiator: str) -> None:
         action = self._acting = OF_VERSION.get(self._action, self._action) if version_id else self._action
         if action not in OBJECT_ACTIONS:
             authorize(self._principal, action, self._bucket, self._asked)
@@ -74,9 +84,14 @@ class Admission:
         self._judge(action, key, node, initiator)
         self.judged = node
 
-    def allow(self, action: Action, key: bytes) -> None:
+    async def allow(self, action: Action, key: bytes, version_id: str) -> None:
         """Another action on the same key.  Raises StoreError ACCESS_DENIED."""
-        self._judge(action, key, self.judged, "")
+        if version_id:
+            action = OF_VERSION.get(action, action)
+        node = self.judged
+        if node is None and action in OBJECT_OWNERS:
+            node = await self._find(key, version_id)
+        self._judge(action, key, node, "")
 
     def recheck(self, key: bytes, node: Node) -> None:
         """The object as it is now, before it is shown.  Raises StoreError ACCESS_DENIED."""
@@ -118,24 +133,30 @@ async def admit(door: Door, request: Request, action: Action, now: float, *, eac
     if each_key and not DECIDING.isdisjoint(request.bucket.settings):
         return admission
     initiator = _initiator(door, request) if action in _OF_UPLOAD else ""
-    await admission.judge(request.key, request.query.get("versionId", ""), initiator=initiator)
-    headers = request.headers
-    for header, other in _ALSO.items():
-        if header in headers:
-            admission.allow(other, request.key)
-    if headers.get(_BYPASS, b"").lower() == b"true":
-        admission.allow(Action.BYPASS_GOVERNANCE_RETENTION, request.key)
+    version_id = request.query.get("versionId", "")
+    await admission.judge(request.key, version_id, request.headers, initiator=initiator)
     return admission
+
+
+def _also(action: Action, headers: Mapping[bytes, bytes]) -> set[Action]:
+    """What else the request needs to be allowed."""
+    also = {other for header, other in _ALSO.items() if header in headers}
+    if action in _WITH:
+        also.add(_WITH[action])
+    if action in _CONDITIONAL and _IF_MATCH in headers:
+        also.add(Action.GET_OBJECT)
+    if headers.get(_BYPASS, b"").lower() == b"true":
+        also.add(Action.BYPASS_GOVERNANCE_RETENTION)
+    return also
 
 
 async def admit_source(door: Door, request: Request, source: Source, now: float) -> Admission:
     """Lets the request read what it copies, or raises StoreError ACCESS_DENIED.  Tags that are copied are read too."""
     version_id = source.version_id
     admission = _admission(door, request, source.bucket, Action.GET_OBJECT, now, {})
-    await admission.judge(source.key, version_id)
+    await admission.judge(source.key, version_id, {})
     if admission.judged is not None and admission.judged.attributes.tags and not _retags(request):
-        tagging = Action.GET_OBJECT_VERSION_TAGGING if version_id else Action.GET_OBJECT_TAGGING
-        admission.allow(tagging, source.key)
+        await admission.allow(Action.GET_OBJECT_TAGGING, source.key, version_id)
     return admission
 
 

@@ -5,6 +5,7 @@ A key in the document is checked exactly as a key in a URL: same length, same bu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import trio
@@ -39,7 +40,7 @@ async def operate(door: Door, request: Request) -> Response:
     else:
         quiet, targets = await trio.to_thread.run_sync(parse, document)
     if request.admission is not None:
-        targets = [await _judged(request.admission, target) for target in targets]
+        targets = [await _judged(request.admission, request.headers, target) for target in targets]
     wanted: list[Deletion] = []
     outcomes: list[S3Error | Deleted | None] = []
     places: list[int] = []  # where the outcome of each of `wanted` belongs
@@ -73,12 +74,12 @@ def parse(document: bytes) -> tuple[bool, list[Target]]:
     return quiet, [_target(target) for target in found]
 
 
-async def _judged(admission: Admission, target: Target) -> Target:
+async def _judged(admission: Admission, headers: Mapping[bytes, bytes], target: Target) -> Target:
     """The target, refused if the caller may not delete it."""
     deletion, refused = target
     if refused is None:
         try:
-            await admission.judge(deletion.key, deletion.version_id)
+            await admission.judge(deletion.key, deletion.version_id, headers)
         except StoreError as error:
             refused = from_store(error)
     return deletion, refused
