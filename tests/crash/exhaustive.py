@@ -21,7 +21,7 @@ import trio
 
 from appliance.engine.startup import NewDevice, create_pool
 from appliance.limits import KIB, MIB
-from appliance.model import NO_ATTRIBUTES, NewSlice
+from appliance.model import NO_ATTRIBUTES, DataKey, NewSlice
 from appliance.ondisk.superblock import Tier
 from appliance.opening import open_store
 from appliance.store import ObjectStore
@@ -30,6 +30,7 @@ from tests.crash.model import Model
 from tests.crash.observed import Broken
 from tests.crash.witness import Files, Host, Witness, simulated
 from tests.doubles.disks import Media, Power, SimulatedDisk
+from tests.models.boxes import VAULT
 
 SIZE: Final = 8 * MIB
 RING: Final = 64 * KIB
@@ -82,9 +83,9 @@ class Session:
         self._etags += 1
         return f"{self._etags:032x}"
 
-    async def put(self, key: bytes, size: int) -> None:
+    async def put(self, key: bytes, size: int, encryption: DataKey | None = None) -> None:
         data = self.random.randbytes(size)
-        with await self.store.ingest(self.bucket, size, key) as ingest:
+        with await self.store.ingest(self.bucket, size, key, encryption) as ingest:
             await ingest.write_async(data)
             body = await ingest.finish_async()
             for piece in body.slices:
@@ -143,6 +144,11 @@ async def put_gathered(session: Session) -> None:
 
 async def put_large(session: Session) -> None:
     await session.put(b"new/large", 300 * KIB)
+
+
+async def put_sealed(session: Session) -> None:
+    """Also the first data key, and the word of it in the superblocks."""
+    await session.put(b"file", 6000, await session.store.data_key())
 
 
 async def overwrite(session: Session) -> None:
@@ -208,6 +214,7 @@ ALPHABET: Final[tuple[Operation, ...]] = (
     put_small,
     put_gathered,
     put_large,
+    put_sealed,
     overwrite,
     overwrite_large,
     delete,
@@ -245,7 +252,9 @@ def make_base(tiers: tuple[Tier, ...], copies: int, host: Host) -> Base:
     witness = Witness(Model(), host, random.Random(1), disks)
 
     async def fill() -> str:
-        async with open_store([(disk.name, disk) for disk in disks], host.path, threaded=False, buffers=2) as store:
+        async with open_store(
+            [(disk.name, disk) for disk in disks], host.path, vault=VAULT, threaded=False, buffers=2
+        ) as store:
             bucket = await store.create_bucket("box", "me", copies=copies)
             upload = await store.create_upload(bucket, b"joined", NO_ATTRIBUTES, "me")
             session = Session(store, witness, upload.id)
@@ -284,7 +293,9 @@ def moments(base: Base, sequence: Sequence[Operation], host: Host) -> list[Momen
 
     async def run() -> None:
         nonlocal recording
-        async with open_store([(disk.name, disk) for disk in disks], host.path, threaded=False, buffers=2) as store:
+        async with open_store(
+            [(disk.name, disk) for disk in disks], host.path, vault=VAULT, threaded=False, buffers=2
+        ) as store:
             session = Session(store, witness, base.upload)
             for number, operation in enumerate(sequence):
                 recording = number == len(sequence) - 1
@@ -350,7 +361,9 @@ def _open(leftover: Leftover, files: Files, host: Host) -> dict[str, list[Any]]:
     witness = Witness(leftover.models[0], host, random.Random(1), disks)
 
     async def run() -> dict[str, list[Any]]:
-        async with open_store([(disk.name, disk) for disk in disks], host.path, threaded=False, buffers=1) as store:
+        async with open_store(
+            [(disk.name, disk) for disk in disks], host.path, vault=VAULT, threaded=False, buffers=1
+        ) as store:
             found = observed.observe(store)
             texts = [observed.difference(model.state(), found) for model in leftover.models]
             if all(texts):

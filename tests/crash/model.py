@@ -193,5 +193,8 @@ class Model:
         self.explicit = {moved(name): node for name, node in self.explicit.items()}
         self.paths = {node: moved(name) for node, name in self.paths.items()}
 
+    def _PutDataKeys(self, command: commands.PutDataKeys, result: Any) -> None:
+        """Nothing that a client sees."""
+
     def _Reap(self, command: commands.Reap, result: Any) -> None:
         """Nothing that a client sees."""

@@ -231,7 +231,7 @@ def _audit_pages(
 def _is_good(store: ObjectStore, ref: PageRef, length: int) -> bool:
     with scratch(page_room(0, length)) as room:
         try:
-            store.engine.pool.read_page_part(ref, 0, length, room)
+            store.engine.pool.read_page_part(ref, 0, length, room, in_clear=False)
         except (DamagedError, OSError):
             return False
     return True

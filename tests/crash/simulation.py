@@ -45,6 +45,7 @@ from tests.crash.scale import scaled
 from tests.crash.witness import Host, Witness, failed, simulated
 from tests.crash.workload import Clients
 from tests.doubles.disks import Crash, CrashMode, Power, SimulatedDisk
+from tests.models.boxes import VAULT
 
 LIVES: Final = 6
 LAYOUTS: Final[tuple[tuple[Tier, ...], ...]] = (
@@ -130,7 +131,7 @@ class Trial:
         self, witness: Witness, here: list[SimulatedDisk], missing: int | None, faulty_boot: bool, last: bool
     ) -> None:
         devices = [(disk.name, disk) for disk in here]
-        async with open_store(devices, self.host.path, threaded=False, buffers=6) as store:
+        async with open_store(devices, self.host.path, vault=VAULT, threaded=False, buffers=6) as store:
             with witness.scope:
                 await self._use(store, witness, missing, faulty_boot, last)
             for disk in self.disks:

@@ -28,6 +28,7 @@ from tests.crash.model import Model
 from tests.crash.simulation import small_world
 from tests.crash.witness import Files, Host, Witness, simulated
 from tests.doubles.disks import Media, SimulatedDisk
+from tests.models.boxes import VAULT
 
 ANSWERS: Final = {Code.UNAVAILABLE, Code.IO_ERROR, Code.READ_ONLY, Code.NO_SPACE}
 Fault = Callable[[SimulatedDisk, int], None]
@@ -83,7 +84,7 @@ class Bench:
 
         async def run() -> None:
             async with open_store(
-                [(disk.name, disk) for disk in disks], self.host.path, threaded=False, buffers=2
+                [(disk.name, disk) for disk in disks], self.host.path, vault=VAULT, threaded=False, buffers=2
             ) as store:
                 found = observed.observe(store)
                 texts = [observed.difference(model.state(), found) for model in models]
@@ -110,7 +111,7 @@ class Bench:
         async def use() -> None:
             nonlocal hit
             async with open_store(
-                [(disk.name, disk) for disk in disks], self.host.path, threaded=False, buffers=2
+                [(disk.name, disk) for disk in disks], self.host.path, vault=VAULT, threaded=False, buffers=2
             ) as store:
                 session = Session(store, witness, base.upload)
                 arm(store, disks)
@@ -227,7 +228,7 @@ def test_every_device_call_of_recovery_may_fail(bench: Bench, fault: str) -> Non
 
 
 async def _only_open(disks: list[SimulatedDisk], host: Host, witness: Witness) -> None:
-    async with open_store([(disk.name, disk) for disk in disks], host.path, threaded=False, buffers=2):
+    async with open_store([(disk.name, disk) for disk in disks], host.path, vault=VAULT, threaded=False, buffers=2):
         witness.crash()
 
 
@@ -302,7 +303,7 @@ def test_a_full_host_answers_no_space_and_still_deletes(world: Path) -> None:
 
     async def use() -> None:
         async with open_store(
-            [(disk.name, disk) for disk in disks], bench.host.path, threaded=False, buffers=2
+            [(disk.name, disk) for disk in disks], bench.host.path, vault=VAULT, threaded=False, buffers=2
         ) as store:
             session = Session(store, witness, bench.base.upload)
             (pages,) = store.engine.committer.connection.execute("PRAGMA page_count").fetchone()

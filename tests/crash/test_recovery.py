@@ -17,6 +17,7 @@ from tests.crash import exhaustive, observed
 from tests.crash.simulation import small_world
 from tests.crash.witness import Host
 from tests.doubles.disks import SimulatedDisk
+from tests.models.boxes import VAULT
 
 Story = Callable[[ObjectStore], Awaitable[None]]
 
@@ -40,7 +41,7 @@ class Machine:
 
         async def run() -> None:
             devices = [(disk.name, disk) for number, disk in enumerate(self.disks) if number != without]
-            async with open_store(devices, self.host.path, threaded=False, buffers=2) as store:
+            async with open_store(devices, self.host.path, vault=VAULT, threaded=False, buffers=2) as store:
                 await store.settle()
                 await story(store)
                 await store.settle()

@@ -14,7 +14,7 @@ import trio
 
 from appliance.errors import Code, StoreError
 from appliance.limits import KIB
-from appliance.model import NO_ATTRIBUTES, Body, Bucket, NewSlice, Node
+from appliance.model import NO_ATTRIBUTES, Body, Bucket, DataKey, NewSlice, Node
 from appliance.store import ObjectStore
 from tests.crash.observed import Broken
 from tests.crash.witness import Witness
@@ -104,9 +104,13 @@ class Clients:
     def _key(self) -> bytes:
         return self.random.choice(self.keys)
 
-    def _small(self) -> tuple[bytes, Body]:
+    async def _data_key(self, bucket: Bucket) -> DataKey | None:
+        """One of the two buckets is encrypted."""
+        return await self.store.data_key() if bucket.name == "two" else None
+
+    async def _small(self, bucket: Bucket) -> tuple[bytes, Body]:
         data = self.random.randbytes(self.random.choice(self.small))
-        body = self.store.small_body(data)
+        body = self.store.small_body(data, await self._data_key(bucket))
         self._learn(data, body)
         return data, body
 
@@ -116,7 +120,7 @@ class Clients:
             self.witness.model.chunks[piece.chunk] = data[piece.offset : piece.offset + piece.length]
 
     async def put_small(self, bucket: Bucket) -> None:
-        _, body = self._small()
+        _, body = await self._small(bucket)
         await self.store.put_object(bucket, self._key(), body, self._etag(), NO_ATTRIBUTES)
 
     def _etag(self) -> str:
@@ -125,7 +129,7 @@ class Clients:
     async def _streamed(self, bucket: Bucket, size: int, commit: Callable[[Body], Awaitable[Any]]) -> None:
         data = self.random.randbytes(size)
         announced = size if self.random.random() < 0.7 else None
-        ingest = await self.store.ingest(bucket, announced, b"a key")
+        ingest = await self.store.ingest(bucket, announced, b"a key", await self._data_key(bucket))
         with ingest:
             step = self.random.choice((30_000, 100_000, 300_000))
             for start in range(0, size, step):
@@ -210,7 +214,8 @@ class Clients:
         if length:
             data = self.random.randbytes(length)
             half = length // 2
-            chunk = await self.store.stage(bucket, [data[:half], data[half:]] if half else [data])
+            pieces = [data[:half], data[half:]] if half else [data]
+            chunk = await self.store.stage(bucket, pieces, await self._data_key(bucket))
             self.witness.model.chunks[chunk.id] = data
             chunks.append(chunk)
             slices.append(NewSlice(at, length, chunk.id))
