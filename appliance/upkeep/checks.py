@@ -12,7 +12,7 @@ from typing import Final
 
 from appliance import settings
 from appliance.limits import PAGE_PAYLOAD
-from appliance.model import MARKER, NULL_VERSION, BodyKind, Frozen
+from appliance.model import CUSTOMER, MARKER, NULL_VERSION, BodyKind, Frozen
 
 SHOWN_MAX: Final = 100  # problems of one kind that are told one by one
 
@@ -186,7 +186,8 @@ CHECKS: Final = (
         "ids",
         "SELECT m.value, x.id FROM (SELECT coalesce(max(id), 0) AS id FROM (SELECT max(id) AS id FROM node"
         " UNION ALL SELECT max(id) FROM chunk UNION ALL SELECT max(id) FROM map"
-        " UNION ALL SELECT max(id) FROM bucket UNION ALL SELECT max(version) FROM node)) x"
+        " UNION ALL SELECT max(id) FROM bucket UNION ALL SELECT max(version) FROM node"
+        " UNION ALL SELECT max(id) FROM data_key)) x"
         " LEFT JOIN meta m ON m.name='next_id' WHERE x.id>=coalesce(m.value, 0) AND x.id>0",
         "meta next_id",
         "promises {0} but {1} was given out",
@@ -295,6 +296,13 @@ CHECKS: Final = (
         " FROM chunk c LEFT JOIN page p ON p.chunk=c.id GROUP BY c.id HAVING parts<wanted",
         "chunk {0}",
         "of {1} bytes has pages for {2} of {3} parts",
+    ),
+    Check(
+        "key",
+        f"SELECT c.id, c.key FROM chunk c LEFT JOIN data_key k ON k.id=c.key"
+        f" WHERE c.key<>0 AND c.key<>{CUSTOMER} AND k.id IS NULL",
+        "chunk {0}",
+        "is encrypted by data key {1}, which is not there",
     ),
 )
 

@@ -102,6 +102,8 @@ BROKEN = {
     "a page of no chunk": ("UPDATE page SET chunk=999999", "page"),
     "a page beyond its chunk": ("UPDATE page SET idx=9 WHERE idx=1", "page"),
     "a chunk without its pages": ("DELETE FROM page WHERE idx=1", "lost"),
+    "a chunk whose key is gone": ("UPDATE chunk SET key=77 WHERE len=5000", "key"),
+    "a data key beyond the promise": ("INSERT INTO data_key VALUES (9999999, x'', 0)", "ids"),
     "pages that overlap": ("UPDATE page SET len=len+4096", "extent"),
     "a page that is out of its zone": ("UPDATE page SET off=0 WHERE idx=1 AND dev=1", "extent"),
     "a page on no device": ("UPDATE page SET dev=9 WHERE dev=2", "extent"),
