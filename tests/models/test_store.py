@@ -17,7 +17,7 @@ from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from appliance.errors import Code, StoreError
 from appliance.limits import GATHER_MAX, INLINE_MAX, KIB
-from appliance.model import NO_ATTRIBUTES, Attributes, Deleted, Deletion, NewSlice, Precondition
+from appliance.model import NO_ATTRIBUTES, Attributes, DataKey, Deleted, Deletion, NewSlice, Precondition
 from tests.models.boxes import body_of, read_all
 from tests.models.frame import PART_LEAST, StoreFrame
 from tests.models.objects import File, Upload
@@ -47,7 +47,11 @@ def content(seed: int, size: int) -> bytes:
 
 
 class StoreMachine(StoreFrame):
-    """The rules: one verb each."""
+    """The rules: one verb each.  What is written to the second bucket is encrypted."""
+
+    async def data_key(self, name: str) -> DataKey | None:
+        """What seals the bytes."""
+        return await self.store.data_key() if name == "two" else None
 
     # ------------------------------------------------------------------ objects by key
     @rule(name=buckets, key=keys, size=sizes, seed=seeds, etag=etags, condition=preconditions)
@@ -56,7 +60,7 @@ class StoreMachine(StoreFrame):
         file = File(data, etag)
 
         async def real() -> Any:
-            ingest_body = await body_of(self.store, self.real(name), data)
+            ingest_body = await body_of(self.store, self.real(name), data, await self.data_key(name))
             return await self.store.put_object(
                 self.real(name), key, ingest_body, etag, NO_ATTRIBUTES, precondition=condition
             )
@@ -167,7 +171,8 @@ class StoreMachine(StoreFrame):
         data = content(seed, size)
 
         async def put() -> Any:
-            return await self.store.put_part(real, number, await body_of(self.store, self.real(name), data), etag)
+            body = await body_of(self.store, self.real(name), data, await self.data_key(name))
+            return await self.store.put_part(real, number, body, etag)
 
         assert self.box.run(put).size == size
         upload.parts[number] = (data, etag)
@@ -411,8 +416,9 @@ class StoreMachine(StoreFrame):
         async def real() -> Any:
             bucket = self.real(name)
             chunks, slices = [], []
+            key = await self.data_key(name)
             if joined and laid:
-                chunk = await self.store.stage(bucket, [data for _, data in laid])
+                chunk = await self.store.stage(bucket, [data for _, data in laid], key)
                 chunks.append(chunk)
                 start = 0
                 for offset, data in laid:
@@ -420,7 +426,7 @@ class StoreMachine(StoreFrame):
                     start += len(data)
             else:
                 for offset, data in laid:
-                    chunk = await self.store.stage(bucket, [data])
+                    chunk = await self.store.stage(bucket, [data], key)
                     chunks.append(chunk)
                     slices.append(NewSlice(offset, len(data), chunk.id))
             ticket = self.store.submit_file(

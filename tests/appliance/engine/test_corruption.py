@@ -62,6 +62,10 @@ async def fill(store: ObjectStore, bucket: Bucket) -> dict[bytes, bytes]:
     for key, size in SIZES.items():
         contents[key] = random.Random(size).randbytes(size)
         await store.put_object(bucket, key, await body_of(store, bucket, contents[key]), "e", NO_ATTRIBUTES)
+    for key, size in ((b"sealed small", 4000), (b"sealed long", GATHER_MAX + 70_000)):
+        contents[key] = random.Random(size).randbytes(size)
+        body = await body_of(store, bucket, contents[key], await store.data_key())
+        await store.put_object(bucket, key, body, "e", NO_ATTRIBUTES)
     node = store.new_node_id()
     chunks = [await store.stage(bucket, [letter * size]) for letter, size in ((b"a", 5000), (b"b", 200_000))]
     ticket = store.submit_file(
