@@ -106,10 +106,15 @@ async def open_store(
 
 
 def _checkpoint(parts: OpenParts) -> None:
-    """A snapshot that recovery wants.  What the host's file holds is served without it, so a failure stops nothing."""
+    """A snapshot that recovery wants.  What the host's file holds is served without it, so a failure stops nothing but
+    where the records to come could not be found behind those that are there."""
     try:
         parts.checkpointer.take()
     except (StoreError, OSError, sqlite3.Error) as error:
+        if parts.unchained:
+            parts.reader.close()
+            parts.writer.close()
+            raise
         log.error("the catalogue's snapshot could not be taken: %s", error)
 
 

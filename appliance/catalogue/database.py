@@ -10,6 +10,7 @@ failed command needs no savepoint (`Rows.changes` says whether it kept the rule)
 from __future__ import annotations
 
 import functools
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from appliance.catalogue.schema import BY_NUMBER, META, PAGE, TABLES, Table
 from appliance.errors import Code, StoreError
 from appliance.limits import DROP_STEP
 from appliance.model import Change, DataKey
+
+log = logging.getLogger(__name__)
 
 type_row = tuple[Any, ...]
 type_keep = Callable[[int, int, int, int, int], None]
@@ -55,19 +58,27 @@ def connect(path: Path | str, *, read_only: bool = False, cache_kib: int = 2048)
 
 
 def open_writer(path: Path | str) -> sqlite3.Connection:
-    """Opens or makes the catalogue.  Raises StoreError OLD_FORMAT for a newer schema, sqlite3.DatabaseError if
-    corrupt."""
+    """Opens or makes the catalogue; one of an older program gets what it lacks.
+
+    Raises StoreError OLD_FORMAT for a newer schema, sqlite3.DatabaseError if it is corrupt, or not what ours made.
+    """
     connection = connect(path, cache_kib=WRITER_CACHE_KIB)
     version = sqlite_utils.Database(connection).conn.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        connection.execute("BEGIN IMMEDIATE")
-        schema.create(connection)
-        connection.execute("COMMIT")
-    elif version != schema.VERSION:
+    if version > schema.VERSION:
         connection.close()
         raise StoreError(
             Code.OLD_FORMAT, f"the catalogue has schema {version}; this tierce knows {schema.VERSION}: use its release"
         )
+    if version < schema.VERSION or not schema.is_current(connection):
+        if version:
+            log.warning("the catalogue %s was made by an older tierce: it gets what it lacks", path)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            schema.create(connection)
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            connection.close()  # which rolls back
+            raise
     return connection
 
 
@@ -199,8 +210,13 @@ def replay(connection: sqlite3.Connection, images: list[list[Any]]) -> None:
     for image in images:
         if image[0] not in BY_NUMBER:
             raise StoreError(Code.OLD_FORMAT, f"the journal names table {image[0]}, which this tierce does not know")
-        statements = _UPSERT if image[1] == 0 else _REMOVE
-        connection.execute(statements[image[0]], image[2:])
+        table, row = BY_NUMBER[image[0]], image[2:]
+        if image[1]:
+            connection.execute(_REMOVE[table.number], row)
+            continue
+        if len(row) > len(table.columns):
+            raise StoreError(Code.OLD_FORMAT, f"the journal's rows of {table.name} are longer than this tierce knows")
+        connection.execute(_UPSERT[table.number], [*row, *table.defaults[len(row) :]])
 
 
 def applied_seq(connection: sqlite3.Connection) -> int:

@@ -16,6 +16,8 @@ import sqlite3
 from typing import Final, NamedTuple
 
 VERSION: Final = 2
+_DEFAULTS: Final[dict[str, int | str | bytes]] = {"INTEGER": 0, "TEXT": "", "BLOB": b""}
+_LITERALS: Final = {"INTEGER": "0", "TEXT": "''", "BLOB": "x''"}
 
 
 class Table(NamedTuple):
@@ -26,6 +28,12 @@ class Table(NamedTuple):
     columns: tuple[str, ...]
     key: int
     sql: str
+    declared: tuple[str, ...]  # each column as SQL has it
+
+    @property
+    def defaults(self) -> tuple[int | str | bytes, ...]:
+        """What a row has in a column that was added after it was written."""
+        return tuple(_DEFAULTS[line.split()[1]] for line in self.declared)
 
     @property
     def upsert(self) -> str:
@@ -40,10 +48,11 @@ class Table(NamedTuple):
 def _table(number: int, name: str, key: int, body: str, *, rowid: bool = False) -> Table:
     columns = tuple(line.split()[0] for line in body.strip().splitlines() if not line.strip().startswith("--"))
     lines = [line.split("--")[0].strip().rstrip(",") for line in body.strip().splitlines()]
-    declared = ", ".join(line for line in lines if line)
+    declared = [line for line in lines if line]
     primary = "" if rowid else f", PRIMARY KEY ({', '.join(columns[:key])})"
     suffix = "" if rowid else " WITHOUT ROWID"
-    return Table(number, name, columns, key, f"CREATE TABLE {name} ({declared}{primary}){suffix}")
+    sql = f"CREATE TABLE {name} ({', '.join(declared)}{primary}){suffix}"
+    return Table(number, name, columns, key, sql, tuple(declared))
 
 
 META: Final = _table(
@@ -281,9 +290,27 @@ INDEXES: Final = (
 
 
 def create(connection: sqlite3.Connection) -> None:
-    """Makes the empty catalogue."""
+    """Makes the empty catalogue; in one that an older program made, what it lacks.  Within a transaction.
+
+    Raises sqlite3.DatabaseError when a table is neither ours nor an older form of ours: nobody knows what its rows say.
+    """
     for table in TABLES:
-        connection.execute(table.sql)
+        there = tuple(row[1] for row in connection.execute(f"PRAGMA table_info({table.name})"))
+        if not there:
+            connection.execute(table.sql)
+            continue
+        if there != table.columns[: len(there)]:
+            raise sqlite3.DatabaseError(f"table {table.name} has the columns {', '.join(there)}")
+        for line in table.declared[len(there) :]:
+            connection.execute(f"ALTER TABLE {table.name} ADD COLUMN {line} DEFAULT {_LITERALS[line.split()[1]]}")
     for index in INDEXES:
-        connection.execute(index)
+        connection.execute(index.replace(" INDEX ", " INDEX IF NOT EXISTS ", 1))
     connection.execute(f"PRAGMA user_version={VERSION}")
+
+
+def is_current(connection: sqlite3.Connection) -> bool:
+    """Whether every table is there with just its columns: the number of the version may have been given to less."""
+    return all(
+        tuple(row[1] for row in connection.execute(f"PRAGMA table_info({table.name})")) == table.columns
+        for table in TABLES
+    )

@@ -29,6 +29,18 @@ SCAN_STEP: Final = 4 * MIB
 NO_PREDECESSOR: Final = bytes(record.CHAIN)
 
 
+class RingDamaged(StoreError):
+    """The chain breaks, but whole later records exist, the last of them `last`."""
+
+    def __init__(self, path: str, missing: int, last: int) -> None:
+        super().__init__(
+            Code.JOURNAL_DAMAGED,
+            f"the journal on {path} lacks record {missing} but has record {last}: it is damaged,"
+            " and nothing was changed.  Attach the pool's other journal devices, if there are any",
+        )
+        self.last = last
+
+
 class Place(NamedTuple):
     """Where a record lies; `offset` is from the ring's start."""
 
@@ -154,8 +166,7 @@ class _Window:
 def read_ring(device: PoolDevice, pool: bytes, length: int, tail_seq: int, tail_offset: int) -> list[Found]:
     """Every whole record from the tail on, in order.
 
-    Raises JOURNAL_DAMAGED when the chain breaks but a whole later record exists (a damaged ring, not a torn end);
-    OSError.
+    Raises RingDamaged when the chain breaks but a whole later record exists (a damaged ring, not a torn end); OSError.
     """
     ring = _Window(device, length)
     found: list[Found] = []
@@ -192,6 +203,7 @@ def _record_at(ring: _Window, pool: bytes, offset: int, seq: int, previous: byte
 
 def _require_end(ring: _Window, pool: bytes, expected: int, device: PoolDevice) -> None:
     """After the end no whole record may be younger than the one that is missing."""
+    last = 0
     for offset in range(0, ring.length, UNIT):
         first = ring.view(offset, UNIT)
         if bytes(first[: len(record.MAGIC)]) != record.MAGIC:
@@ -203,11 +215,9 @@ def _require_end(ring: _Window, pool: bytes, expected: int, device: PoolDevice) 
             record.check(ring.view(offset, head.total_length), pool=pool)
         except DamagedError:
             continue
-        raise StoreError(
-            Code.JOURNAL_DAMAGED,
-            f"the journal on {device.path} lacks record {expected} but has record {head.seq}: it is damaged,"
-            " and nothing was changed.  Attach the pool's other journal devices, if there are any",
-        )
+        last = max(last, head.seq)
+    if last:
+        raise RingDamaged(device.path, expected, last)
 
 
 def write_record(pool: Pool, device: PoolDevice, offset: int, image: memoryview) -> None:

@@ -26,7 +26,7 @@ from appliance.catalogue.schema import PAGE
 from appliance.device.buffers import scratch
 from appliance.device.device import BlockDevice
 from appliance.engine import journal, snapshot
-from appliance.engine.journal import Found, Ring
+from appliance.engine.journal import Found, Ring, RingDamaged
 from appliance.engine.pool import PageRef, Pool, PoolDevice, page_room
 from appliance.engine.snapshot import Checkpointer
 from appliance.errors import Code, StoreError
@@ -70,6 +70,7 @@ class OpenParts(NamedTuple):
     id_limit: int
     checkpointer: Checkpointer
     must_checkpoint: bool
+    unchained: bool  # records to come do not follow those in the ring: none may be written before that checkpoint
     replayed: int
     rebuilt: bool
 
@@ -192,7 +193,10 @@ def open_parts(attached: Sequence[Attached], database: Path, *, buffers: int | N
     pool.features = newest.incompatible
     pool.snapshot = newest.snapshot
     pool.tail_seq, pool.tail_offset = newest.ring_tail_seq or 1, newest.ring_tail_offset
-    found = _read_journals(pool, {item.device: item.epoch for _, item in supers}, newest)
+    try:
+        found = _read_journals(pool, {item.device: item.epoch for _, item in supers}, newest)
+    except RingDamaged as error:
+        found = _without_journal(pool, database, error)
     index = _read_index(pool)
     writer, rebuilt = _open_catalogue(pool, database, index)
     kept, replayed, behind = _replay(pool, writer, found, newest.applied_seq if newest.state == "clean" else 0)
@@ -223,7 +227,7 @@ def open_parts(attached: Sequence[Attached], database: Path, *, buffers: int | N
     # a snapshot whose index can't be read does not say which pages it needs: they may be used otherwise from now on
     must_checkpoint = behind or (pool.snapshot is not None and index is None)
     return OpenParts(
-        pool, ring, database, writer, reader, next_id, next_id, checkpointer, must_checkpoint, replayed, rebuilt
+        pool, ring, database, writer, reader, next_id, next_id, checkpointer, must_checkpoint, behind, replayed, rebuilt
     )
 
 
@@ -317,8 +321,8 @@ def _read_journals(pool: Pool, epochs: dict[bytes, int], newest: Superblock) -> 
         found: list[Found] | None = None
         try:
             found = journal.read_ring(device, pool.uuid, pool.ring_length, pool.tail_seq, pool.tail_offset)
-        except StoreError as error:
-            damage = error
+        except RingDamaged as error:
+            damage = error if not isinstance(damage, RingDamaged) or damage.last < error.last else damage
         except OSError as error:
             device.read_errors += 1
             damage = StoreError(Code.IO_ERROR, f"the journal on {device.path} cannot be read", cause=str(error))
@@ -338,6 +342,31 @@ def _read_journals(pool: Pool, epochs: dict[bytes, int], newest: Superblock) -> 
     for device, found in chains:
         _align(pool, device, found or [], best)
     return best
+
+
+def _without_journal(pool: Pool, database: Path, damage: RingDamaged) -> list[Found]:
+    """A damaged ring is no loss where the host's file has every batch that the ring still knows of.
+
+    Its rows are the state after `applied_seq` (I9), so no record up to there is needed for them; the ring is needed
+    again once the file is lost, and by then a snapshot that contains all of it is named (I8): the caller takes one
+    before it writes any record.  Raises the damage where the file is missing, hurt, another pool's or older than the
+    ring.
+    """
+    if not database.exists():
+        raise damage
+    try:
+        connection = catalogue.connect(database, read_only=True)
+        try:
+            whole = connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok" and _is_ours(pool, connection)
+            applied = catalogue.applied_seq(connection) if whole else 0
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise damage from error
+    if applied < damage.last:
+        raise damage
+    log.warning("%s; the catalogue has all of it up to batch %d and is used, a snapshot follows", damage, applied)
+    return []
 
 
 def _align(pool: Pool, device: PoolDevice, found: list[Found], best: list[Found]) -> None:
@@ -379,18 +408,20 @@ def _identity(pool: Pool) -> tuple[int, int]:
     return int.from_bytes(high, "little", signed=True), int.from_bytes(low, "little", signed=True)
 
 
+def _is_ours(pool: Pool, connection: sqlite3.Connection) -> bool:
+    names = ("pool_high", "pool_low")
+    rows = [connection.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone() for name in names]
+    return tuple(row[0] if row else None for row in rows) == _identity(pool)
+
+
 def _open_catalogue(pool: Pool, database: Path, index: SnapshotIndex | None) -> tuple[sqlite3.Connection, bool]:
     """The host's file if it is this pool's and young enough, else one made from the snapshot (or empty)."""
     if database.exists():
         reason = ""
         try:
             connection = catalogue.open_writer(database)
-            identity = tuple(
-                (connection.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone() or (None,))[0]
-                for name in ("pool_high", "pool_low")
-            )
             applied = catalogue.applied_seq(connection)
-            if identity != _identity(pool):
+            if not _is_ours(pool, connection):
                 reason = "it belongs to another pool"
             elif applied + 1 < pool.tail_seq:
                 reason = f"it ends at batch {applied} and the journal begins at {pool.tail_seq}"

@@ -10,12 +10,17 @@ from pathlib import Path
 import pytest
 import trio
 
+from appliance.catalogue import schema
+from appliance.catalogue.database import replay
+from appliance.catalogue.schema import NODE
 from appliance.device.device import BlockDevice
+from appliance.engine.snapshot import Checkpointer
 from appliance.errors import Code, StoreError
 from appliance.limits import MIB
 from appliance.model import NO_ATTRIBUTES
 from appliance.ondisk.geometry import SLOT, slot_offsets
 from appliance.opening import open_pool, state_lock
+from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
 from tests.doubles.disks import MemoryDevice
 from tests.models.boxes import body_of, make_devices, make_pool, read_all, store_over
@@ -285,6 +290,60 @@ def test_a_future_catalogue(devices: list[MemoryDevice], database: Path) -> None
     assert "99" in error.message
 
 
+OLDER = (
+    ("ALTER TABLE node DROP COLUMN version", "PRAGMA user_version=1"),
+    ("DROP TABLE setting", "DROP INDEX upload_key", "PRAGMA user_version=1"),
+    ("ALTER TABLE node DROP COLUMN version",),  # the version's number says nothing of it
+)
+FOREIGN = (
+    ("ALTER TABLE slice RENAME COLUMN roff TO elsewhere",),
+    ("ALTER TABLE node ADD COLUMN another INTEGER",),
+    ("DROP TABLE setting", "CREATE TABLE setting (a, b)", "PRAGMA user_version=1"),
+)
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_a_catalogue_of_another_structure(
+    devices: list[MemoryDevice], database: Path, caplog: pytest.LogCaptureFixture, older: bool
+) -> None:
+    """An older one gets what it lacks; what nobody knows is put aside and made again.  Both can be written."""
+    image = database.read_bytes()
+    aside = database.with_name("catalogue.db.aside")
+
+    async def put(key: bytes) -> None:
+        async with store_over(devices, database) as store:
+            await store.put_object(store.bucket("bucket"), key, store.small_body(b"z" * 5000), "e", NO_ATTRIBUTES)
+            await store.set_bucket_setting(store.bucket("bucket"), "cors", b"x")
+
+    for number, statements in enumerate(OLDER if older else FOREIGN):
+        caplog.clear()
+        if number:
+            database.write_bytes(image)
+        connection = sqlite3.connect(database)
+        for statement in statements:
+            connection.execute(statement)
+        connection.close()
+        check(devices, database)
+        assert ("older tierce" if older else "put aside") in caplog.text, statements
+        assert aside.exists() != older
+        trio.run(put, b"new%d" % number)
+        check(devices, database)
+        image = database.read_bytes()
+        aside.unlink(missing_ok=True)
+
+
+def test_rows_of_an_older_journal_get_the_columns_that_they_lack() -> None:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    schema.create(connection)
+    row = [7, 0o100644, 0, 0, 1, 0, 1, 1, 1, 1, 1, "etag", 0, 0, b"", 0, b"", 3]
+    replay(connection, [[NODE.number, 0, *row]])
+    found = connection.execute("SELECT * FROM node").fetchone()
+    assert found == (*row, b"", 0)
+    with pytest.raises(StoreError) as caught:
+        replay(connection, [[NODE.number, 0, *found, "one more"]])
+    assert caught.value.code is Code.OLD_FORMAT
+
+
 def test_a_journal_damaged_in_the_middle(tmp_path: Path) -> None:
     """With one journal only: it says so, guesses nothing, and changes nothing."""
     devices = make_devices(1)
@@ -307,9 +366,70 @@ def test_a_journal_damaged_in_the_middle(tmp_path: Path) -> None:
     for hurt in (1, 4):  # in the middle, and the last one of a pool that was closed cleanly
         device = clone(devices[0])
         device.media.write(offsets[hurt], bytes(4096))
-        database.unlink(missing_ok=True)
-        assert refused([device], database).code is Code.JOURNAL_DAMAGED
+        assert refused([device], tmp_path / "none.db").code is Code.JOURNAL_DAMAGED
     check(devices, database)
+
+
+def test_a_damaged_journal_is_no_loss_beside_a_whole_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's file has all that the ring had; older than the ring, hurt or another's it does not help."""
+    devices = make_devices(1)
+    make_pool(devices, ring=2 * MIB)
+    database = tmp_path / "catalogue.db"
+    fill(devices, database)
+    old = database.read_bytes()
+    offsets: list[int] = []
+
+    async def put(store: ObjectStore, numbers: range) -> None:
+        for number in numbers:
+            body = store.small_body(b"%d" % number)
+            await store.put_object(store.bucket("bucket"), b"more%d" % number, body, "e", NO_ATTRIBUTES)
+
+    async def more() -> None:
+        async with store_over(devices, database) as store:
+            await put(store, range(5))
+            start = next(iter(store.engine.pool.devices.values())).geometry.ring_start
+            offsets.extend(start + place.offset for place in store.engine.ring.live)
+
+    trio.run(more)
+    new = database.read_bytes()
+    devices[0].media.write(offsets[2], bytes(4096))
+    hurt = bytearray(new)
+    for at in range(len(hurt) // 2, len(hurt), 512):  # every page of the file's second half
+        hurt[at] ^= 0xFF
+    for image in (old, bytes(hurt), b""):
+        database.write_bytes(image)
+        before = devices[0].media.copy()
+        assert refused(devices, database).code is Code.JOURNAL_DAMAGED
+        assert devices[0].media.read(0, devices[0].size) == before.read(0, devices[0].size), "nothing was changed"
+
+    database.write_bytes(new)
+    with monkeypatch.context() as patch:  # without a snapshot no record may follow
+        patch.setattr(Checkpointer, "take", fail)
+        assert refused(devices, database).code is Code.NO_SPACE
+
+    async def go_on() -> None:
+        async with store_over(devices, database) as store:
+            for number in range(5):
+                node = await store.look_up(store.bucket("bucket"), b"more%d" % number)
+                assert await read_all(store, node) == b"%d" % number
+            await put(store, range(5, 8))
+
+    trio.run(go_on)
+    check(devices, database)
+    database.unlink()
+    check(devices, database)  # from the device alone
+
+    async def all_there() -> None:
+        async with store_over(devices, database) as store:
+            for number in range(8):
+                await store.look_up(store.bucket("bucket"), b"more%d" % number)
+
+    trio.run(all_there)
+
+
+def fail(checkpointer: Checkpointer) -> None:
+    """A snapshot that finds no room."""
+    raise StoreError(Code.NO_SPACE)
 
 
 def test_two_of_us_on_one_state_directory(tmp_path: Path) -> None:
