@@ -93,6 +93,11 @@ class Admission:
             node = await self._find(key, version_id)
         self._judge(action, key, node, "")
 
+    async def also(self, action: Action, key: bytes) -> None:
+        """Another action on another key of the bucket.  Raises StoreError ACCESS_DENIED."""
+        other = Admission(self._door, self._principal, action, self._bucket, self._circumstances)
+        await other.judge(key, "")
+
     def recheck(self, key: bytes, node: Node) -> None:
         """The object as it is now, before it is shown.  Raises StoreError ACCESS_DENIED."""
         judged = self.judged

@@ -27,6 +27,10 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
     "EntityTooLarge": (400, "Your proposed upload exceeds the maximum allowed object size."),
     "EntityTooSmall": (400, "Your proposed upload is smaller than the minimum allowed object size."),
     "ExpiredToken": (400, "The provided token has expired."),
+    "IdempotencyParameterMismatch": (
+        400,
+        "The client token was used for a previous request whose parameters were different.",
+    ),
     "IllegalLocationConstraintException": (
         400,
         "The specified location constraint is incompatible for the region specific endpoint this request was sent to.",

@@ -9,6 +9,7 @@ is split off before anything is decoded, so no escape can move the border betwee
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
@@ -33,13 +34,15 @@ _BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 class Door:
-    """What every operation may reach.  `region` is the name that this box gives its region."""
+    """What every operation may reach.  `region` is the name that this box gives its region; `renames` what client
+    tokens stood for (operations/rename_object.py)."""
 
-    __slots__ = ("region", "store")
+    __slots__ = ("region", "renames", "store")
 
     def __init__(self, store: ObjectStore, region: str) -> None:
         self.store = store
         self.region = region
+        self.renames: OrderedDict[tuple[str, bytes], tuple[object, ...]] = OrderedDict()
 
 
 class Source:

@@ -86,7 +86,6 @@ ABSENT: Final[dict[tuple[str, Level, str], str]] = {
     ("PUT", _B, "metrics"): "PutBucketMetricsConfiguration",
     ("DELETE", _B, "metrics"): "DeleteBucketMetricsConfiguration",
     ("PUT", _B, "notification"): "PutBucketNotificationConfiguration",
-    ("PUT", _O, "renameObject"): "RenameObject",
     ("PUT", _B, "replication"): "PutBucketReplication",
     ("DELETE", _B, "replication"): "DeleteBucketReplication",
     ("PUT", _B, "requestPayment"): "PutBucketRequestPayment",

@@ -7,7 +7,7 @@ import stat
 import msgspec
 
 from appliance import settings
-from appliance.catalogue import names
+from appliance.catalogue import names, uploads
 from appliance.catalogue.commands import (
     CreateBucket,
     DeleteBucket,
@@ -92,21 +92,21 @@ def create_bucket(tx: Rows, command: CreateBucket) -> Bucket:
 
 
 def delete_bucket(tx: Rows, cache: DirectoryCache, command: DeleteBucket) -> Bucket:
-    """Raises NO_SUCH_BUCKET, BUCKET_NOT_EMPTY.  Empty directories go with it: S3 cannot see them."""
+    """Raises NO_SUCH_BUCKET, BUCKET_NOT_EMPTY.  Empty directories go with it, for S3 cannot see them, and so do
+    unfinished uploads, which a crashed client leaves behind and no listing of objects shows."""
     row = tx.one(f"SELECT {_COLUMNS} FROM bucket WHERE name=?", (command.name,))
     if row is None:
         raise StoreError(Code.NO_SUCH_BUCKET)
     bucket = Bucket(*row)
     if tx.one("SELECT 1 FROM version WHERE bucket=? LIMIT 1", (bucket.id,)) is not None:
         raise StoreError(Code.BUCKET_NOT_EMPTY, "older versions or delete markers remain: delete them by version id")
-    if tx.one("SELECT 1 FROM upload WHERE bucket=? LIMIT 1", (bucket.id,)) is not None:
-        raise StoreError(Code.BUCKET_NOT_EMPTY, "an unfinished multipart upload remains: abort it first")
     directories = [(0, b"", bucket.root)]
     for _, _, directory in directories:  # grows while it is walked
         for name, node in tx.all("SELECT name, node FROM entry WHERE parent=? ORDER BY name", (directory,)):
             if not name.endswith(b"/"):
                 raise StoreError(Code.BUCKET_NOT_EMPTY)
             directories.append((directory, name, node))
+    uploads.abort_all(tx, bucket.id)
     for parent, name, node in reversed(directories):
         tx.delete(NODE, (node,))
         if node != bucket.root:

@@ -85,6 +85,17 @@ class DeleteObject(Command, frozen=True, kw_only=True):
     bypass: bool = False  # overrules GOVERNANCE
 
 
+class RenameObject(Command, frozen=True, kw_only=True):
+    bucket: int
+    root: int
+    key: bytes
+    source: int  # node, and its generation as it was read: another state is NO_SUCH_NODE
+    generation: int
+    new_key: bytes
+    now_ns: int
+    precondition: Precondition | None  # of what is at the new key
+
+
 class CreateUpload(Command, frozen=True, kw_only=True):
     id: str
     bucket: int

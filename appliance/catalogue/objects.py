@@ -9,7 +9,7 @@ import msgspec
 
 from appliance import lock, settings
 from appliance.catalogue import content, names, versions
-from appliance.catalogue.commands import ChangeAttributes, CopyObject, DeleteObject, PutObject
+from appliance.catalogue.commands import ChangeAttributes, CopyObject, DeleteObject, PutObject, RenameObject
 from appliance.catalogue.content import Maker
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
@@ -45,6 +45,11 @@ def check(precondition: Precondition | None, current: Node | None) -> None:
         )
     ):
         raise StoreError(Code.PRECONDITION_FAILED)
+
+
+def seen(node: Node | None) -> Node | None:
+    """The node, unless it is a symbolic link: to S3 there is nothing."""
+    return node if node is not None and stat.S_ISREG(node.mode) else None
 
 
 def current_at(
@@ -92,7 +97,7 @@ def put_object(tx: Rows, cache: DirectoryCache, command: PutObject) -> Written:
     state = versions.state_of(tx, command.bucket)
     directories, name = names.split(command.key)
     parent, replaced = current_at(tx, cache, command.root, directories, name)
-    check(command.precondition, replaced)
+    check(command.precondition, seen(replaced))
     number = tx.new_id()
     version, flags = versions.numbered(tx, state, command.flags)
     made = content.add_body(tx, command.body, Maker(command.copies, number, command.label))
@@ -134,7 +139,7 @@ def copy_object(tx: Rows, cache: DirectoryCache, command: CopyObject) -> Written
         raise StoreError(Code.NO_SUCH_NODE, "the source was replaced meanwhile")
     directories, name = names.split(command.key)
     parent, replaced = current_at(tx, cache, command.root, directories, name)
-    check(command.precondition, replaced)
+    check(command.precondition, seen(replaced))
     data = content_of(source).data
     content.share(tx, source.kind, source.ref)
     mode, uid, gid, mtime_ns, atime_ns, flags = command.posix or (
@@ -178,7 +183,8 @@ def delete_object(tx: Rows, cache: DirectoryCache, command: DeleteObject) -> Del
     """
     state = versions.state_of(tx, command.bucket)
     directories, name = names.split(command.key)
-    parent, current = current_at(tx, cache, command.root, directories, name)
+    parent, found = current_at(tx, cache, command.root, directories, name)
+    current = seen(found)
     if command.version_id:
         return _delete_version(tx, cache, command, state, parent, current)
     if current is None and command.precondition is not None and state is not None:
@@ -195,8 +201,8 @@ def delete_object(tx: Rows, cache: DirectoryCache, command: DeleteObject) -> Del
             unlink_node(tx, current, command.now_ns)
         names.remove_entry(tx, cache, parent, name, command.now_ns)
         tx.note(Change(parent, name, False, current.id, True))
-    found = current is not None
-    return Deleted(found) if made is None else Deleted(found, made.version_id, marker=True)
+    there = current is not None
+    return Deleted(there) if made is None else Deleted(there, made.version_id, marker=True)
 
 
 def _delete_version(
@@ -209,8 +215,6 @@ def _delete_version(
 ) -> Deleted:
     """What was the newest leaves its place to the next.  A version that is not there is success, as in S3."""
     bucket, key, wanted, now_ns = command.bucket, command.key, command.version_id, command.now_ns
-    if current is not None and not stat.S_ISREG(current.mode):
-        current = None
     if current is not None and current.version_id == wanted:
         assert parent is not None, "what is current is somewhere"
         check(command.precondition, current)
@@ -234,6 +238,36 @@ def _delete_version(
     if current is None:
         versions.promote(tx, cache, command.root, bucket, key, parent, 0, now_ns)
     return Deleted(True, wanted, marker=bool(row[2] & MARKER))
+
+
+def rename_object(tx: Rows, cache: DirectoryCache, command: RenameObject) -> None:
+    """Another key for the same object, atomically; what was there goes.  Nothing else about the object changes.
+
+    Raises NO_SUCH_BUCKET, NO_SUCH_NODE (the source is not what it was), PRECONDITION_FAILED, NO_SUCH_KEY (If-Match on
+    nothing), CONFLICT (the bucket has versions, which keep to their keys).
+    """
+    if versions.state_of(tx, command.bucket) is not None:
+        raise StoreError(Code.CONFLICT, "a key with versions cannot be renamed")
+    directories, name = names.split(command.key)
+    parent, node = current_at(tx, cache, command.root, directories, name)
+    if node is None or node.id != command.source or node.generation != command.generation:
+        raise StoreError(Code.NO_SUCH_NODE, "the source was replaced meanwhile")
+    assert parent is not None, "what is there is somewhere"
+    above, new_name = names.split(command.new_key)
+    target, replaced = current_at(tx, cache, command.root, above, new_name)
+    check(command.precondition, seen(replaced))
+    if replaced is not None and replaced.id == node.id:
+        return  # its own key, or another link of the same file: as rename(2) has it
+    if target is None:
+        target = names.make_parents(tx, cache, command.bucket, command.root, above, command.now_ns)
+    if replaced is not None:
+        unlink_node(tx, replaced, command.now_ns)
+    put_node(tx, msgspec.structs.replace(node, ctime_ns=command.now_ns))
+    tx.put(ENTRY, (target, new_name, node.id))
+    tx.touch(target, command.now_ns)
+    names.remove_entry(tx, cache, parent, name, command.now_ns)
+    tx.note(Change(parent, name, False, node.id, True))
+    tx.note(Change(target, new_name, False, replaced.id if replaced is not None else 0, False))
 
 
 def change_attributes(tx: Rows, command: ChangeAttributes) -> None:

@@ -165,7 +165,7 @@ def complete_upload(tx: Rows, cache: DirectoryCache, command: CompleteUpload) ->
     chosen = _chosen(tx, command)
     directories, name = names.split(upload.key)
     parent, replaced = objects.current_at(tx, cache, command.root, directories, name)
-    objects.check(command.precondition, replaced)
+    objects.check(command.precondition, objects.seen(replaced))
     slices: list[tuple[int, int, int, int, int]] = []
     size = 0
     for _, length, _, _, kind, ref, _, _ in chosen:
@@ -213,6 +213,12 @@ def _remove(tx: Rows, upload: str, taken: set[int]) -> None:
         if number not in taken:
             content.drop(tx, kind, ref)
     tx.delete(UPLOAD, (upload,))
+
+
+def abort_all(tx: Rows, bucket: int) -> None:
+    """Every upload of a bucket that is going."""
+    for (upload,) in tx.all("SELECT id FROM upload WHERE bucket=?", (bucket,)):
+        _remove(tx, upload, set())
 
 
 def abort_upload(tx: Rows, command: AbortUpload) -> None:

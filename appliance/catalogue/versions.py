@@ -100,7 +100,9 @@ def make_way(tx: Rows, state: bytes, bucket: int, key: bytes, current: Node | No
     suspended = state == settings.SUSPENDED
     if current is None:
         pass
-    elif not stat.S_ISREG(current.mode) or (suspended and is_null(current)):
+    elif not stat.S_ISREG(current.mode):
+        unlink_node(tx, current, now_ns)  # a symbolic link is no version
+    elif suspended and is_null(current):
         unlink_node(tx, current, now_ns)
         return
     else:

@@ -113,7 +113,7 @@ class ObjectVerbs(Verbs):
         return bucket
 
     async def delete_bucket(self, name: str) -> None:
-        """Raises NO_SUCH_BUCKET, BUCKET_NOT_EMPTY (an object or an upload remains; empty directories do not count)."""
+        """Raises NO_SUCH_BUCKET, BUCKET_NOT_EMPTY (an object or a version remains).  Unfinished uploads go with it."""
         await self.commit(commands.DeleteBucket(name=name, now_ns=now()))
 
     async def set_bucket_setting(self, bucket: Bucket, name: str, body: bytes | None) -> None:
@@ -256,6 +256,25 @@ class ObjectVerbs(Verbs):
         )
         written: Written = await self.commit(command)
         return written
+
+    async def rename_object(
+        self, source: Node, bucket: Bucket, key: bytes, new_key: bytes, *, precondition: Precondition | None = None
+    ) -> None:
+        """Atomic: the object `source` at `key` is at `new_key` from now on, unchanged; what was there is gone.
+
+        Raises NO_SUCH_NODE if the source was replaced meanwhile (look it up again), CONFLICT (the bucket has versions),
+        PRECONDITION_FAILED and NO_SUCH_KEY (of what is at the new key), NO_SUCH_BUCKET."""
+        command = commands.RenameObject(
+            bucket=bucket.id,
+            root=bucket.root,
+            key=key,
+            source=source.id,
+            generation=source.generation,
+            new_key=new_key,
+            now_ns=now(),
+            precondition=precondition,
+        )
+        await self.commit(command)
 
     async def list_objects(
         self, bucket: Bucket, prefix: bytes = b"", delimiter: bytes = b"", after: bytes = b"", limit: int = 1000

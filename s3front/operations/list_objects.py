@@ -41,8 +41,9 @@ async def operate(door: Door, request: Request) -> Response:
     if page.truncated and delimiter:  # without one AWS leaves it to the client to take the last key
         following = f"<NextMarker>{write(page.next)}</NextMarker>"
     rows = await contents(page.objects, write, Owners(door.store, request.bucket))
+    # SDKs that ask for encoding-type=url unasked decode everything of this version but its Prefix
     content = (
-        f"{heading(request, write, limit)}<Marker>{write(marker.encode())}</Marker>{following}"
+        f"{heading(request, write, limit, xml.escape_key)}<Marker>{write(marker.encode())}</Marker>{following}"
         f"<IsTruncated>{'true' if page.truncated else 'false'}</IsTruncated>"
         f"{rows}{common_prefixes(page.prefixes, write)}"
     )
@@ -69,12 +70,13 @@ def key_writer(request: Request) -> Write:
     return xml.url_key
 
 
-def heading(request: Request, write: Write, limit: int) -> str:
-    """What both versions say first."""
+def heading(request: Request, write: Write, limit: int, prefix: Write | None = None) -> str:
+    """What all listings of keys say first.  `prefix` writes the Prefix, if not `write`."""
     query = request.query
     delimiter = query.get("delimiter", "")
+    said = (prefix or write)(query.get("prefix", "").encode())
     return (
-        f"<Name>{xml.escape(request.bucket_name)}</Name><Prefix>{write(query.get('prefix', '').encode())}</Prefix>"
+        f"<Name>{xml.escape(request.bucket_name)}</Name><Prefix>{said}</Prefix>"
         + (f"<Delimiter>{write(delimiter.encode())}</Delimiter>" if delimiter else "")
         + f"<MaxKeys>{limit}</MaxKeys>"
         + ("<EncodingType>url</EncodingType>" if write is xml.url_key else "")

@@ -196,8 +196,10 @@ class MemoryStore:
 
     async def delete_bucket(self, name: str) -> None:
         bucket = self.bucket(name)
-        if self._objects[bucket.id] or any(u.bucket == bucket.id for u in self._uploads.values()):
+        if self._objects[bucket.id]:
             raise StoreError(Code.BUCKET_NOT_EMPTY)
+        for upload in [u for u in self._uploads.values() if u.bucket == bucket.id]:
+            await self.abort_upload(upload)
         del self._buckets[name], self._objects[bucket.id]
 
     async def set_bucket_setting(self, bucket: Bucket, name: str, body: bytes | None) -> None:
@@ -376,6 +378,14 @@ class MemoryStore:
 
     def delete_marker(self, bucket: Bucket, key: bytes) -> Node | None:
         return None  # buckets here have no versions: those are the real store's
+
+    async def rename_object(
+        self, source: Node, bucket: Bucket, key: bytes, new_key: bytes, *, precondition: Precondition | None = None
+    ) -> None:
+        self._pass(source)
+        self._check(bucket, new_key, precondition)
+        held = self._objects[bucket.id]
+        held[new_key] = held.pop(key)
 
     async def delete_object(
         self,

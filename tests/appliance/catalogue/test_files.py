@@ -6,6 +6,7 @@ import stat
 
 import pytest
 
+from appliance import settings
 from appliance.catalogue import names
 from appliance.catalogue.commands import (
     DeleteBucket,
@@ -17,11 +18,13 @@ from appliance.catalogue.commands import (
     Reap,
     RemoveDirectory,
     Rename,
+    RenameObject,
     SetAttributes,
+    SetBucketSetting,
     Unlink,
 )
 from appliance.errors import Code, StoreError
-from appliance.model import IMPLIED, Body, Bucket, Node
+from appliance.model import IMPLIED, Body, Bucket, Deleted, Node, Precondition
 from tests.appliance.catalogue.batches import NOW, Catalogue
 
 
@@ -56,8 +59,8 @@ class Tree:
             )
         )
 
-    def delete(self, key: bytes) -> bool:
-        gone: bool = self.catalogue.do(
+    def delete(self, key: bytes) -> Deleted:
+        gone: Deleted = self.catalogue.do(
             DeleteObject(bucket=self.bucket.id, root=self.bucket.root, key=key, now_ns=NOW, precondition=None)
         )
         return gone
@@ -260,9 +263,9 @@ def test_nothing_crosses_buckets(tree: Tree) -> None:
 def test_implied_directories_vanish_with_their_last_entry(tree: Tree) -> None:
     tree.put(b"a/b/c/1")
     tree.put(b"a/2")
-    assert tree.delete(b"a/b/c/1")
+    assert tree.delete(b"a/b/c/1").found
     assert (tree.at(b"a/b/"), tree.at(b"a/b/c/")) == (None, None)
-    assert tree.delete(b"a/2")
+    assert tree.delete(b"a/2").found
     assert tree.at(b"a/") is None
     tree.check({})
 
@@ -345,7 +348,7 @@ def test_odd_segments_are_directories_like_others(tree: Tree) -> None:
         tree.put(key)
     tree.check({key: key for key in keys})
     for key in keys:
-        assert tree.delete(key)
+        assert tree.delete(key).found
     tree.check({})
     assert tree.catalogue.one("SELECT count(*) FROM entry")[0] == 0
 
@@ -372,3 +375,90 @@ def test_a_bucket_with_a_deep_object_stays(tree: Tree) -> None:
     with refused(Code.BUCKET_NOT_EMPTY):
         tree.catalogue.do(DeleteBucket(name="bucket", now_ns=NOW))
     tree.check({b"a/b/1": b"a/b/1"})
+
+
+# ---------------------------------------------------------------------- what S3 cannot see, and S3's own rename
+
+
+def link(tree: Tree, name: bytes) -> None:
+    tree.catalogue.do(MakeSymlink(parent=tree.bucket.root, name=name, target=b"t", uid=0, gid=0, now_ns=NOW))
+
+
+def test_a_symbolic_link_is_nothing_to_s3(tree: Tree) -> None:
+    """It is not deleted by its key, meets no condition, and gives way to an object as a name does."""
+    link(tree, b"link")
+    number = tree.id(b"link")
+    assert not tree.delete(b"link").found
+    assert tree.id(b"link") == number
+    for condition, code in ((Precondition(if_match="*"), Code.NO_SUCH_KEY), (Precondition(if_none_match="*"), None)):
+        command = PutObject(
+            bucket=tree.bucket.id,
+            root=tree.bucket.root,
+            copies=1,
+            key=b"link",
+            body=Body(1, b"x"),
+            etag="e",
+            packed=b"",
+            mode=stat.S_IFREG | 0o644,
+            uid=0,
+            gid=0,
+            mtime_ns=NOW,
+            atime_ns=NOW,
+            flags=0,
+            now_ns=NOW,
+            label=b"",
+            precondition=condition,
+        )
+        if code is not None:
+            with refused(code):
+                tree.catalogue.do(command)
+        else:
+            tree.catalogue.do(command)
+    tree.check({b"link": b"x"})
+
+
+def give(tree: Tree, key: bytes, new_key: bytes, condition: Precondition | None = None, generation: int = 1) -> None:
+    command = RenameObject(
+        bucket=tree.bucket.id,
+        root=tree.bucket.root,
+        key=key,
+        source=tree.id(key),
+        generation=generation,
+        new_key=new_key,
+        now_ns=NOW + 1,
+        precondition=condition,
+    )
+    tree.catalogue.do(command)
+
+
+def test_an_object_gets_another_key(tree: Tree) -> None:
+    tree.put(b"a/b/1")
+    before = tree.at(b"a/b/1")
+    give(tree, b"a/b/1", b"a/c/d/2")
+    assert tree.at(b"a/b/") is None  # it was only implied
+    give(tree, b"a/c/d/2", b"a/c/d")
+    tree.put(b"x", b"gone")
+    link(tree, b"link")
+    give(tree, b"a/c/d", b"x")
+    give(tree, b"x", b"link", Precondition(if_none_match="*"))
+    give(tree, b"link", b"link")
+    tree.check({b"link": b"a/b/1"})
+    after = tree.at(b"link")
+    assert before is not None
+    assert after is not None
+    assert (after.id, after.written_ns, after.etag) == (before.id, before.written_ns, before.etag)
+
+
+def test_what_is_not_given_another_key(tree: Tree) -> None:
+    tree.put(b"a")
+    tree.put(b"b")
+    with refused(Code.PRECONDITION_FAILED):
+        give(tree, b"a", b"b", Precondition(if_none_match="*"))
+    with refused(Code.NO_SUCH_KEY):
+        give(tree, b"a", b"c", Precondition(if_match="*"))
+    with refused(Code.NO_SUCH_NODE):
+        give(tree, b"a", b"c", generation=2)
+    tree.catalogue.do(SetBucketSetting(bucket=tree.bucket.id, name=settings.VERSIONING, body=settings.ENABLED))
+    with refused(Code.CONFLICT):
+        give(tree, b"a", b"c")
+    tree.check({b"a": b"a", b"b": b"b"})

@@ -8,7 +8,15 @@ from unittest import mock
 import pytest
 
 from appliance.catalogue import names, uploads
-from appliance.catalogue.commands import AbortUpload, CompleteUpload, CopyPart, CreateUpload, PutPart, WriteFile
+from appliance.catalogue.commands import (
+    AbortUpload,
+    CompleteUpload,
+    CopyPart,
+    CreateUpload,
+    DeleteBucket,
+    PutPart,
+    WriteFile,
+)
 from appliance.errors import Code, StoreError
 from appliance.limits import PART_NUMBER_MAX, PART_SIZE_MIN
 from appliance.model import Body, Bucket, NewChunk, NewSlice, Node
@@ -212,3 +220,26 @@ def test_part_numbers_have_bounds(catalogue: Catalogue, number: int) -> None:
     with pytest.raises(StoreError) as caught:
         put_part(catalogue, number, b"abc")
     assert caught.value.code is Code.INVALID_ARGUMENT
+
+
+def test_a_bucket_takes_its_uploads_along(catalogue: Catalogue) -> None:
+    """In one step: a client that crashed between the two would leave what no listing shows."""
+    bucket, other = catalogue.create_bucket(), catalogue.create_bucket("other")
+    for number in range(3):
+        begin(catalogue, bucket, b"k%d" % number, f"u{number}")
+        put_part(catalogue, 1, b"x" * 5000, f"u{number}")
+    begin(catalogue, other, b"k", "stays")
+    catalogue.do(DeleteBucket(name=bucket.name, now_ns=NOW))
+    assert catalogue.every("SELECT id FROM upload") == [("stays",)]
+    assert catalogue.every("SELECT * FROM part") == catalogue.every("SELECT * FROM chunk") == []
+    assert catalogue.problems() == []
+
+
+def test_a_bucket_with_an_object_keeps_its_uploads(catalogue: Catalogue) -> None:
+    bucket = catalogue.create_bucket()
+    begin(catalogue, bucket)
+    sparse_file(catalogue, bucket, 10, [(0, b"x")])
+    with pytest.raises(StoreError) as caught:
+        catalogue.do(DeleteBucket(name=bucket.name, now_ns=NOW))
+    assert caught.value.code is Code.BUCKET_NOT_EMPTY
+    assert catalogue.every("SELECT id FROM upload") == [("u",)]

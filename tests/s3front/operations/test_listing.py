@@ -178,3 +178,10 @@ def test_any_key_is_listed_by_url_encoding(names: list[str]) -> None:
 def test_control_characters_without_url_encoding_are_references(box: Box) -> None:
     fill(box, "a\x01\r\n<b")
     assert b"<Key>a&#x1;&#xd;&#xa;&lt;b</Key>" in box.send("GET", "/b", "list-type=2").body
+
+
+def test_the_first_version_leaves_its_prefix_as_it_is(box: Box) -> None:
+    """Under encoding-type=url: boto3 asks for it by itself and decodes every element of this version but Prefix."""
+    query = "encoding-type=url&prefix=a%0A%25"
+    assert b"<Prefix>a&#xa;%</Prefix>" in box.send("GET", "/b", query).body
+    assert b"<Prefix>a%0A%25</Prefix>" in box.send("GET", "/b", query + "&list-type=2").body
