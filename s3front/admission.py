@@ -96,7 +96,7 @@ class Admission:
     async def also(self, action: Action, key: bytes) -> None:
         """Another action on another key of the bucket.  Raises StoreError ACCESS_DENIED."""
         other = Admission(self._door, self._principal, action, self._bucket, self._circumstances)
-        await other.judge(key, "")
+        await other.judge(key, "", {})
 
     def recheck(self, key: bytes, node: Node) -> None:
         """The object as it is now, before it is shown.  Raises StoreError ACCESS_DENIED."""

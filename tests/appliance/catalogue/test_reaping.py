@@ -76,7 +76,7 @@ def test_a_large_file_goes_by_steps(tree: Tree) -> None:
     catalogue = tree.catalogue
     catalogue.drops = STEP
     node = keep(tree, b"large", lambda tx: pieces(tx, 10), 30_000)
-    assert tree.delete(b"large")
+    assert tree.delete(b"large").found
     assert tree.at(b"large") is None
     assert catalogue.reaps == [node.id]
     assert left(catalogue) == (7, 7, 1)
