@@ -157,6 +157,7 @@ class Daemon:
             await operators.start(quart, administration_app(collector, self.ready), _hypercorn(sockets.admin))
             await operators.start(quart, control_app(self), _hypercorn(sockets.control))
             operators.start_soon(self._feed_watchdog, watching)
+            operators.start_soon(self._keep_house, watching)
             async with trio.open_nursery() as nursery:
                 self._mounts = nursery
                 await nursery.start(self._open_s3_door, doors)

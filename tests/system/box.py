@@ -96,6 +96,7 @@ class Box:
         self.process: subprocess.Popen[bytes] | None = None
         self.facts: dict[str, Any] = {}
         self._clients: list[S3Client] = []
+        self.settings: dict[str, str] = {}  # further TIERCE_ variables
 
     # ------------------------------------------------------------------ life
 
@@ -125,6 +126,7 @@ class Box:
             "TIERCE_MOUNT_ENABLED": "yes" if self.mounted else "no",
             "TIERCE_POOL_DEVICES": ",".join(self.devices),
             "TIERCE_LOG_LEVEL": "info",
+            **self.settings,
         }
 
     def start(self) -> None:
@@ -236,10 +238,14 @@ class Box:
 
 @contextlib.contextmanager
 def running(
-    state: Path, devices: Sequence[str] = (), *, mount: bool = True, copies: int = 1, tls: bool = False
+    state: Path, devices: Sequence[str] = (), *, mount: bool = True, copies: int = 1, tls: bool = False, **settings: str
 ) -> Iterator[Box]:
-    """A made and started box.  At the end it is audited, stopped, and must leave nothing mounted."""
+    """A made and started box.  At the end it is audited, stopped, and must leave nothing mounted.
+
+    `settings` are further TIERCE_ variables.
+    """
     box = Box(state, devices, mount=mount, tls=tls)
+    box.settings |= settings
     try:
         box.make_pool(copies=copies)
         box.start()
