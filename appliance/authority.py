@@ -91,6 +91,8 @@ class Asked(Frozen, frozen=True):
 
 
 NOTHING_MORE: Final = Asked()
+_KEY: Final = Standing.KEY
+_IN_BUCKETS: Final = S3_ACTIONS - {Action.LIST_ALL_MY_BUCKETS}
 
 # Settings that change who may do what.  A bucket that has none of them is its owner's alone.
 DECIDING: Final = frozenset({settings.POLICY, settings.ACL})
@@ -115,6 +117,15 @@ def authorize(
     `principal` None is an anonymous request.  `bucket` as a mere name (or None: no bucket) is one that is not looked up
     yet, or does not exist: then only what the key itself may do is asked, and anonymous may nothing.
     """
+    if (  # what nearly every request is: a key without bounds, before its bucket is looked up
+        principal is not None
+        and type(bucket) is str
+        and not principal.read_only
+        and not principal.buckets
+        and principal.standing is _KEY
+        and action in _IN_BUCKETS
+    ):
+        return
     if not _within_bounds(principal, action, bucket) or not (
         not isinstance(bucket, Bucket) or owns_plainly(principal, bucket) or _judge(principal, action, bucket, asked)
     ):
