@@ -80,12 +80,13 @@ class Asked(Frozen, frozen=True):
     """What a request asks for, beside its action: what policies and ACLs decide by.
 
     `existing` is what is known of the object at the key, None while nothing is there; `initiator` is who began the
-    upload that is spoken of; `name` is that of the principal's user.
+    upload that is spoken of; `name` is that of the principal's user; `making`: the action is part of making an object.
     """
 
     key: bytes | None = None
     existing: Attributes | None = None
     initiator: str = ""
+    making: bool = False
     name: str = ""
     values: Values = no_values
 
@@ -182,6 +183,8 @@ def _judge(principal: Principal | None, action: Action, bucket: Bucket, asked: A
         return True
     if action in _INITIATORS and asked.initiator and asked.initiator == who:
         return True
+    if asked.making and action is Action.PUT_OBJECT_TAGGING:
+        action = Action.PUT_OBJECT  # no list gives the right to tag; but who may put an object may put it with its tags
     permission = acl.BUCKET_ACTIONS.get(action)
     body = bucket.settings.get(settings.ACL)
     if permission is None or body is None or not acls_count:

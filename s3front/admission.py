@@ -108,7 +108,13 @@ class Admission:
     def _judge(self, action: Action, key: bytes, node: Node | None, initiator: str) -> None:
         existing = None if node is None else node.attributes
         self._circumstances.tags = existing.tags if existing is not None else {}
-        asked = msgspec.structs.replace(self._asked, key=key, existing=existing, initiator=initiator)
+        asked = msgspec.structs.replace(
+            self._asked,
+            key=key,
+            existing=existing,
+            initiator=initiator,
+            making=self._action is Action.PUT_OBJECT,
+        )
         authorize(self._principal, action, self._bucket, asked)
 
     def _may_know_of(self, key: bytes) -> None:

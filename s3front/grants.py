@@ -71,9 +71,10 @@ def of_new_object(door: Door, request: Request, attributes: Attributes) -> Attri
 
 def of_copy(fresh: Attributes, held: Attributes, attributes: Attributes | None) -> Attributes | None:
     """A copy's attributes (None: the source's, `held`) with the owner and list of `fresh`: they are never copied."""
-    if (fresh.owner, fresh.acl) == (held.owner, held.acl):
+    said = held if attributes is None else attributes
+    if (fresh.owner, fresh.acl) == (said.owner, said.acl):
         return attributes
-    return msgspec.structs.replace(attributes or held, owner=fresh.owner, acl=fresh.acl)
+    return msgspec.structs.replace(said, owner=fresh.owner, acl=fresh.acl)
 
 
 # ---------------------------------------------------------------- what is asked for

@@ -139,6 +139,14 @@ def test_whoever_began_an_upload_may_end_it_unless_denied() -> None:
     assert who_may(PUT, bucket(acl=lists()), initiator="oth") == OWN
 
 
+def test_an_object_is_tagged_as_it_is_made_by_whoever_may_make_it() -> None:
+    by_list = bucket(acl=lists(Grant("WRITE", user="oth")))
+    assert who_may(Action.PUT_OBJECT_TAGGING, by_list, making=True) == {"owner", "other"}
+    assert who_may(Action.PUT_OBJECT_TAGGING, by_list, NOTHING) == OWN  # an object that is there
+    by_policy = bucket(policy=policy(action="s3:PutObject"))
+    assert who_may(Action.PUT_OBJECT_TAGGING, by_policy, making=True) == OWN
+
+
 def test_no_grant_widens_a_key() -> None:
     open_to_all = bucket(policy=policy(), acl=lists(EVERYBODY))
     assert not allowed(READER, PUT, open_to_all, Asked(key=b"k"))

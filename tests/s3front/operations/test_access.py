@@ -381,6 +381,21 @@ def test_neither_owner_nor_list_is_copied(people: Box) -> None:
     assert grants(people.send("GET", "/b/copy", "acl=")) == [(ALL_USERS, "READ"), ("owner", "FULL_CONTROL")]
 
 
+def test_a_list_asked_for_is_given_whatever_the_source_has(people: Box) -> None:
+    people.send("PUT", "/b/k", body=b"x", headers={"x-amz-acl": "public-read"})
+    headers = {"x-amz-copy-source": "/b/k", "x-amz-acl": "public-read", "x-amz-metadata-directive": "REPLACE"}
+    assert people.send("PUT", "/b/copy", headers=headers).status == 200
+    assert status(people, "", "GET", "/b/copy") == 200
+
+
+def test_who_may_put_by_a_list_may_put_with_tags(people: Box) -> None:
+    people.send("PUT", "/b", "acl=", {"x-amz-acl": "public-read-write"})
+    assert status(people, "", "PUT", "/b/k", body=b"x", x_amz_tagging="a=b") == 200
+    assert b"<Key>a</Key>" in people.send("GET", "/b/k", "tagging=").body
+    tags = b"<Tagging><TagSet/></Tagging>"
+    assert [status(people, who, "PUT", "/b/k", "tagging=", tags) for who in (OTHER, "")] == [403, 403]
+
+
 def test_anonymous_uploads_are_the_bucket_owners(people: Box) -> None:
     people.send("PUT", "/b", "acl=", {"x-amz-acl": "public-read-write"})
     assert status(people, "", "PUT", "/b/k", body=b"x") == 200
