@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import re
 
+import pytest
+
 from appliance import limits
+from appliance.encryption import customer_key
+from s3front import encryption
 from tests.rows import rows
 from tests.s3front.box import Box
 
@@ -328,3 +333,25 @@ def test_a_bucket_key_of_a_default_is_shown_again(box: Box) -> None:
     document = DEFAULT.replace(b"</Rule>", b"<BucketKeyEnabled>true</BucketKeyEnabled></Rule>")
     assert box.send("PUT", "/b", "encryption=", body=document).status == 200
     assert b"<BucketKeyEnabled>true</BucketKeyEnabled>" in box.send("GET", "/b", "encryption=").body
+
+
+def test_no_log_and_no_answer_repeats_a_customers_key(box: Box, caplog: pytest.LogCaptureFixture) -> None:
+    """At the most talkative level, in success and in every kind of failure."""
+    caplog.set_level(logging.DEBUG)
+    answers = [
+        box.send("PUT", "/b/k", headers=SSE_C, body=b"x" * 5000),
+        box.send("GET", "/b/k", headers=SSE_C),
+        box.send("GET", "/b/k", headers=customer(OTHER)),
+        box.send("GET", "/b/none", headers=SSE_C),
+        box.send("GET", "/none/k", headers=SSE_C),
+        box.send("PUT", "/b/k", headers=SSE_C | {"content-md5": md5(b"y")}, body=b"x"),
+        box.send("PUT", "/b/k", headers=changed(key_md5="AAAA"), body=b"x"),
+        box.send("PUT", "/b/c", headers={"x-amz-copy-source": "/b/k"} | source(OTHER)),
+        box.send("POST", "/b/m", "uploads=", headers=SSE_C),
+    ]
+    for raw in (RAW, OTHER):
+        shown = (raw.hex(), repr(raw)[2:-1], base64.b64encode(raw).decode())
+        for text in (caplog.text, *(f"{answer.headers}{answer.body!r}" for answer in answers)):
+            assert not any(form in text for form in shown)
+    assert "Customer(...)" in repr(encryption.Customer(RAW, b""))
+    assert RAW.hex() not in repr(encryption.Sealing(customer_key(RAW), encryption.Customer(RAW, b"")))
