@@ -30,6 +30,7 @@ class Code(enum.Enum):
     CROSSES_BUCKETS = "crosses buckets"
     NAME_TOO_LONG = "name is too long"
     INVALID_NAME = "invalid name"
+    NOT_SUPPORTED = "not supported here"
     # requests
     INVALID_ARGUMENT = "invalid argument"
     PRECONDITION_FAILED = "precondition failed"

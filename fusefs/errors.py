@@ -28,6 +28,7 @@ ERRNO: Final[dict[Code, int]] = {
     Code.CROSSES_BUCKETS: errno.EXDEV,  # mv falls back to copy and delete
     Code.NAME_TOO_LONG: errno.ENAMETOOLONG,
     Code.INVALID_NAME: errno.EINVAL,
+    Code.NOT_SUPPORTED: errno.EPERM,  # link(2): "does not support the creation of hard links"
     # requests
     Code.INVALID_ARGUMENT: errno.EINVAL,
     Code.PRECONDITION_FAILED: errno.EAGAIN,

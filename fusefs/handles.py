@@ -55,12 +55,14 @@ class File:
         "attributes",
         "attributes_changed",
         "base",
+        "begins",
         "bucket",
         "counted",
         "create",
         "ctime_ns",
         "cut",
         "dirty_since",
+        "done",
         "error",
         "gid",
         "inode",
@@ -73,6 +75,7 @@ class File:
         "orphan",
         "overlay",
         "pending",
+        "place",
         "scan_at",
         "size",
         "staged",
@@ -88,6 +91,9 @@ class File:
         self.base: Node | None = None
         self.name = name  # (parent, catalogue name) while the mount's own table shows it
         self.create = name  # the same until the commit that makes the entry is submitted
+        self.place = name  # where it was found last: its key, where keys have versions
+        self.begins = True  # the next change of its bytes begins a version
+        self.done = True  # no writer has it, or its last one is closing: the bucket's retention begins
         self.mode = mode
         self.uid = uid
         self.gid = gid

@@ -21,12 +21,13 @@ NEGATIVES_MAX: Final = (
 class Known:
     """One inode that the kernel has a reference to."""
 
-    __slots__ = ("bucket", "cached", "lookups")
+    __slots__ = ("bucket", "cached", "lookups", "place")
 
     def __init__(self, bucket: int) -> None:
         self.bucket = bucket  # the bucket it lives in; 0 for the root
         self.lookups = 0
         self.cached = False  # the kernel may hold its attributes
+        self.place: tuple[int, bytes] | None = None  # (directory, catalogue name): of files where keys have versions
 
 
 class Inodes:
@@ -49,6 +50,17 @@ class Inodes:
         """The bucket of an inode the kernel knows; None if it knows none of that number."""
         known = self._known.get(number)
         return None if known is None else known.bucket
+
+    def place(self, number: int) -> tuple[int, bytes] | None:
+        """Where the inode was found last, if that was noted."""
+        known = self._known.get(number)
+        return None if known is None else known.place
+
+    def placed(self, number: int, place: tuple[int, bytes]) -> None:
+        """Notes where an inode is found."""
+        known = self._known.get(number)
+        if known is not None:
+            known.place = place
 
     def looked_up(self, number: int, bucket: int) -> None:
         """The kernel was given this inode once more, with its attributes."""

@@ -61,7 +61,7 @@ def _list_uncommitted(names: Names, handle: DirectoryHandle, token: ReaddirToken
             answer = names.attributes(file)
             if not pyfuse3.readdir_reply(token, shown, answer, len(handle.given) + 1):
                 return False
-            names.inodes.looked_up(file.inode, handle.bucket)
+            names.known(handle.inode, file.inode, file)
             handle.early.add(name)
         handle.given.append((name, False))
     return True
@@ -91,7 +91,7 @@ def _list_committed(names: Names, handle: DirectoryHandle, epoch: int, token: Re
                 if not pyfuse3.readdir_reply(token, shown, answer, len(handle.given) + 1):
                     handle.rest = handle.rest[index:]
                     return
-                names.inodes.looked_up(entry.node.id, handle.bucket)
+                names.known(handle.inode, entry.node.id, entry)
             handle.given.append((entry.name, entry.directory))
         handle.rest = []
         if handle.whole:

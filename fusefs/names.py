@@ -143,6 +143,16 @@ class Names:
         except (UnicodeDecodeError, StoreError):
             return None
 
+    def require_current(self, inode: int) -> tuple[int, bytes] | None:
+        """Where a file is, as far as that was noted.  ESTALE when its name leads to another now: what the number means
+        is an older version, which nobody must write to."""
+        place = self.inodes.place(inode)
+        if place is not None:
+            entry = self.store.entry(*place, False)
+            if entry is None or entry.node.id != inode:
+                raise FUSEError(errno.ESTALE)
+        return place
+
     # ------------------------------------------------------------------ answering
     def attributes(self, found: File | Node) -> EntryAttributes:
         """What the kernel is told of a file or node."""
@@ -172,8 +182,18 @@ class Names:
             return answer
         file = self.file(found)
         if file is not None:
-            self.inodes.looked_up(file.inode, self.bucket_id(parent))
+            self.known(parent, file.inode, found)
             return self.attributes(file)
         assert isinstance(found, Entry)
-        self.inodes.looked_up(found.node.id, self.bucket_id(parent))
+        self.known(parent, found.node.id, found)
         return self.attributes(found.node)
+
+    def known(self, parent: int, inode: int, found: Entry | File) -> None:
+        """The kernel counts a lookup of it; where keys have versions, its name is noted: a version needs its key."""
+        bucket = self.bucket_id(parent)
+        self.inodes.looked_up(inode, bucket)
+        if self.store.versioned(bucket):
+            if isinstance(found, Entry):
+                self.inodes.placed(inode, (parent, found.name))
+            elif found.name is not None:
+                self.inodes.placed(inode, found.name)

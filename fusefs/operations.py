@@ -38,7 +38,7 @@ from pyfuse3 import (
 from appliance.errors import StoreError
 from appliance.limits import FILE_SIZE_MAX, NAME_MAX
 from appliance.model import IMPLIED, Attributes, Entry
-from fusefs import attributes, tree, xattrs
+from fusefs import attributes, changes, tree, xattrs
 from fusefs.answered import answered
 from fusefs.handles import DirectoryHandle, File, FileHandle
 from fusefs.inodes import ROOT, Inodes
@@ -241,6 +241,9 @@ class Operations(pyfuse3.Operations):
             )
         if commit is not None:
             await self.files.wait(commit)
+        self._placed(source, (parent_inode_new, new))
+        if exchange:
+            self._placed(target, (parent_inode_old, stored))
         self.invalidation.epoch += 1
         if replaced is not None and not exchange:
             self.files.unlinked(replaced)
@@ -280,15 +283,19 @@ class Operations(pyfuse3.Operations):
                 )
                 self.invalidation.epoch += 1
                 return self.names.told(inode)
-            file = self.files.of_node(node, self.names.bucket_of(inode))
+            file = self._found(inode)
         try:
             if fields.update_size:
+                changes.require_unlocked(self.store, file)
                 if attr.st_size > FILE_SIZE_MAX:
                     raise FUSEError(errno.EFBIG)
                 file.require_key()
                 self.files.truncate(file, attr.st_size, now_ns)
-                _drop_privileges(file)
-            self._set_attributes(file, attr, fields, now_ns)
+                changes.drop_privileges(file)
+            changes.set_attributes(file, attr, fields, now_ns)
+            if not file.orphan:
+                self.files.touch(file)
+            self.invalidation.epoch += 1
             if not file.writers:  # nobody's close will commit it
                 await self.files.commit(file)
             return self.names.told(inode)
@@ -316,9 +323,12 @@ class Operations(pyfuse3.Operations):
         if not name.startswith(xattrs.USER) or inode == ROOT:  # security.capability: asked at every first write
             raise FUSEError(pyfuse3.ENOATTR)
         file = self.files.get(inode)
-        if name == xattrs.ETAG and file is not None and (file.pending or file.base is None):
-            await self.files.make_durable(file)  # the other door shows this ETag only then (H2)
-        value = xattrs.get(*self._attributes(inode), name)
+        if name.startswith(xattrs.OURS):
+            if file is not None and (file.pending or file.base is None):
+                await self.files.make_durable(file)  # the other door shows them only then (H2)
+            value = xattrs.shown(self.names.node(inode), name)
+        else:
+            value = xattrs.get(self._attributes(inode), name)
         if value is None:
             raise FUSEError(pyfuse3.ENOATTR)
         return value
@@ -327,21 +337,19 @@ class Operations(pyfuse3.Operations):
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         if inode == ROOT:
             return []
-        return [XAttrNameT(name) for name in xattrs.names(self._attributes(inode)[0])]
+        return [XAttrNameT(name) for name in xattrs.names(self._attributes(inode))]
 
     @answered
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         if not name.startswith(xattrs.USER) or inode == ROOT:
             raise FUSEError(errno.EOPNOTSUPP)
-        held, _ = self._attributes(inode)
-        await self._put_attributes(inode, xattrs.put(held, name, value))
+        await self._put_attributes(inode, xattrs.put(self._attributes(inode), name, value))
 
     @answered
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         if not name.startswith(xattrs.USER) or inode == ROOT:
             raise FUSEError(pyfuse3.ENOATTR)
-        held, _ = self._attributes(inode)
-        left = xattrs.remove(held, name)
+        left = xattrs.remove(self._attributes(inode), name)
         if left is None:
             raise FUSEError(pyfuse3.ENOATTR)
         await self._put_attributes(inode, left)
@@ -360,6 +368,7 @@ class Operations(pyfuse3.Operations):
             if not stat.S_ISREG(found.node.mode):
                 raise FUSEError(errno.EISDIR if found.directory else errno.EEXIST)
             file = self.files.of_node(found.node, self.names.bucket_of(parent_inode))
+            file.place = (parent_inode, found.name)
         else:
             file = found
         info = self._open(file, flags)
@@ -369,10 +378,7 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         file = self.files.get(inode)
         if file is None:
-            node = self.names.node(inode)
-            if not stat.S_ISREG(node.mode):
-                raise FUSEError(errno.EISDIR if stat.S_ISDIR(node.mode) else errno.EINVAL)
-            file = self.files.of_node(node, self.names.bucket_of(inode))
+            file = self._found(inode)
         return self._open(file, flags)
 
     @answered
@@ -393,7 +399,7 @@ class Operations(pyfuse3.Operations):
         await self.files.make_room(file)
         self.files.write(file, off, buf, time.time_ns())
         if file.mode & SUID_SGID:
-            _drop_privileges(file)
+            changes.drop_privileges(file)
         return len(buf)
 
     @answered
@@ -417,11 +423,16 @@ class Operations(pyfuse3.Operations):
         file = handle.file
         try:
             if handle.writable:  # pages of a shared mapping arrive after the last close(2)
+                file.done = file.writers == 1
+                if file.done and not file.orphan and changes.is_unretained(file):
+                    self.files.touch(file)
                 await self.files.commit(file)
         finally:
             del self._handles[fh]
             file.opens -= 1
             file.writers -= handle.writable
+            if not file.writers:
+                file.begins = file.done = True  # the next writer's first change is another version
             self.files.let_go(file)
 
     # ------------------------------------------------------------------ directories
@@ -499,21 +510,43 @@ class Operations(pyfuse3.Operations):
         return file
 
     def _open(self, file: File, flags: int) -> FileInfo:
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
         try:
             file.require_key()
+            if writable or flags & os.O_TRUNC:
+                changes.require_unlocked(self.store, file)
         except StoreError:
             self.files.let_go(file)
             raise
-        writable = flags & os.O_ACCMODE != os.O_RDONLY
         if flags & os.O_TRUNC and file.size:
             self.files.truncate(file, 0, time.time_ns())
             writable = True  # its close commits
         file.opens += 1
         file.writers += writable
+        file.done = not file.writers
         number = next(self._numbers)
         self._handles[number] = FileHandle(file, writable)
         # keep_cache: an S3 PUT makes a new node, so a node's bytes change through this mount alone
         return FileInfo(fh=FileHandleT(number), keep_cache=True)
+
+    def _placed(self, found: Entry | File | None, place: tuple[int, bytes]) -> None:
+        """A file has another name from now on."""
+        file = self.names.file(found)
+        if file is not None:
+            file.place = place
+        inode = file.inode if file is not None else found.node.id if isinstance(found, Entry) else 0
+        if self.inodes.place(inode) is not None:
+            self.inodes.placed(inode, place)
+
+    def _found(self, inode: int) -> File:
+        """The file of an inode that no memory holds yet.  ESTALE when its key has another version by now."""
+        node = self.names.node(inode)
+        if not stat.S_ISREG(node.mode):
+            raise FUSEError(errno.EISDIR if stat.S_ISDIR(node.mode) else errno.EINVAL)
+        place = self.names.require_current(inode)
+        file = self.files.of_node(node, self.names.bucket_of(inode))
+        file.place = place
+        return file
 
     def _file_handle(self, fh: int) -> FileHandle:
         handle = self._handles[fh]
@@ -529,30 +562,9 @@ class Operations(pyfuse3.Operations):
         await self.files.make_durable(file)
         return False
 
-    def _set_attributes(self, file: File, attr: EntryAttributes, fields: SetattrFields, now_ns: int) -> None:
-        if fields.update_mode:
-            file.mode = stat.S_IFMT(file.mode) | stat.S_IMODE(attr.st_mode)
-        if fields.update_uid:
-            file.uid = attr.st_uid
-        if fields.update_gid:
-            file.gid = attr.st_gid
-        if (fields.update_uid or fields.update_gid) and not fields.update_mode:
-            _drop_privileges(file)
-        if fields.update_atime:
-            file.atime_ns = attr.st_atime_ns
-        if fields.update_mtime:
-            file.mtime_ns = attr.st_mtime_ns
-        file.ctime_ns = attr.st_ctime_ns if fields.update_ctime else now_ns
-        if not file.orphan:
-            self.files.touch(file)
-        self.invalidation.epoch += 1
-
-    def _attributes(self, inode: int) -> tuple[Attributes, str]:
+    def _attributes(self, inode: int) -> Attributes:
         file = self.files.get(inode)
-        if file is not None:
-            return file.current_attributes(), "" if file.base is None else file.base.etag
-        node = self.names.node(inode)
-        return node.attributes, node.etag
+        return self.names.node(inode).attributes if file is None else file.current_attributes()
 
     async def _put_attributes(self, inode: int, changed: Attributes) -> None:
         file = self.files.get(inode)
@@ -564,13 +576,6 @@ class Operations(pyfuse3.Operations):
             self.files.touch(file)
         if not file.writers:
             await self.files.commit(file)
-
-
-def _drop_privileges(file: File) -> None:
-    """A change of content or owner clears set-user-ID, and set-group-ID of an executable (chown(2), write(2))."""
-    file.mode &= ~stat.S_ISUID
-    if file.mode & stat.S_IXGRP:
-        file.mode &= ~stat.S_ISGID
 
 
 def _bucket_name(name: bytes) -> str:

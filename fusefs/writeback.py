@@ -319,6 +319,9 @@ class WriteBack:
                 chunks=chunks,
                 slices=_slices(segments),
                 attributes=file.attributes if file.attributes_changed else None,
+                place=file.place,
+                begins=file.begins,
+                done=file.done,
             )
         except BaseException:
             file.overlay.unclaim(token)
@@ -326,6 +329,8 @@ class WriteBack:
             file.cut = _lower(cut, file.cut)
             raise
         file.staged = []
+        if segments or cut is not None or file.base is None or size != file.base.size:
+            file.begins = False
         makes, file.create = file.create is not None, None
         file.attributes_changed = False
         self._forfeit(unused)

@@ -2,7 +2,8 @@
 
     user.meta.NAME     x-amz-meta-NAME (lower case; the value is UTF-8 text without line breaks)
                        (rclone's mtime, mode … are shown but follow the file: not listed, not set here)
-    user.tierce.etag   the ETag: read-only, and not listed, so that no copying program tries to set it
+    user.tierce.etag, version-id, lock-mode, retain-until, legal-hold
+                       read-only, and not listed, so that no copying program tries to set them
     user.OTHER         kept with the object, shown by no other door
 
 Namespaces other than `user.` are not kept: security and system attributes decide over access, and a server that does
@@ -12,17 +13,19 @@ not enforce them must not pretend to.
 from __future__ import annotations
 
 import re
+import stat
 from typing import Final
 
 import msgspec
 
 from appliance.errors import Code, StoreError
 from appliance.limits import USER_METADATA_MAX
-from appliance.model import Attributes
+from appliance.model import Attributes, Node
 
 META: Final = b"user.meta."
 OURS: Final = b"user.tierce."
 ETAG: Final = b"user.tierce.etag"
+VERSION: Final = b"user.tierce.version-id"
 USER: Final = b"user."
 XATTRS_MAX: Final = 64 * 1024  # bytes of names and values of one file, as ext4 with large xattrs
 
@@ -31,16 +34,27 @@ POSIX: Final = frozenset({"mtime", "atime", "mode", "uid", "gid"})  # rclone's a
 _META_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")  # an HTTP field name (RFC 9110 5.6.2) in lower case
 
 
-def get(attributes: Attributes, etag: str, name: bytes) -> bytes | None:
+def get(attributes: Attributes, name: bytes) -> bytes | None:
     """The value; None if there is none of that name."""
     if not name.startswith(USER):
         return None
     if name.startswith(META):
         value = attributes.user.get(name[len(META) :].decode(errors="replace"))
         return None if value is None else value.encode()
-    if name == ETAG:
-        return etag.encode() if etag else None
     return attributes.xattrs.get(name.decode(errors="surrogateescape"))
+
+
+def shown(node: Node, name: bytes) -> bytes | None:
+    """The value of one that only we set, as the catalogue has it; None if there is none of that name."""
+    attributes = node.attributes
+    said = {
+        ETAG: node.etag,
+        VERSION: node.version_id if stat.S_ISREG(node.mode) else "",
+        b"user.tierce.lock-mode": attributes.retention_mode,
+        b"user.tierce.retain-until": str(attributes.retain_until_ns // 10**9) if attributes.retention_mode else "",
+        b"user.tierce.legal-hold": attributes.legal_hold,
+    }
+    return said.get(name, "").encode() or None
 
 
 def names(attributes: Attributes) -> list[bytes]:
@@ -72,7 +86,7 @@ def remove(attributes: Attributes, name: bytes) -> Attributes | None:
     """Without `name`; None if there is none.  Raises ACCESS_DENIED for what is read-only."""
     if name.startswith(OURS):
         raise StoreError(Code.ACCESS_DENIED, f"{name.decode(errors='replace')} is read-only")
-    if get(attributes, "", name) is None:
+    if get(attributes, name) is None:
         return None
     if name.startswith(META):
         key = name[len(META) :].decode()

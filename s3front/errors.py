@@ -167,6 +167,7 @@ STORE_CODES: Final[dict[Code, str]] = {
     Code.NOT_EMPTY: "InvalidRequest",
     Code.CROSSES_BUCKETS: "InvalidRequest",
     Code.NAME_TOO_LONG: "KeyTooLongError",
+    Code.NOT_SUPPORTED: "NotImplemented",
     Code.INVALID_NAME: "InvalidBucketName",
     Code.INVALID_ARGUMENT: "InvalidArgument",
     Code.PRECONDITION_FAILED: "PreconditionFailed",

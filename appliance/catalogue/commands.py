@@ -171,6 +171,7 @@ class RemoveDirectory(Command, frozen=True, kw_only=True):
     parent: int
     name: bytes
     now_ns: int
+    lock_ns: int = 0
 
 
 class MakeSymlink(Command, frozen=True, kw_only=True):
@@ -193,6 +194,7 @@ class Unlink(Command, frozen=True, kw_only=True):
     parent: int
     name: bytes
     now_ns: int
+    lock_ns: int = 0
 
 
 class Rename(Command, frozen=True, kw_only=True):
@@ -204,6 +206,7 @@ class Rename(Command, frozen=True, kw_only=True):
     now_ns: int
     replace: bool
     exchange: bool
+    lock_ns: int = 0
 
 
 class SetAttributes(Command, frozen=True, kw_only=True):
@@ -215,6 +218,7 @@ class SetAttributes(Command, frozen=True, kw_only=True):
     atime_ns: int | None
     mtime_ns: int | None
     packed: bytes | None
+    lock_ns: int = 0
 
 
 class WriteFile(Command, frozen=True, kw_only=True):
@@ -235,6 +239,11 @@ class WriteFile(Command, frozen=True, kw_only=True):
     packed: bytes | None
     etag: str  # fresh and opaque: taken when the bytes change
     label: bytes
+    place: tuple[int, bytes] | None = None  # where the file was found: its key, in a bucket with versions
+    begins: bool = False  # a new version, in a bucket with versions: the first change since it was opened
+    lock_ns: int = 0  # retentions that ended before are over
+    retention_mode: str = ""  # of the bucket's default, when the writer is done
+    retain_until_ns: int = 0
 
     @property
     def new_chunks(self) -> tuple[NewChunk, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from appliance.catalogue import content, names
+from appliance.catalogue import content, history, names, versions
 from appliance.catalogue.commands import (
     MakeDirectory,
     MakeLink,
@@ -28,6 +28,7 @@ from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.nodes import content_of, put_node, unlink_node
 from appliance.catalogue.schema import ENTRY, NODE
+from appliance.catalogue.versions import type_state
 from appliance.errors import Code, StoreError
 from appliance.model import (
     CUSTOMER,
@@ -78,7 +79,7 @@ def make_directory(tx: Rows, cache: DirectoryCache, command: MakeDirectory) -> E
 
 
 def remove_directory(tx: Rows, cache: DirectoryCache, command: RemoveDirectory) -> None:
-    """Raises NO_SUCH_NODE, NOT_EMPTY.  Its marker object (the empty name) goes with it."""
+    """Raises NO_SUCH_NODE, NOT_EMPTY, LOCKED.  Its marker object (the empty name) goes with it."""
     row_name = command.name + b"/"
     node = names.node_at(tx.one, command.parent, row_name)
     if node is None:
@@ -87,7 +88,12 @@ def remove_directory(tx: Rows, cache: DirectoryCache, command: RemoveDirectory) 
         raise StoreError(Code.NOT_EMPTY)
     marker = names.node_at(tx.one, node.id, b"")
     if marker is not None:
-        unlink_node(tx, marker, command.now_ns)
+        state = versions.state_of(tx, node.bucket)
+        history.require_free(state, marker, command.lock_ns)
+        if state is None:
+            unlink_node(tx, marker, command.now_ns)
+        else:
+            history.removed(tx, state, history.key_at(tx, node.bucket, node.id, b""), marker, command.now_ns)
         tx.delete(ENTRY, (node.id, b""))
     tx.delete(NODE, (node.id,))
     tx.touched.pop(node.id, None)
@@ -132,7 +138,7 @@ def make_symlink(tx: Rows, command: MakeSymlink) -> Entry:
 
 
 def make_link(tx: Rows, command: MakeLink) -> Entry:
-    """Raises EXISTS, CROSSES_BUCKETS, NO_SUCH_NODE, INVALID_ARGUMENT (a directory)."""
+    """Raises EXISTS, CROSSES_BUCKETS, NO_SUCH_NODE, INVALID_ARGUMENT (a directory), NOT_SUPPORTED (versions)."""
     parent = _directory(tx, command.parent)
     node = names.node_by_id(tx.one, command.node)
     if node is None or node.links == 0:
@@ -141,6 +147,8 @@ def make_link(tx: Rows, command: MakeLink) -> Entry:
         raise StoreError(Code.INVALID_ARGUMENT, "a directory has one name")
     if node.bucket != parent.bucket:
         raise StoreError(Code.CROSSES_BUCKETS)
+    if stat.S_ISREG(node.mode) and versions.state_of(tx, node.bucket) is not None:
+        raise StoreError(Code.NOT_SUPPORTED, "keys of a bucket with versions cannot be one file")
     _require_free(tx, command.parent, command.name)
     node = msgspec.structs.replace(node, links=node.links + 1, ctime_ns=command.now_ns)
     put_node(tx, node)
@@ -153,18 +161,26 @@ def make_link(tx: Rows, command: MakeLink) -> Entry:
 
 
 def unlink(tx: Rows, cache: DirectoryCache, command: Unlink) -> None:
-    """Raises NO_SUCH_NODE."""
+    """Raises NO_SUCH_NODE, LOCKED."""
     node = names.node_at(tx.one, command.parent, command.name)
     if node is None:
         raise StoreError(Code.NO_SUCH_NODE)
-    unlink_node(tx, node, command.now_ns)
+    state = versions.state_of(tx, node.bucket) if stat.S_ISREG(node.mode) else None
+    history.require_free(state, node, command.lock_ns)
+    if state is None:
+        unlink_node(tx, node, command.now_ns)
+    else:
+        history.removed(tx, state, history.key_at(tx, node.bucket, command.parent, command.name), node, command.now_ns)
     names.remove_entry(tx, cache, command.parent, command.name, command.now_ns)
     tx.note(Change(command.parent, command.name, False, node.id, True))
 
 
 def rename(tx: Rows, cache: DirectoryCache, command: Rename) -> None:
-    """Atomic.  Raises NO_SUCH_NODE, EXISTS, NOT_EMPTY, IS_A_DIRECTORY, NOT_A_DIRECTORY, CROSSES_BUCKETS,
-    INVALID_ARGUMENT (a directory into itself)."""
+    """Atomic.  Raises NO_SUCH_NODE, EXISTS, NOT_EMPTY, IS_A_DIRECTORY, NOT_A_DIRECTORY, CROSSES_BUCKETS (also a
+    directory with too many versions), INVALID_ARGUMENT (a directory into itself, or exchanged among versions), LOCKED.
+
+    In a bucket with versions every object that moves is a new version of its new key, and a delete marker hides the
+    old one."""
     suffix = b"/" if command.directory else b""
     old, new = command.name + suffix, command.new_name + suffix
     node = names.node_at(tx.one, command.parent, old)
@@ -175,8 +191,9 @@ def rename(tx: Rows, cache: DirectoryCache, command: Rename) -> None:
         raise StoreError(Code.CROSSES_BUCKETS)
     if command.directory:
         _require_outside(tx, node.id, command.new_parent)
+    state = versions.state_of(tx, node.bucket)
     if command.exchange:
-        _exchange(tx, cache, command, node)
+        _exchange(tx, cache, command, node, state)
         return
     target = names.node_at(tx.one, command.new_parent, new)
     if target is not None and target.id == node.id:
@@ -189,13 +206,15 @@ def rename(tx: Rows, cache: DirectoryCache, command: Rename) -> None:
     if target is not None:
         if not command.replace:
             raise StoreError(Code.EXISTS)
-        if command.directory:
-            if tx.one("SELECT 1 FROM entry WHERE parent=? LIMIT 1", (target.id,)) is not None:
-                raise StoreError(Code.NOT_EMPTY)
-            tx.delete(NODE, (target.id,))
-            tx.touched.pop(target.id, None)
-        else:
-            unlink_node(tx, target, command.now_ns)
+        if command.directory and tx.one("SELECT 1 FROM entry WHERE parent=? LIMIT 1", (target.id,)) is not None:
+            raise StoreError(Code.NOT_EMPTY)
+    if state is not None:
+        node = _leave(tx, state, command, node, target, old, new)
+    elif target is not None and not command.directory:
+        unlink_node(tx, target, command.now_ns)
+    if target is not None and command.directory:
+        tx.delete(NODE, (target.id,))
+        tx.touched.pop(target.id, None)
     _move(tx, cache, node, command.new_parent, new, command.now_ns)
     tx.touch(command.new_parent, command.now_ns)
     if command.directory:
@@ -209,6 +228,28 @@ def rename(tx: Rows, cache: DirectoryCache, command: Rename) -> None:
     tx.note(
         Change(command.new_parent, command.new_name, command.directory, target.id if target is not None else 0, False)
     )
+
+
+def _leave(tx: Rows, state: bytes, command: Rename, node: Node, target: Node | None, old: bytes, new: bytes) -> Node:
+    """What a rename leaves behind in a bucket with versions.  The node as it is to be moved.  Raises LOCKED,
+    CROSSES_BUCKETS."""
+    now_ns = command.now_ns
+    if stat.S_ISDIR(node.mode):
+        found = history.files_below(tx, node.id, b"")
+        for _, below in found:
+            history.require_free(state, below, command.lock_ns)
+        if found:
+            old_key = history.key_at(tx, node.bucket, command.parent, old)
+            new_key = history.key_at(tx, node.bucket, command.new_parent, new)
+            history.move_below(tx, state, found, old_key, new_key, now_ns)
+        return node
+    for each in (node, target):
+        history.require_free(state, each, command.lock_ns)
+    new_key = history.key_at(tx, node.bucket, command.new_parent, new)
+    versions.make_way(tx, state, node.bucket, new_key, target, now_ns)
+    if not stat.S_ISREG(node.mode):
+        return node
+    return history.moved(tx, state, history.key_at(tx, node.bucket, command.parent, old), node, now_ns)
 
 
 def _require_outside(tx: Rows, directory: int, candidate: int) -> None:
@@ -230,7 +271,7 @@ def _move(tx: Rows, cache: DirectoryCache, node: Node, parent: int, row_name: by
         put_node(tx, msgspec.structs.replace(node, ctime_ns=now_ns))
 
 
-def _exchange(tx: Rows, cache: DirectoryCache, command: Rename, node: Node) -> None:
+def _exchange(tx: Rows, cache: DirectoryCache, command: Rename, node: Node, state: type_state) -> None:
     """RENAME_EXCHANGE (rename(2)): both must exist; a file and a directory may change places.
 
     Where a file and a directory share the target's name, the one of the source's kind is meant; where they share the
@@ -250,6 +291,13 @@ def _exchange(tx: Rows, cache: DirectoryCache, command: Rename, node: Node) -> N
         return
     if stat.S_ISDIR(other.mode):
         _require_outside(tx, other.id, command.parent)
+    if state is not None:
+        if stat.S_ISDIR(node.mode) or stat.S_ISDIR(other.mode):
+            raise StoreError(Code.INVALID_ARGUMENT, "directories of versions do not change places")
+        for each in (node, other):
+            history.require_free(state, each, command.lock_ns)
+        node = _exchanged(tx, state, node, command.parent, old, command.now_ns)
+        other = _exchanged(tx, state, other, command.new_parent, new, command.now_ns)
     tx.delete(ENTRY, (command.parent, old))
     tx.delete(ENTRY, (command.new_parent, new))
     for name, is_directory in ((old, command.directory), (new, stat.S_ISDIR(other.mode))):
@@ -267,11 +315,21 @@ def _exchange(tx: Rows, cache: DirectoryCache, command: Rename, node: Node) -> N
     tx.note(Change(command.new_parent, command.new_name, stat.S_ISDIR(other.mode), other.id, False))
 
 
+def _exchanged(tx: Rows, state: bytes, node: Node, parent: int, name: bytes, now_ns: int) -> Node:
+    """One of two files that change places: what its key was stays, and it begins a version of the other key."""
+    if not stat.S_ISREG(node.mode):
+        return node
+    version, flags = history.begin_version(tx, state, history.key_at(tx, node.bucket, parent, name), node, now_ns)
+    return msgspec.structs.replace(node, version=version, flags=flags)
+
+
 def set_attributes(tx: Rows, command: SetAttributes) -> Node:
-    """Raises NO_SUCH_NODE.  An implied directory becomes explicit."""
+    """Raises NO_SUCH_NODE, LOCKED (S3's metadata of a locked object).  An implied directory becomes explicit."""
     node = names.node_by_id(tx.one, command.node)
     if node is None:
         raise StoreError(Code.NO_SUCH_NODE)
+    if command.packed is not None:
+        history.require_free(versions.state_of(tx, node.bucket), node, command.lock_ns)
     touched = tx.touched.pop(node.id, 0)  # this change is the later one
     flags = node.flags & ~IMPLIED
     if command.mtime_ns is not None and stat.S_ISREG(node.mode):
@@ -285,7 +343,7 @@ def set_attributes(tx: Rows, command: SetAttributes) -> Node:
         mtime_ns=max(node.mtime_ns, touched) if command.mtime_ns is None else command.mtime_ns,
         ctime_ns=command.now_ns,
         written_ns=node.written_ns if command.packed is None else command.now_ns,
-        packed=node.packed if command.packed is None else command.packed,
+        packed=node.packed if command.packed is None else history.merged(node.packed, command.packed),
         flags=flags,
     )
     put_node(tx, node)
@@ -293,7 +351,11 @@ def set_attributes(tx: Rows, command: SetAttributes) -> Node:
 
 
 def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
-    """What a mounted file's writer has, as one change.  Raises NO_SUCH_NODE, NOT_A_DIRECTORY, NO_SUCH_BUCKET."""
+    """What a mounted file's writer has, as one change.  Raises NO_SUCH_NODE, NOT_A_DIRECTORY, NO_SUCH_BUCKET, LOCKED.
+
+    In a bucket with versions the first change since the file was opened begins a new one; the file keeps its node."""
+    state = versions.state_of(tx, command.bucket)
+    before: Node | None = None
     maker = Maker(command.copies, command.node, command.label)
     replaced: Node | None = None
     if command.create is not None:
@@ -305,13 +367,25 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
         tx.note_id(command.node)
         old, old_size, links, generation = NOTHING, 0, 1, 0
         flags, packed, etag, written_ns = TIMED, b"", "", 0
+        version = 0
     else:
-        node = names.node_by_id(tx.one, command.node)
+        before = node = names.node_by_id(tx.one, command.node)
         if node is None:
             raise StoreError(Code.NO_SUCH_NODE)
+        version = node.version
         old, old_size, links, generation = content_of(node), node.size, node.links, node.generation
         flags, packed, etag, written_ns = node.flags | TIMED, node.packed, node.etag, node.written_ns
     changed = bool(command.slices) or command.size != old_size or command.cut is not None or command.create is not None
+    if state is not None:
+        if before is None:
+            version, flags = versions.numbered(tx, state, flags)
+        elif links and (changed or command.packed is not None):
+            history.require_free(state, before, command.lock_ns)
+            if changed:
+                key = history.key_of_node(tx, before, command.place)
+                if command.begins or history.is_of_other_state(state, before):
+                    version, flags = history.begin_version(tx, state, key, before, command.now_ns)
+                    flags |= TIMED
     if command.create is None:
         kept = min(old_size if command.cut is None else command.cut, old_size, command.size)
         for start, end in (
@@ -339,16 +413,24 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
         made.ref,
         made.data,
         flags,
-        packed if command.packed is None else command.packed,
+        packed if command.packed is None else history.merged(packed, command.packed),
         command.bucket,
+        b"",
+        version,
     )
-    if changed and command.packed is None:
+    if changed:
         after = _without_stale_claims(after)
+    if state is not None and links:
+        after = history.sealed(after, command.retention_mode, command.retain_until_ns)
     if command.chunks and (old.kind == EMPTY or command.cut == 0):
         after = _as_sealed(after, command.chunks)
     put_node(tx, after)
     if command.create is not None:
-        if replaced is not None:
+        if state is not None:
+            versions.make_way(
+                tx, state, command.bucket, history.key_at(tx, command.bucket, parent_id, name), replaced, command.now_ns
+            )
+        elif replaced is not None:
             unlink_node(tx, replaced, command.now_ns)
         tx.put(ENTRY, (parent_id, name, command.node))
         tx.touch(parent_id, command.now_ns)
@@ -376,5 +458,5 @@ def _without_stale_claims(node: Node) -> Node:
     attributes = node.attributes
     if attributes.checksum is None and not attributes.parts:
         return node
-    plain = msgspec.structs.replace(attributes, checksum=None, parts=())
+    plain = msgspec.structs.replace(attributes, checksum=None, parts=(), part_checksums=())
     return msgspec.structs.replace(node, packed=pack_attributes(plain))

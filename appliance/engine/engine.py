@@ -21,7 +21,7 @@ from typing import Any
 import outcome
 import trio
 
-from appliance import lock
+from appliance import lock, settings
 from appliance.catalogue import buckets, commands
 from appliance.catalogue.database import connect
 from appliance.catalogue.names import DirectoryCache, RowCache, node_at
@@ -94,6 +94,7 @@ class Engine:
         self.buckets: dict[str, Bucket] = {}
         self.access_keys: dict[str, AccessKey] = {}
         self.users: dict[str, User] = {}
+        self.versioned: frozenset[int] = frozenset()  # buckets that have or had versions
         self.clock = lock.Clock(buckets.seen_time(self._every), time.time_ns(), time.monotonic_ns())
         self.data_keys: dict[int, WrappedKey] = {}
         self.reload()
@@ -344,6 +345,9 @@ class Engine:
     def reload(self) -> None:
         """Buckets, users, credentials and data keys as the catalogue has them: few, and looked up by every request."""
         self.buckets = {bucket.name: bucket for bucket in buckets.all_buckets(self._every)}
+        self.versioned = frozenset(
+            bucket.id for bucket in self.buckets.values() if settings.VERSIONING in bucket.settings
+        )
         self.access_keys = {key.id: key for key in buckets.all_access_keys(self._every)}
         self.users = {user.id: user for user in buckets.all_users(self._every)}
         self.data_keys = {key.id: key for key in buckets.all_data_keys(self._every)}

@@ -14,6 +14,7 @@ from appliance.engine.pool import PageRef
 from appliance.errors import Code, StoreError
 from appliance.limits import CHUNK_SIZE, GATHER_MAX, MIB
 from appliance.model import (
+    NO_ATTRIBUTES,
     Attributes,
     Body,
     Bucket,
@@ -71,8 +72,9 @@ class FileVerbs(VersionVerbs):
         return entry
 
     async def remove_directory(self, parent: int, name: bytes, now_ns: int) -> None:
-        """Raises NO_SUCH_NODE, NOT_EMPTY.  An object `d/` (entry with the empty name) goes with it."""
-        await self.engine.submit(commands.RemoveDirectory(parent=parent, name=name, now_ns=now_ns)).wait()
+        """Raises NO_SUCH_NODE, NOT_EMPTY, LOCKED.  An object `d/` (entry with the empty name) goes with it."""
+        command = commands.RemoveDirectory(parent=parent, name=name, now_ns=now_ns, lock_ns=self.releasing())
+        await self.engine.submit(command).wait()
 
     async def make_symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int, now_ns: int) -> Entry:
         """Stored, never resolved by us.  Raises EXISTS, NO_SUCH_NODE."""
@@ -81,14 +83,15 @@ class FileVerbs(VersionVerbs):
         return entry
 
     async def make_link(self, node: int, parent: int, name: bytes, now_ns: int) -> Entry:
-        """A second name of one file.  Raises EXISTS, CROSSES_BUCKETS, NO_SUCH_NODE."""
+        """A second name of one file.  Raises EXISTS, CROSSES_BUCKETS, NO_SUCH_NODE, NOT_SUPPORTED (versions)."""
         command = commands.MakeLink(node=node, parent=parent, name=name, now_ns=now_ns)
         entry: Entry = await self.engine.submit(command).wait()
         return entry
 
     async def unlink(self, parent: int, name: bytes, now_ns: int) -> None:
-        """Raises NO_SUCH_NODE.  The bytes of a held node live until `release`."""
-        await self.engine.submit(commands.Unlink(parent=parent, name=name, now_ns=now_ns)).wait()
+        """Raises NO_SUCH_NODE, LOCKED.  The bytes of a held node live until `release`."""
+        command = commands.Unlink(parent=parent, name=name, now_ns=now_ns, lock_ns=self.releasing())
+        await self.engine.submit(command).wait()
 
     async def rename(
         self,
@@ -103,7 +106,8 @@ class FileVerbs(VersionVerbs):
         exchange: bool = False,
     ) -> None:
         """Atomic.  The target, if any, is replaced (a directory only if empty).  Raises NO_SUCH_NODE, EXISTS,
-        NOT_EMPTY, CROSSES_BUCKETS, INVALID_ARGUMENT (into itself), IS_A_DIRECTORY, NOT_A_DIRECTORY."""
+        NOT_EMPTY, CROSSES_BUCKETS (also too many versions in a directory), INVALID_ARGUMENT (into itself; directories
+        of versions exchanged), IS_A_DIRECTORY, NOT_A_DIRECTORY, LOCKED."""
         command = commands.Rename(
             parent=parent,
             name=name,
@@ -113,6 +117,7 @@ class FileVerbs(VersionVerbs):
             now_ns=now_ns,
             replace=replace,
             exchange=exchange,
+            lock_ns=self.releasing(),
         )
         await self.engine.submit(command).wait()
 
@@ -129,7 +134,7 @@ class FileVerbs(VersionVerbs):
         attributes: Attributes | None = None,
     ) -> Node:
         """An implied directory becomes explicit.  rclone's and s3fs's metadata are shown equal to the node's times and
-        owner.  Raises NO_SUCH_NODE."""
+        owner.  Raises NO_SUCH_NODE, LOCKED (`attributes` of a locked object)."""
         command = commands.SetAttributes(
             node=node,
             now_ns=now_ns,
@@ -139,6 +144,7 @@ class FileVerbs(VersionVerbs):
             atime_ns=atime_ns,
             mtime_ns=mtime_ns,
             packed=None if attributes is None else pack_attributes(attributes),
+            lock_ns=0 if attributes is None else self.releasing(),
         )
         changed: Node = await self.engine.submit(command).wait()
         return changed
@@ -196,6 +202,9 @@ class FileVerbs(VersionVerbs):
         chunks: Sequence[NewChunk] = (),
         slices: Sequence[NewSlice] = (),
         attributes: Attributes | None = None,
+        place: tuple[int, bytes] | None = None,
+        begins: bool = False,
+        done: bool = False,
     ) -> Ticket:
         """Commits what a mounted file's writer has: one atomic change.
 
@@ -205,7 +214,13 @@ class FileVerbs(VersionVerbs):
         `size`.  What no slice covers is a hole.  A file of at most limits.INLINE_MAX whose bytes all travel with the
         commit is stored inline.  The ETag becomes a fresh opaque one when bytes changed.  The ticket's result is
         Written; it fails with NO_SUCH_NODE when the node was unlinked and is not held.
+
+        In a bucket with versions `begins` makes a change of the bytes a version of its own; `place` (parent, name) is
+        where the file was found, and saves a search for its key.  `done`: no writer has it any more, and the bucket's
+        default retention begins.  Then it fails with LOCKED where the file is retained or held.
         """
+        bucket = self.engine.buckets.get(bucket.name, bucket)
+        default = self.retained(bucket, NO_ATTRIBUTES, now_ns) if done and bucket.settings else NO_ATTRIBUTES
         command = commands.WriteFile(
             node=node,
             create=create,
@@ -224,10 +239,19 @@ class FileVerbs(VersionVerbs):
             packed=None if attributes is None else pack_attributes(attributes),
             etag=secrets.token_hex(16) + "-1",
             label=label(bucket, create[1] if create is not None else b""),
+            place=place,
+            begins=begins,
+            lock_ns=self.releasing() if bucket.settings else 0,
+            retention_mode=default.retention_mode,
+            retain_until_ns=default.retain_until_ns,
         )
         ticket = self.engine.submit(command)
         self.unsettled[bucket.id] = ticket
         return ticket
+
+    def versioned(self, bucket: int) -> bool:
+        """Whether the bucket of this number has or had versions.  A set look-up."""
+        return bucket in self.engine.versioned
 
     def new_node_id(self) -> int:
         """An inode number that no other file ever had."""

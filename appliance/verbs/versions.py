@@ -140,6 +140,10 @@ class VersionVerbs(ObjectVerbs):
         return page
 
     # ------------------------------------------------------------------ object lock
+    def require_unlocked(self, node: Node) -> None:
+        """Raises LOCKED for a version that is retained or held at this moment."""
+        lock.require_free(node.packed, self.releasing())
+
     async def set_retention(
         self, bucket: Bucket, key: bytes, mode: str, until_ns: int, *, version_id: str = "", bypass: bool = False
     ) -> Node:

@@ -395,6 +395,9 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return data
 
+    def versioned(self, bucket: int) -> bool:
+        return False  # versions are the real store's
+
     def forfeit(self, chunks: Sequence[NewChunk]) -> None:
         for chunk in chunks:
             if chunk.pages:
@@ -417,6 +420,9 @@ class MemoryStore:
         chunks: Sequence[NewChunk] = (),
         slices: Sequence[NewSlice] = (),
         attributes: Attributes | None = None,
+        place: tuple[int, bytes] | None = None,
+        begins: bool = False,
+        done: bool = False,
     ) -> MemoryTicket:
         bodies = {chunk.id: chunk.data or self.chunks[chunk.id] for chunk in chunks}
         assert {piece.chunk for piece in slices} == set(bodies), "every chunk is used and every slice has its chunk"

@@ -1,0 +1,51 @@
+"""What a request changes of a file in memory, and whether it may: nothing here suspends."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+from pyfuse3 import EntryAttributes, SetattrFields
+
+from appliance import settings
+from fusefs.handles import File
+
+if TYPE_CHECKING:
+    from appliance.store import ObjectStore
+
+
+def set_attributes(file: File, attr: EntryAttributes, fields: SetattrFields, now_ns: int) -> None:
+    """setattr(2)'s mode, owner and times."""
+    if fields.update_mode:
+        file.mode = stat.S_IFMT(file.mode) | stat.S_IMODE(attr.st_mode)
+    if fields.update_uid:
+        file.uid = attr.st_uid
+    if fields.update_gid:
+        file.gid = attr.st_gid
+    if (fields.update_uid or fields.update_gid) and not fields.update_mode:
+        drop_privileges(file)
+    if fields.update_atime:
+        file.atime_ns = attr.st_atime_ns
+    if fields.update_mtime:
+        file.mtime_ns = attr.st_mtime_ns
+    file.ctime_ns = attr.st_ctime_ns if fields.update_ctime else now_ns
+
+
+def drop_privileges(file: File) -> None:
+    """A change of content or owner clears set-user-ID, and set-group-ID of an executable (chown(2), write(2))."""
+    file.mode &= ~stat.S_ISUID
+    if file.mode & stat.S_IXGRP:
+        file.mode &= ~stat.S_ISGID
+
+
+def require_unlocked(store: ObjectStore, file: File) -> None:
+    """Raises LOCKED: who opens a retained file to write is told at once, not when it is closed."""
+    if file.base is not None and store.versioned(file.bucket.id):
+        store.require_unlocked(store.node(file.inode))  # as the catalogue has it: S3 may have locked it since
+
+
+def is_unretained(file: File) -> bool:
+    """Whether the bucket's default retention is still to be given to what the last writer made."""
+    if settings.LOCK not in file.bucket.settings or file.begins:
+        return False
+    return file.base is None or not file.base.attributes.retention_mode

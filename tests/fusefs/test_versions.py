@@ -1,0 +1,296 @@
+"""The mount in a bucket with versions, over the real store: what it leaves behind, and what a lock forbids it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pyfuse3
+import pytest
+import trio
+
+from appliance import lock, settings
+from appliance.catalogue import history
+from appliance.errors import Code, StoreError
+from appliance.lock import Default
+from appliance.upkeep.audit import audit
+from tests.fusefs.unmounted import Unmounted, unmounted_pool
+
+Main = Callable[["History"], Awaitable[None]]
+LATER = 4 * 10**18
+
+
+class History:
+    """A mount with a bucket `b` that has versions."""
+
+    def __init__(self, mount: Unmounted) -> None:
+        self.mount = mount
+        self.store = mount.store
+
+    async def enable(self, state: bytes = settings.ENABLED) -> None:
+        await self.store.set_bucket_setting(self.store.bucket("bucket"), settings.VERSIONING, state)
+
+    async def versions(self, key: bytes = b"") -> list[tuple[bytes, bytes | None, bool]]:
+        """(key, content or None of a delete marker, is it the null version) of all, by key, newest first."""
+        bucket = self.store.bucket("bucket")
+        await self.store.settle()
+        page = await self.store.list_versions(bucket, key)
+        found: list[tuple[bytes, bytes | None, bool]] = []
+        for one in page.versions:
+            content = None
+            if not one.marker:
+                node = await self.store.look_up_version(bucket, one.key, one.version_id)
+                with self.store.reader(node) as reader:
+                    content = await reader.read()
+            assert one.latest == (not found or found[-1][0] != one.key)
+            found.append((one.key, content, one.version_id == "null"))
+        return found
+
+    async def contents(self, key: bytes) -> list[bytes | None]:
+        return [content for found, content, _ in await self.versions() if found == key]
+
+    async def refused(self, work: Awaitable[object], number: int = errno.EPERM) -> None:
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            await work
+        assert caught.value.errno == number
+
+
+def run(tmp_path: Path, main: Main) -> None:
+    async def body() -> None:
+        async with unmounted_pool(tmp_path) as mount:
+            await mount.mkdir("bucket")
+            scene = History(mount)
+            await scene.enable()
+            await main(scene)
+            await mount.store.settle()
+            report = await audit(mount.store, verify=True)
+            assert report.clean, report.problems
+
+    trio.run(body)
+
+
+def test_a_version_for_each_close(tmp_path: Path) -> None:
+    async def main(scene: History) -> None:
+        mount = scene.mount
+        await mount.write_file("bucket/f", b"one")
+        inode = await mount.inode("bucket/f")
+        await mount.write_file("bucket/f", b"two!")
+        assert await scene.contents(b"f") == [b"two!", b"one"]
+        handle = await mount.open("bucket/f", os.O_RDWR)
+        for at, data in enumerate((b"a", b"b", b"c")):
+            await mount.ops.write(handle, at, data)
+            await mount.ops.fsync(handle, False)
+        await mount.close(handle)
+        assert await scene.contents(b"f") == [b"abc!", b"two!", b"one"]
+        await mount.truncate("bucket/f", 2)
+        assert await scene.contents(b"f") == [b"ab", b"abc!", b"two!", b"one"]
+        assert await mount.inode("bucket/f") == inode
+        handle = await mount.open("bucket/f", os.O_RDWR)  # nothing written: nothing begins
+        await mount.close(handle)
+        assert len(await scene.contents(b"f")) == 4
+        large = bytes(range(256)) * 4096
+        await mount.write_file("bucket/large", large)
+        handle = await mount.open("bucket/large", os.O_RDWR)
+        await mount.ops.write(handle, 1000, b"patched")
+        await mount.close(handle)
+        assert await scene.contents(b"large") == [large[:1000] + b"patched" + large[1007:], large]
+
+    run(tmp_path, main)
+
+
+def test_removal_and_s3(tmp_path: Path) -> None:
+    async def main(scene: History) -> None:
+        mount = scene.mount
+        await mount.mkdir("bucket/d")
+        await mount.write_file("bucket/d/f", b"one")
+        await mount.unlink("bucket/d/f")
+        assert not await mount.exists("bucket/d/f")
+        assert await scene.contents(b"d/f") == [None, b"one"]
+        await mount.door.put("bucket", b"d/f", b"two")
+        assert await mount.read_file("bucket/d/f") == b"two"
+        await mount.door.delete("bucket", b"d/f")
+        assert not await mount.exists("bucket/d/f")
+        bucket = scene.store.bucket("bucket")
+        marker = (await scene.store.list_versions(bucket, b"d/f")).versions[0]
+        await scene.store.delete_object(bucket, b"d/f", version_id=marker.version_id)
+        assert await mount.read_file("bucket/d/f") == b"two"
+        await mount.unlink("bucket/d/f")
+        await mount.rmdir("bucket/d")
+        assert await scene.contents(b"d/f") == [None, b"two", None, b"one"]
+        await scene.refused(mount.rmdir("bucket"), errno.ENOTEMPTY)
+
+    run(tmp_path, main)
+
+
+def test_who_has_the_old_one_open(tmp_path: Path) -> None:
+    """H4: an open file is what it was; what is written to it after S3 replaced it is in no version."""
+
+    async def main(scene: History) -> None:
+        mount = scene.mount
+        await mount.write_file("bucket/f", b"old")
+        await scene.store.settle()
+        handle = await mount.open("bucket/f", os.O_RDWR)
+        await mount.door.put("bucket", b"f", b"new")
+        assert await mount.read_all(handle) == b"old"
+        await mount.ops.write(handle, 0, b"lost")
+        await mount.close(handle)
+        assert await mount.read_file("bucket/f") == b"new"
+        assert await scene.contents(b"f") == [b"new", b"old"]
+        stale = await mount.inode("bucket/f")
+        await mount.door.put("bucket", b"f", b"newer")  # nobody holds it: the very node is the older version now
+        await scene.refused(mount.ops.open(stale, os.O_RDWR, mount.ctx), errno.ESTALE)
+        assert await scene.contents(b"f") == [b"newer", b"new", b"old"]
+
+    run(tmp_path, main)
+
+
+def test_renames(tmp_path: Path) -> None:
+    async def main(scene: History) -> None:
+        mount = scene.mount
+        await mount.write_file("bucket/a", b"A")
+        await mount.write_file("bucket/b", b"B")
+        inode = await mount.inode("bucket/a")
+        await mount.rename("bucket/a", "bucket/b")
+        assert await mount.inode("bucket/b") == inode
+        assert await scene.contents(b"a") == [None, b"A"]
+        assert await scene.contents(b"b") == [b"A", b"B"]
+        await mount.write_file("bucket/b", b"AA")  # the file knows its new key
+        assert await scene.contents(b"b") == [b"AA", b"A", b"B"]
+        await mount.mkdir("bucket/d")
+        await mount.mkdir("bucket/d/e")
+        await mount.mkdir("bucket/empty")
+        await mount.write_file("bucket/d/x", b"X")
+        await mount.write_file("bucket/d/e/y", b"Y")
+        await mount.rename("bucket/d", "bucket/empty")
+        assert await mount.read_file("bucket/empty/e/y") == b"Y"
+        assert await scene.contents(b"d/e/y") == [None, b"Y"]
+        assert await scene.contents(b"empty/e/y") == [b"Y"]
+        await mount.write_file("bucket/empty/x", b"XX")
+        assert await scene.contents(b"empty/x") == [b"XX", b"X"]
+        parent, name = await mount.split("bucket/b")
+        await mount.write_file("bucket/c", b"C")
+        await mount.ops.rename(parent, name, parent, b"c", pyfuse3.RENAME_EXCHANGE, mount.ctx)
+        assert await scene.contents(b"b") == [b"C", b"AA", b"A", b"B"]
+        assert await scene.contents(b"c") == [b"AA", b"C"]
+        await scene.refused(mount.ops.link(await mount.inode("bucket/c"), parent, b"linked", mount.ctx))
+
+    run(tmp_path, main)
+
+
+def test_a_directory_of_too_many_keys_is_copied_by_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "RENAMED_MAX", 2)
+
+    async def main(scene: History) -> None:
+        mount = scene.mount
+        await mount.mkdir("bucket/d")
+        for name in ("1", "2", "3"):
+            await mount.write_file(f"bucket/d/{name}", b"x")
+        await scene.refused(mount.rename("bucket/d", "bucket/e"), errno.EXDEV)
+        await mount.unlink("bucket/d/1")
+        await mount.rename("bucket/d", "bucket/e")
+        assert await scene.contents(b"e/2") == [b"x"]
+
+    run(tmp_path, main)
+
+
+def test_suspended(tmp_path: Path) -> None:
+    async def main(scene: History) -> None:
+        mount = scene.mount
+        await mount.write_file("bucket/f", b"one")
+        await scene.store.settle()
+        await scene.enable(settings.SUSPENDED)
+        await mount.write_file("bucket/f", b"two")
+        await mount.write_file("bucket/f", b"three")
+        assert await scene.versions() == [(b"f", b"three", True), (b"f", b"one", False)]
+        await mount.rename("bucket/f", "bucket/g")
+        assert await scene.versions() == [(b"f", None, True), (b"f", b"one", False), (b"g", b"three", True)]
+        await mount.unlink("bucket/g")
+        assert await scene.contents(b"g") == [None]
+        await mount.write_file("bucket/g", b"four")
+        assert await scene.contents(b"g") == [b"four"]
+        await scene.store.settle()
+        handle = await mount.open("bucket/g", os.O_RDWR)
+        await mount.ops.write(handle, 0, b"F")
+        await mount.ops.fsync(handle, False)
+        await scene.enable()
+        await mount.ops.write(handle, 1, b"O")  # the null version is safe from now on, though the file was open
+        await mount.close(handle)
+        assert await scene.contents(b"g") == [b"FOur", b"Four"]
+
+    run(tmp_path, main)
+
+
+def test_a_lock_is_honoured(tmp_path: Path) -> None:
+    async def main(scene: History) -> None:
+        mount, store = scene.mount, scene.store
+        await store.set_bucket_setting(store.bucket("bucket"), settings.LOCK, lock.pack_default(Default()))
+        bucket = store.bucket("bucket")
+        await mount.mkdir("bucket/d")
+        for name in ("f", "free", "d/held"):
+            await mount.write_file(f"bucket/{name}", b"kept")
+        await store.settle()
+        await store.set_retention(bucket, b"f", lock.COMPLIANCE, LATER)
+        await store.set_legal_hold(bucket, b"d/held", lock.ON)
+        parent, name = await mount.split("bucket/f")
+        inode = await mount.inode("bucket/f")
+        await scene.refused(mount.open("bucket/f", os.O_RDWR))
+        await scene.refused(mount.open("bucket/f", os.O_RDONLY | os.O_TRUNC))
+        await scene.refused(mount.truncate("bucket/f", 0))
+        await scene.refused(mount.unlink("bucket/f"))
+        await scene.refused(mount.rename("bucket/f", "bucket/g"))
+        await scene.refused(mount.rename("bucket/free", "bucket/f"))
+        await scene.refused(mount.rename("bucket/d", "bucket/e"))
+        await scene.refused(mount.ops.rename(parent, b"free", parent, name, pyfuse3.RENAME_EXCHANGE, mount.ctx))
+        await scene.refused(mount.ops.setxattr(inode, b"user.meta.a", b"b", mount.ctx))
+        assert await mount.read_file("bucket/f") == b"kept"
+        assert len(await scene.versions()) == 3
+        await store.set_legal_hold(bucket, b"d/held", lock.OFF)
+        await mount.rename("bucket/d", "bucket/e")
+        await mount.door.put("bucket", b"f", b"newer")  # S3 may: the locked one stays
+        assert await scene.contents(b"f") == [b"newer", b"kept"]
+
+    run(tmp_path, main)
+
+
+def test_a_file_that_is_retained_while_it_is_open(tmp_path: Path) -> None:
+    async def main(scene: History) -> None:
+        mount, store = scene.mount, scene.store
+        await store.set_bucket_setting(store.bucket("bucket"), settings.LOCK, lock.pack_default(Default()))
+        bucket = store.bucket("bucket")
+        await mount.write_file("bucket/f", b"kept")
+        await store.settle()
+        handle = await mount.open("bucket/f", os.O_RDWR)
+        await store.set_retention(bucket, b"f", lock.COMPLIANCE, LATER)
+        await mount.ops.write(handle, 0, b"X")
+        await scene.refused(mount.ops.fsync(handle, False))
+        await mount.ops.release(handle)
+        assert await scene.contents(b"f") == [b"kept"]
+
+    run(tmp_path, main)
+
+
+def test_the_default_retention_begins_with_the_last_close(tmp_path: Path) -> None:
+    async def main(scene: History) -> None:
+        mount, store = scene.mount, scene.store
+        default = lock.pack_default(Default(lock.COMPLIANCE, days=1))
+        await store.set_bucket_setting(store.bucket("bucket"), settings.LOCK, default)
+        bucket = store.bucket("bucket")
+        handle = await mount.create("bucket/f")
+        for at in range(3):
+            await mount.ops.write(handle, at, b"x")
+            await mount.ops.fsync(handle, False)
+        assert (await store.look_up(bucket, b"f")).attributes.retention_mode == ""
+        await mount.close(handle)
+        node = await store.look_up(bucket, b"f")
+        assert node.attributes.retention_mode == lock.COMPLIANCE
+        assert 0 < node.attributes.retain_until_ns - time.time_ns() <= lock.DAY_NS
+        await scene.refused(mount.open("bucket/f", os.O_RDWR))
+        with pytest.raises(StoreError) as caught:
+            await store.delete_object(bucket, b"f", version_id=node.version_id, bypass=True)
+        assert caught.value.code is Code.LOCKED
+        assert await scene.contents(b"f") == [b"xxx"]
+
+    run(tmp_path, main)
