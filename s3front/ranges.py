@@ -61,12 +61,12 @@ def parse_copy(value: bytes, size: int) -> tuple[int, int]:
 def part(sizes: tuple[int, ...], number: int, size: int) -> tuple[int, int]:
     """(start, length) of part `number` of an object of these parts; an object without parts is one part.
 
-    Raises InvalidPartNumber (416).
+    Raises InvalidPart.
     """
     parts = sizes or (size,)
     if number > len(parts):
         raise S3Error(
-            "InvalidPartNumber", details=(("ActualPartCount", str(len(parts))), ("PartNumberRequested", str(number)))
+            "InvalidPart", details=(("ActualPartCount", str(len(parts))), ("PartNumberRequested", str(number)))
         )
     return sum(parts[: number - 1]), parts[number - 1]
 

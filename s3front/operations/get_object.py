@@ -57,7 +57,7 @@ class Selection(NamedTuple):
 
 async def operate(door: Door, request: Request) -> Response:
     """Raises NoSuchKey, NoSuchVersion, MethodNotAllowed (a delete marker), PreconditionFailed, InvalidRange,
-    InvalidPartNumber, InvalidRequest, SlowDown."""
+    InvalidPart, InvalidRequest, SlowDown."""
     for _ in range(ATTEMPTS):
         if request.bucket.settings or request.version_id:
             node = await versioned.look_up(door.store, request.bucket, request.key, request.version_id)
