@@ -1,4 +1,5 @@
-"""CreateBucket: PUT /bucket.  A location constraint must name this box's region; headers give an ACL and ownership."""
+"""CreateBucket: PUT /bucket.  A location constraint must name this box's region; headers give an ACL and ownership, the
+document tags."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from appliance.authority import Action
 from appliance.errors import Code, StoreError
 from appliance.limits import BUCKET_NAME_MAX, BUCKET_NAME_MIN
 from appliance.model import Bucket
-from s3front import grants, intake, metadata, object_lock, xml
+from s3front import grants, intake, metadata, object_lock, tagging, xml
 from s3front.errors import S3Error, invalid_argument
 from s3front.request import Door, Request
 from s3front.response import Response
@@ -33,17 +34,21 @@ _BUCKET_TYPES: Final = ("Location", "Bucket")  # of directory buckets, which are
 
 async def operate(door: Door, request: Request) -> Response:
     """Raises InvalidBucketName, BucketAlreadyOwnedByYou, BucketAlreadyExists, IllegalLocationConstraintException,
-    InvalidBucketAclWithObjectOwnership, InvalidArgument (the lock), NotImplemented (tags), and what grants say."""
+    InvalidBucketAclWithObjectOwnership, InvalidArgument (the lock), InvalidTag, NotImplemented (other kinds of
+    bucket), and what grants say."""
     name = request.bucket_name
     if not valid_name(name):
         raise S3Error("InvalidBucketName", details=(("BucketName", name),))
     metadata.check_refused(request.headers)
+    if request.headers.get(b"x-amz-bucket-namespace", b"global") != b"global":
+        raise S3Error("NotImplemented", "All names of this box are of one space.")
     document = await intake.document(request)
-    if document:
-        _check_location(document, door.region)
+    tags = _configured(document, door.region) if document else {}
     principal = request.verified.principal
     assert principal is not None, "nobody creates without a key"
     wanted = _settings(door, request.headers, principal.owner)
+    if tags:
+        wanted[settings.TAGGING] = tagging.document(tags)
     try:
         await door.store.create_bucket(name, principal.owner, settings=wanted)
     except StoreError as error:
@@ -95,14 +100,17 @@ def valid_name(name: str) -> bool:
     )
 
 
-def _check_location(document: bytes, region: str) -> None:
+def _configured(document: bytes, region: str) -> dict[str, str]:
+    """The tags that a document gives the bucket, whose place it may name."""
     configuration = xml.parse(document, "CreateBucketConfiguration")
-    if any(child.name in (*_BUCKET_TYPES, "Tags") for child in configuration.children):
-        raise S3Error("NotImplemented", "Directory buckets and tags are not implemented.")
-    location = configuration.only("LocationConstraint").get("LocationConstraint") or ""
+    if any(child.name in _BUCKET_TYPES for child in configuration.children):
+        raise S3Error("NotImplemented", "Directory buckets are not implemented.")
+    location = configuration.only("LocationConstraint", "Tags").get("LocationConstraint") or ""
     if location and location != region:
         raise S3Error(
             "IllegalLocationConstraintException",
             f"The {location} location constraint is incompatible for the region specific endpoint this request was "
             "sent to.",
         )
+    found = [tag for tags in configuration.all("Tags") for tag in tags.only("Tag").children]
+    return tagging.from_elements(found, tagging.BUCKET_TAGS_MAX)
