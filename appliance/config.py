@@ -75,6 +75,7 @@ class MountSection(Section, frozen=True):
     point: str = ""
     allow_other: bool = False
     close: Literal["lazy", "durable"] = "lazy"
+    read_only: bool = False
 
 
 class LifecycleSection(Section, frozen=True):

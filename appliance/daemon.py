@@ -33,6 +33,7 @@ from hypercorn.config import Config as HypercornConfig
 
 from appliance import config as configuration
 from appliance.administration import Report, administration_app, control_app
+from appliance.authority import MOUNT
 from appliance.chores import run_chores
 from appliance.config import Config
 from appliance.credentials import Vault, new_access_key, open_vault
@@ -238,7 +239,15 @@ class Daemon:
         durable = self.config.mount.close == "durable"
         others = self.config.mount.allow_other
         descriptor = passed_descriptor(STORED_FUSE)
-        self._mount = Mount(self.store, point, allow_other=others, durable_close=durable, descriptor=descriptor)
+        principal = msgspec.structs.replace(MOUNT, read_only=self.config.mount.read_only)
+        self._mount = Mount(
+            self.store,
+            point,
+            allow_other=others,
+            durable_close=durable,
+            principal=principal,
+            descriptor=descriptor,
+        )
         try:
             await self._mount.run(task_status=task_status)
         finally:

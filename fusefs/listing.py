@@ -14,6 +14,7 @@ from typing import Final
 import pyfuse3
 from pyfuse3 import FileNameT, FUSEError, ReaddirToken
 
+from appliance.authority import Action
 from fusefs import tree
 from fusefs.handles import DirectoryHandle
 from fusefs.names import Names
@@ -24,7 +25,7 @@ LIST_STEP: Final = 256  # entries per call of the store: about one reply
 def list_buckets(names: Names, start: int, token: ReaddirToken) -> None:
     """The mount's root."""
     for bucket in sorted(names.store.buckets(), key=lambda bucket: bucket.root):
-        if bucket.root <= start:
+        if bucket.root <= start or not names.permits.allows(Action.MOUNT_READ, bucket):
             continue
         answer = names.attributes(names.store.node(bucket.root))
         if not pyfuse3.readdir_reply(token, FileNameT(bucket.label), answer, bucket.root):

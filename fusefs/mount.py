@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 import pyfuse3
 import trio
 
+from appliance.authority import MOUNT, Principal
 from appliance.errors import Code, StoreError
 from fusefs import fastloop
 from fusefs.handshake import Handshake
@@ -71,12 +72,14 @@ class Mount:
         *,
         allow_other: bool = True,
         durable_close: bool = False,
+        principal: Principal = MOUNT,
         descriptor: int | None = None,
     ) -> None:
-        """`descriptor`: the /dev/fuse of a mount that was made for us; whoever made it also takes it away."""
+        """`principal` is who acts in it, within what the kernel permits.  `descriptor`: the /dev/fuse of a mount that
+        was made for us; whoever made it also takes it away."""
         self._made_for_us = descriptor
         self.point = point
-        self.operations = Operations(store, KernelCalls(), durable_close=durable_close)
+        self.operations = Operations(store, KernelCalls(), principal=principal, durable_close=durable_close)
         self._allow_other = allow_other
         self._ended = trio.Event()
         self._closed = trio.Event()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from pyfuse3 import EntryAttributes, FUSEError
 
+from appliance.authority import Action
 from appliance.errors import Code, StoreError
 from appliance.limits import NAME_MAX
 from appliance.model import Bucket, Entry, Node
@@ -21,6 +22,7 @@ from fusefs.writeback import WriteBack
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
+    from fusefs.permits import Permits
 
 SCAN_STEP: Final = 256  # entries per call of the store
 
@@ -28,8 +30,9 @@ SCAN_STEP: Final = 256  # entries per call of the store
 class Names:
     """The mount's name space."""
 
-    def __init__(self, store: ObjectStore, inodes: Inodes, files: WriteBack) -> None:
+    def __init__(self, store: ObjectStore, inodes: Inodes, files: WriteBack, permits: Permits) -> None:
         self.store = store
+        self.permits = permits
         self.inodes = inodes
         self.files = files
         self.root = (0, 0)  # the user and group to whom root's files are shown to belong
@@ -139,9 +142,10 @@ class Names:
     def bucket_named(self, name: bytes) -> Bucket | None:
         """The bucket shown as `name`."""
         try:
-            return self.store.bucket(name.decode("ascii"))
+            bucket = self.store.bucket(name.decode("ascii"))
         except (UnicodeDecodeError, StoreError):
             return None
+        return bucket if self.permits.allows(Action.MOUNT_READ, bucket) else None
 
     def require_current(self, inode: int) -> tuple[int, bytes] | None:
         """Where a file is, as far as that was noted.  ESTALE when its name leads to another now: what the number means

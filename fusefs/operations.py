@@ -1,8 +1,9 @@
 """The pyfuse3 shell: unwrap a request, call the store, wrap the answer.
 
-Every handler is wrapped by `answered`: only FUSEError leaves, because pyfuse3 ends the mount on anything else.  A
-handler that finds what it needs in memory never suspends, so an answer and what it was made from are one moment: an S3
-change comes before or after, never between (H4, H5).
+Every handler is wrapped by `answered`, most by way of `reading`, `writing` and `handling`, which ask whether it may:
+only FUSEError leaves, because pyfuse3 ends the mount on anything else.  A handler that finds what it needs in memory
+never suspends, so an answer and what it was made from are one moment: an S3 change comes before or after, never
+between (H4, H5).
 
 What is where: `Names` finds and answers, `WriteBack` keeps what is not committed, `Invalidation` hears of the other
 door.  Permissions are the kernel's (`default_permissions`).
@@ -35,6 +36,7 @@ from pyfuse3 import (
     XAttrNameT,
 )
 
+from appliance.authority import MOUNT, Action, Principal
 from appliance.errors import StoreError
 from appliance.limits import FILE_SIZE_MAX, NAME_MAX
 from appliance.model import IMPLIED, Attributes, Entry
@@ -45,6 +47,7 @@ from fusefs.inodes import ROOT, Inodes
 from fusefs.invalidation import NO_PARENT, Invalidation, Kernel
 from fusefs.listing import list_buckets, list_directory
 from fusefs.names import Names
+from fusefs.permits import Permits, handling, reading, writing
 from fusefs.reading import read
 from fusefs.writeback import WriteBack
 
@@ -56,28 +59,28 @@ SUID_SGID: Final = stat.S_ISUID | stat.S_ISGID
 
 
 class Operations(pyfuse3.Operations):
-    """One mount.  `owner` owns the buckets that mkdir makes."""
+    """One mount.  `principal` is who acts in it, and owns the buckets that mkdir makes."""
 
     supports_dot_lookup = False
     enable_writeback_cache = True
     enable_acl = False
 
     def __init__(
-        self, store: ObjectStore, kernel: Kernel, *, owner: str = "default", durable_close: bool = False
+        self, store: ObjectStore, kernel: Kernel, *, principal: Principal = MOUNT, durable_close: bool = False
     ) -> None:
         super().__init__()
         self.store = store
-        self.owner = owner
+        self.permits = Permits(principal)
         self.inodes = Inodes()
         self.files = WriteBack(store, durable_close=durable_close)
-        self.names = Names(store, self.inodes, self.files)
+        self.names = Names(store, self.inodes, self.files, self.permits)
         self.invalidation = Invalidation(store, self.inodes, self.files, kernel)
-        self._handles: dict[int, FileHandle | DirectoryHandle] = {}
+        self.handles: dict[int, FileHandle | DirectoryHandle] = {}
         self._numbers = count(1)
         self._started_ns = time.time_ns()
 
     # ------------------------------------------------------------------ names
-    @answered
+    @reading
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         found = self.names.find(parent_inode, name)
         if found is None:
@@ -89,11 +92,12 @@ class Operations(pyfuse3.Operations):
         for inode, lookups in inode_list:
             self.inodes.forget(inode, lookups)
 
-    @answered
+    @writing
     async def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
         if parent_inode == ROOT:
+            self.permits.require(Action.MOUNT_WRITE, new_bucket := _bucket_name(name))
             with self.invalidation.ours((NO_PARENT, name, True)):
-                bucket = await self.store.create_bucket(_bucket_name(name), self.owner)
+                bucket = await self.store.create_bucket(new_bucket, self.permits.principal.owner)
             node = await self.store.set_attributes(
                 bucket.root, time.time_ns(), mode=stat.S_IFDIR | stat.S_IMODE(mode), uid=ctx.uid, gid=ctx.gid
             )
@@ -106,7 +110,7 @@ class Operations(pyfuse3.Operations):
             )
         return self.names.looked_up(parent_inode, entry)
 
-    @answered
+    @writing
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
@@ -116,7 +120,7 @@ class Operations(pyfuse3.Operations):
             entry = await self.store.make_symlink(parent_inode, new, target, ctx.uid, gid, time.time_ns())
         return self.names.looked_up(parent_inode, entry)
 
-    @answered
+    @writing
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
@@ -126,7 +130,7 @@ class Operations(pyfuse3.Operations):
         await self.files.make_durable(file)
         return self.names.looked_up(parent_inode, file)
 
-    @answered
+    @writing
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
@@ -140,7 +144,7 @@ class Operations(pyfuse3.Operations):
             file.base = entry.node
         return self.names.looked_up(new_parent_inode, entry)
 
-    @answered
+    @writing
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         if parent_inode == ROOT:
             raise FUSEError(errno.EISDIR)
@@ -161,10 +165,11 @@ class Operations(pyfuse3.Operations):
         if file is not None:
             self.files.unlinked(file)
 
-    @answered
+    @writing
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         if parent_inode == ROOT:
             bucket = self.store.bucket(_bucket_name(name))
+            self.permits.require(Action.MOUNT_WRITE, bucket)
             self.names.check_empty(bucket.root)
             with self.invalidation.ours((NO_PARENT, name, True)):
                 await self.store.delete_bucket(bucket.name)
@@ -180,7 +185,7 @@ class Operations(pyfuse3.Operations):
         self.invalidation.epoch += 1
         self.invalidation.unshadowed(parent_inode, found.name)
 
-    @answered
+    @writing
     async def rename(
         self,
         parent_inode_old: InodeT,
@@ -250,18 +255,18 @@ class Operations(pyfuse3.Operations):
         if directory:
             self.invalidation.unshadowed(parent_inode_old, stored)
 
-    @answered
+    @reading
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         return FileNameT(self.names.node(inode).data)
 
     # ------------------------------------------------------------------ attributes
-    @answered
+    @reading
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         if inode == ROOT:
             return self._root()
         return self.names.told(inode)
 
-    @answered
+    @writing
     async def setattr(
         self, inode: InodeT, attr: EntryAttributes, fields: SetattrFields, fh: FileHandleT | None, ctx: RequestContext
     ) -> EntryAttributes:
@@ -302,7 +307,7 @@ class Operations(pyfuse3.Operations):
         finally:
             self.files.let_go(file)
 
-    @answered
+    @reading
     async def access(self, inode: InodeT, mode: ModeT, ctx: RequestContext) -> bool:
         return True  # default_permissions: the kernel has already decided
 
@@ -318,7 +323,7 @@ class Operations(pyfuse3.Operations):
         return answer
 
     # ------------------------------------------------------------------ extended attributes
-    @answered
+    @reading
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
         if not name.startswith(xattrs.USER) or inode == ROOT:  # security.capability: asked at every first write
             raise FUSEError(pyfuse3.ENOATTR)
@@ -333,19 +338,19 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(pyfuse3.ENOATTR)
         return value
 
-    @answered
+    @reading
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
         if inode == ROOT:
             return []
         return [XAttrNameT(name) for name in xattrs.names(self._attributes(inode))]
 
-    @answered
+    @writing
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
         if not name.startswith(xattrs.USER) or inode == ROOT:
             raise FUSEError(errno.EOPNOTSUPP)
         await self._put_attributes(inode, xattrs.put(self._attributes(inode), name, value))
 
-    @answered
+    @writing
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
         if not name.startswith(xattrs.USER) or inode == ROOT:
             raise FUSEError(pyfuse3.ENOATTR)
@@ -355,7 +360,7 @@ class Operations(pyfuse3.Operations):
         await self._put_attributes(inode, left)
 
     # ------------------------------------------------------------------ files
-    @answered
+    @writing
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
@@ -374,14 +379,16 @@ class Operations(pyfuse3.Operations):
         info = self._open(file, flags)
         return info, self.names.looked_up(parent_inode, file)
 
-    @answered
+    @reading
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        if flags & (os.O_ACCMODE | os.O_TRUNC):
+            self.permits.require(Action.MOUNT_WRITE, self.names.bucket_of(inode))
         file = self.files.get(inode)
         if file is None:
             file = self._found(inode)
         return self._open(file, flags)
 
-    @answered
+    @handling
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         file = self._file_handle(fh).file
         end = min(off + size, file.size)
@@ -389,7 +396,7 @@ class Operations(pyfuse3.Operations):
             return b""
         return await read(self.store, file, off, end)
 
-    @answered
+    @handling
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         file = self._file_handle(fh).file
         if file.error is not None:
@@ -402,7 +409,7 @@ class Operations(pyfuse3.Operations):
             changes.drop_privileges(file)
         return len(buf)
 
-    @answered
+    @handling
     async def flush(self, fh: FileHandleT) -> None:
         handle = self._file_handle(fh)
         if not handle.writable:
@@ -413,7 +420,7 @@ class Operations(pyfuse3.Operations):
         await self.files.commit(handle.file)
         self.files.report(handle.file)
 
-    @answered
+    @handling
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         await self.files.make_durable(self._file_handle(fh).file)
 
@@ -428,7 +435,7 @@ class Operations(pyfuse3.Operations):
                     self.files.touch(file)
                 await self.files.commit(file)
         finally:
-            del self._handles[fh]
+            del self.handles[fh]
             file.opens -= 1
             file.writers -= handle.writable
             if not file.writers:
@@ -436,15 +443,15 @@ class Operations(pyfuse3.Operations):
             self.files.let_go(file)
 
     # ------------------------------------------------------------------ directories
-    @answered
+    @reading
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         number = next(self._numbers)
-        self._handles[number] = DirectoryHandle(inode, self.names.bucket_id(inode))
+        self.handles[number] = DirectoryHandle(inode, self.names.bucket_id(inode))
         return FileHandleT(number)
 
-    @answered
+    @handling
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        handle = self._handles[fh]
+        handle = self.handles[fh]
         assert isinstance(handle, DirectoryHandle)
         if handle.inode == ROOT:
             list_buckets(self.names, start_id, token)
@@ -453,9 +460,9 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def releasedir(self, fh: FileHandleT) -> None:
-        del self._handles[fh]
+        del self.handles[fh]
 
-    @answered
+    @handling
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         await self.store.settle()
 
@@ -525,7 +532,7 @@ class Operations(pyfuse3.Operations):
         file.writers += writable
         file.done = not file.writers
         number = next(self._numbers)
-        self._handles[number] = FileHandle(file, writable)
+        self.handles[number] = FileHandle(file, writable)
         # keep_cache: an S3 PUT makes a new node, so a node's bytes change through this mount alone
         return FileInfo(fh=FileHandleT(number), keep_cache=True)
 
@@ -549,7 +556,7 @@ class Operations(pyfuse3.Operations):
         return file
 
     def _file_handle(self, fh: int) -> FileHandle:
-        handle = self._handles[fh]
+        handle = self.handles[fh]
         assert isinstance(handle, FileHandle)
         return handle
 

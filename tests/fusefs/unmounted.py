@@ -14,6 +14,7 @@ from typing import Any, cast
 import pyfuse3
 import trio
 
+from appliance.authority import MOUNT, Principal
 from appliance.engine.startup import NewDevice, create_pool
 from appliance.opening import open_store
 from fusefs.inodes import ROOT
@@ -41,11 +42,11 @@ class RecordingKernel:
 class Unmounted:
     """Paths instead of inodes.  Errors are FUSEErrors."""
 
-    def __init__(self, store: Any, door: Door, *, durable_close: bool = False) -> None:
+    def __init__(self, store: Any, door: Door, *, durable_close: bool = False, principal: Principal = MOUNT) -> None:
         self.store = store
         self.door = door
         self.kernel = RecordingKernel()
-        self.ops = Operations(store, self.kernel, durable_close=durable_close)
+        self.ops = Operations(store, self.kernel, principal=principal, durable_close=durable_close)
         self.ctx: Any = SimpleNamespace(uid=1000, gid=100, pid=1, umask=0o22)
         self.known: dict[bytes, int] = {}
 
