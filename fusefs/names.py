@@ -201,3 +201,11 @@ class Names:
                 self.inodes.placed(inode, (parent, found.name))
             elif found.name is not None:
                 self.inodes.placed(inode, found.name)
+
+
+def bucket_name(name: bytes) -> str:
+    """A bucket's name from a directory's.  EINVAL."""
+    try:
+        return name.decode("ascii")
+    except UnicodeDecodeError:
+        raise FUSEError(errno.EINVAL) from None

@@ -46,7 +46,7 @@ from fusefs.handles import DirectoryHandle, File, FileHandle
 from fusefs.inodes import ROOT, Inodes
 from fusefs.invalidation import NO_PARENT, Invalidation, Kernel
 from fusefs.listing import list_buckets, list_directory
-from fusefs.names import Names
+from fusefs.names import Names, bucket_name
 from fusefs.permits import Permits, handling, reading, writing
 from fusefs.reading import read
 from fusefs.writeback import WriteBack
@@ -95,7 +95,7 @@ class Operations(pyfuse3.Operations):
     @writing
     async def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
         if parent_inode == ROOT:
-            self.permits.require(Action.MOUNT_WRITE, new_bucket := _bucket_name(name))
+            self.permits.require(Action.MOUNT_WRITE, new_bucket := bucket_name(name))
             with self.invalidation.ours((NO_PARENT, name, True)):
                 bucket = await self.store.create_bucket(new_bucket, self.permits.principal.owner)
             node = await self.store.set_attributes(
@@ -168,7 +168,7 @@ class Operations(pyfuse3.Operations):
     @writing
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         if parent_inode == ROOT:
-            bucket = self.store.bucket(_bucket_name(name))
+            bucket = self.store.bucket(bucket_name(name))
             self.permits.require(Action.MOUNT_WRITE, bucket)
             self.names.check_empty(bucket.root)
             with self.invalidation.ours((NO_PARENT, name, True)):
@@ -583,13 +583,6 @@ class Operations(pyfuse3.Operations):
             self.files.touch(file)
         if not file.writers:
             await self.files.commit(file)
-
-
-def _bucket_name(name: bytes) -> str:
-    try:
-        return name.decode("ascii")
-    except UnicodeDecodeError:
-        raise FUSEError(errno.EINVAL) from None
 
 
 def _file_name(file: File, name: bytes) -> bytes:
