@@ -18,7 +18,7 @@ from appliance.authority import Action
 from appliance.errors import Code, StoreError
 from appliance.limits import MIB, OBJECT_SIZE_MAX, PART_NUMBER_MAX, PART_SIZE_MIN
 from appliance.model import Checksum, Part, Precondition, Upload, Written
-from s3front import checksums, encryption, intake, metadata, preconditions, versioned, xml
+from s3front import checksums, encryption, expiry, intake, metadata, preconditions, versioned, xml
 from s3front.errors import S3Error
 from s3front.request import Door, Request
 from s3front.response import Headers, Response, answer
@@ -61,6 +61,8 @@ async def operate(door: Door, request: Request) -> Response:
         etag, checksum = checksums.multipart_etag([part.etag for part in parts]), whole
         written = await _complete(door, upload, parts, etag, whole, precondition)
         version_id = written.version_id
+        if request.bucket.settings:
+            shown += expiry.headers(request.bucket, request.key, written.size, written.written_ns, upload.attributes)
     except StoreError as error:
         if error.code is not Code.NO_SUCH_UPLOAD:
             raise

@@ -15,12 +15,13 @@ import msgspec
 
 from appliance import lock
 from appliance.authority import Action
-from appliance.model import NO_ATTRIBUTES, Attributes, Body, Checksum, Node, Written
+from appliance.model import NO_ATTRIBUTES, Attributes, Body, Node, Written
 from s3front import (
     checksums,
     conditions,
     copied_checksum,
     encryption,
+    expiry,
     grants,
     metadata,
     preconditions,
@@ -60,14 +61,13 @@ async def operate(door: Door, request: Request) -> Response:
         and not request.source.version_id
     )
 
-    async def copy(source: Node) -> tuple[Written, Node, Checksum | None]:
+    async def copy(source: Node) -> tuple[Written, Node, Attributes]:
         conditions.check_copy_source(headers, source.etag, source.written_ns)
         customer = encryption.for_source(source, headers)
         attributes = _attributes(source, said, replace=replace, reclass=b"x-amz-storage-class" in headers)
         held = lock.unlocked(source.attributes)
         if same and attributes is None and customer is None and _is_as_asked(held, sealing):
             raise _without_change()
-        checksum = held.checksum
         if asked and (held.checksum is None or held.checksum.composite or held.checksum.algorithm != asked):
             checksum = await copied_checksum.of_range(door, source, customer, 0, source.size, asked)
             attributes = msgspec.structs.replace(attributes or held, checksum=checksum, part_checksums=())
@@ -87,7 +87,7 @@ async def operate(door: Door, request: Request) -> Response:
             written = await door.store.copy_object(
                 source, request.bucket, request.key, attributes, precondition=precondition
             )
-            return written, source, checksum
+            return written, source, held if attributes is None else attributes
         described = encryption.described(held if attributes is None else attributes, sealing)
 
         async def commit(body: Body, md5: str) -> Written:
@@ -103,19 +103,21 @@ async def operate(door: Door, request: Request) -> Response:
             )
 
         span = (0, source.size)
-        return await resealed.copied(door, request, source, customer, span, sealing, commit), source, checksum
+        return await resealed.copied(door, request, source, customer, span, sealing, commit), source, described
 
-    written, source, checksum = await with_source(door, request.source, copy)
+    written, source, made = await with_source(door, request.source, copy)
     kept = source.attributes
     response = answer(
         xml.document(
             "CopyObjectResult",
             f"<LastModified>{iso_date(written.written_ns // NS)}</LastModified><ETag>&quot;{written.etag}&quot;</ETag>"
-            f"{metadata.checksum_xml(checksum, len(kept.parts))}",
+            f"{metadata.checksum_xml(made.checksum, len(made.parts))}",
         )
     )
     response.headers += encryption.of_copy(kept, sealing)
     response.headers += versioned.copied(request.source.bucket, source)
+    if request.bucket.settings:
+        response.headers += expiry.headers(request.bucket, request.key, written.size, written.written_ns, made)
     if written.version_id:
         response.headers.append((versioned.VERSION_ID, written.version_id.encode()))
     return response

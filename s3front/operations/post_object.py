@@ -15,7 +15,7 @@ import trio
 from appliance.authority import Action
 from appliance.limits import GATHER_MAX, SINGLE_PUT_MAX
 from appliance.model import Body, Checksum, Written
-from s3front import checksums, encryption, grants, metadata, post_policy, transfer, xml
+from s3front import checksums, encryption, expiry, grants, metadata, post_policy, transfer, xml
 from s3front.body import BodyPlan, BodySink, receive_small
 from s3front.encryption import Sealing
 from s3front.errors import S3Error
@@ -61,6 +61,8 @@ async def operate(door: Door, request: Request) -> Response:
     response = _answer(request, written)
     if sealing is not None:
         response.headers += sealing.headers
+    if request.bucket.settings:
+        response.headers += expiry.headers(request.bucket, request.key, written.size, written.written_ns, attributes)
     return response
 
 

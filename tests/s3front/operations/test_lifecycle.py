@@ -41,6 +41,14 @@ def test_a_client_is_told_when_an_object_goes(box: Box) -> None:
     assert sent["x-amz-expiration"] == expected
     for method in ("GET", "HEAD"):
         assert box.send(method, "/b/logs/a").headers["x-amz-expiration"] == expected
+    copied = box.send("PUT", "/b/logs/copy", headers={"x-amz-copy-source": "/b/logs/a"})
+    assert copied.headers["x-amz-expiration"] == expected
+    upload = box.send("POST", "/b/logs/parts", "uploads=").body.decode().partition("<UploadId>")[2].partition("<")[0]
+    etag = box.send("PUT", "/b/logs/parts", f"partNumber=1&uploadId={upload}", body=b"x").headers["etag"]
+    part = f"<Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part>"
+    document = f"<CompleteMultipartUpload>{part}</CompleteMultipartUpload>".encode()
+    done = box.send("POST", "/b/logs/parts", f"uploadId={upload}", body=document)
+    assert done.headers["x-amz-expiration"] == expected
     assert "x-amz-expiration" not in box.send("PUT", "/b/other", body=b"x").headers
     assert "x-amz-expiration" not in box.send("HEAD", "/b/other").headers
     dated = box.send("PUT", "/b/other", headers={"x-amz-tagging": "a=b"}, body=b"x").headers
