@@ -17,6 +17,7 @@ from s3front.errors import S3Error
 from s3front.router import COPY_SOURCE
 from s3front.tagging import HEADER as TAGGING
 from s3front.tagging import OBJECT_TAGS_MAX, from_header, parse
+from s3front.verified import Payload
 
 if TYPE_CHECKING:
     from appliance.model import Bucket, User
@@ -33,7 +34,7 @@ _HEADERS: Final[dict[str, bytes]] = {
     **{
         "s3:" + name: name.encode()
         for name in (
-            "x-amz-acl", "x-amz-content-sha256", "x-amz-grant-full-control", "x-amz-grant-read", "x-amz-grant-read-acp",
+            "x-amz-acl", "x-amz-grant-full-control", "x-amz-grant-read", "x-amz-grant-read-acp",
             "x-amz-grant-write", "x-amz-grant-write-acp", "x-amz-metadata-directive", "x-amz-object-ownership",
             "x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id",
             "x-amz-server-side-encryption-customer-algorithm", "x-amz-storage-class",
@@ -152,6 +153,9 @@ class Circumstances:
                 return tuple(tags) if tags else None
             case "s3:object-lock-remaining-retention-days":
                 return self._remaining_days()
+            case "s3:x-amz-content-sha256":
+                promised = request.header_text(b"x-amz-content-sha256")
+                return promised or request.query.get("X-Amz-Content-Sha256") or Payload.UNSIGNED.value
             case "s3:authtype" | "s3:signatureversion" | "s3:signatureage":
                 return self._of_signature(key)
         return None
@@ -160,10 +164,14 @@ class Circumstances:
         verified = self.request.verified
         if verified.principal is None:
             return None
+        version_4 = bool(verified.timestamp)  # a form's policy may be signed by version 2, which has none
         if key == "s3:signatureversion":
-            return sigv4.ALGORITHM.decode()
+            return sigv4.ALGORITHM.decode() if version_4 else "AWS"
         if key == "s3:signatureage":  # milliseconds
-            return str(max(0, int((self.now - sigv4.parse_timestamp(verified.timestamp)) * 1000)))
+            age = self.now - sigv4.parse_timestamp(verified.timestamp) if version_4 else None
+            return None if age is None else str(max(0, int(age * 1000)))
+        if verified.payload is Payload.FORM:
+            return "POST"
         return "REST-QUERY-STRING" if verified.presigned else "REST-HEADER"
 
     def _remaining_days(self) -> str | None:

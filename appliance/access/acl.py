@@ -136,7 +136,7 @@ def encode(grants: Grants) -> bytes:
     return _encoder.encode(grants)
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=256)
 def parse(body: bytes) -> Grants:
     """The reverse of `encode`."""
     return _decoder.decode(body)

@@ -132,9 +132,14 @@ def malformed(message: str) -> StoreError:
     return StoreError(Code.MALFORMED_POLICY, message)
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=256)  # of 20 KiB at most each, and some ten times that when understood
 def parse(body: bytes) -> Policy:
-    """The same bytes give the same value.  Raises StoreError MALFORMED_POLICY."""
+    """A stored document.  The same bytes give the same value.  Raises StoreError MALFORMED_POLICY."""
+    return read(body)
+
+
+def read(body: bytes) -> Policy:
+    """A document that nobody has stored yet, hence not remembered.  Raises StoreError MALFORMED_POLICY."""
     if len(body) > POLICY_MAX:
         raise malformed(f"The policy is larger than {POLICY_MAX} bytes.")
     if body[:1] != b"{":

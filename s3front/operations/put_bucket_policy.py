@@ -23,7 +23,7 @@ async def operate(door: Door, request: Request) -> Response:
     body = await intake.document(request)
     if not body:
         raise S3Error("MissingRequestBodyError")
-    document = policy.parse(body)
+    document = policy.read(body)
     policy.check_resources(document, request.bucket_name)
     block = blocks.parse(request.bucket.settings.get(settings.PUBLIC_ACCESS_BLOCK))
     if block.block_public_policy and document.public:
