@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import socket
 from typing import Final
 
 STORED_FUSE: Final = "fuse"  # the name under which systemd keeps the mount's descriptor (premount.py)
 FIRST_PASSED: Final = 3  # sd_listen_fds(3)
+BARRIER_TIMEOUT: Final = 5  # seconds: sd_notify_barrier(3) is given as much by systemd-notify(1)
 
 
 def notify(message: str, descriptor: int | None = None) -> bool:
@@ -42,13 +44,32 @@ def watchdog_period() -> float | None:
 
 
 def store_descriptor(name: str, descriptor: int) -> bool:
-    """Leaves a descriptor with systemd for the unit's next process; True if it was sent."""
-    return notify(f"FDSTORE=1\nFDNAME={name}", descriptor)
+    """Leaves a descriptor with systemd for the unit's next process; True if systemd has taken note of it.
+
+    FDPOLL=0: else systemd drops the descriptor at the first error that poll(2) shows, as /dev/fuse may."""
+    return notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", descriptor) and taken_note()
 
 
 def forget_descriptor(name: str) -> bool:
     """Takes it back."""
-    return notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+    return notify(f"FDSTOREREMOVE=1\nFDNAME={name}") and taken_note()
+
+
+def taken_note() -> bool:
+    """Waits until systemd has read what was sent before (sd_notify_barrier(3)); False after BARRIER_TIMEOUT.
+
+    It knows a message's unit by the sender: one from a process that has ended meanwhile is nobody's, and dropped."""
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        try:
+            sent = notify("BARRIER=1", writer)
+        finally:
+            os.close(writer)
+        poll = select.poll()
+        poll.register(reader, 0)  # POLLHUP: systemd has closed its end, the last
+        return sent and bool(poll.poll(BARRIER_TIMEOUT * 1000))
+    finally:
+        os.close(reader)
 
 
 def passed_descriptor(name: str) -> int | None:

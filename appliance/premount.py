@@ -4,6 +4,9 @@ The hardened daemon lives in a view of the file system of its own, from which no
 no capability.  So this program opens /dev/fuse, mounts in everybody's view, and leaves the open descriptor with systemd
 (FDSTORE of sd_notify(3)), which hands it to the daemon as it starts.  With --umount it takes mount and descriptor back;
 the unit runs that after every end of the daemon, however it ended.
+
+Full rights ("+") take the unit's restrictions away, but not the view of its own that systemd makes for every process of
+a unit with such restrictions: a mount there would end with this program.  Everybody's view is that of process 1.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from appliance.notify import STORED_FUSE, forget_descriptor, store_descriptor
 
 MS_NOSUID_NODEV: Final = 2 | 4
 MNT_DETACH: Final = 2
+CLONE_NEWNS: Final = 0x20000
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -33,6 +37,7 @@ def main() -> int:
     try:
         config = load()
         point = os.fsencode(config.mount_point)
+        enter_everybodys_view()
         if options.umount:
             forget_descriptor(STORED_FUSE)
             _libc.umount2(point, MNT_DETACH)  # not mounted is as good
@@ -49,6 +54,19 @@ def main() -> int:
         print(f"premount: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def enter_everybodys_view() -> None:
+    """From here on this process sees and changes the mounts of process 1.  Raises OSError."""
+    if os.readlink("/proc/self/ns/mnt") == os.readlink("/proc/1/ns/mnt"):
+        return
+    view = os.open("/proc/1/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.setns(view, CLONE_NEWNS):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), "/proc/1/ns/mnt")
+    finally:
+        os.close(view)
 
 
 def mount(point: bytes, uid: int, gid: int, *, allow_other: bool) -> int:

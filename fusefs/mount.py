@@ -115,15 +115,16 @@ class Mount:
 
     def _mount(self) -> bool:
         """Begins the session; true if mount(2) was called here, so that unmounting is also ours."""
+        options = {"default_permissions"} | ({"allow_other"} if self._allow_other else set())
+        if not self._allow_other:
+            self.operations.names.root = (os.geteuid(), os.getegid())  # nobody else can enter, root neither
         if os.geteuid() == 0 or self._made_for_us is not None:
-            options = {"default_permissions"} | ({"allow_other"} if self._allow_other else set())
             handshake = Handshake(self.point, options, self._made_for_us)
             fastloop.install(handshake.step)
             pyfuse3.init(self.operations, handshake.path, {"fsname=tierce"})
             return True
-        self.operations.names.root = (os.geteuid(), os.getegid())  # nobody else can enter, root neither
         fastloop.install()
-        options = {"default_permissions", "fsname=tierce", "subtype=tierce"}
+        options |= {"fsname=tierce", "subtype=tierce"}
         try:
             pyfuse3.init(self.operations, str(self.point), options)
         except RuntimeError as error:  # libfuse has printed its own reason

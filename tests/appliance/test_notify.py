@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
+import appliance.notify
 from appliance.notify import forget_descriptor, notify, passed_descriptor, store_descriptor, watchdog_period
 
 
@@ -47,16 +49,36 @@ def test_the_watchdog_is_fed_thrice_in_its_patience(
 
 
 def test_a_descriptor_is_left_and_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both wait until systemd has read what they sent: it asks then who the sender was."""
+    heard: list[tuple[bytes, bool]] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, (tmp_path / "file").open("w+") as file:
         manager.bind(str(tmp_path / "notify"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+
+        def listen() -> None:
+            for _ in range(4):
+                message, received, _, _ = socket.recv_fds(manager, 100, 1)
+                same = [os.path.sameopenfile(descriptor, file.fileno()) for descriptor in received]
+                heard.append((message, any(same)))
+                for descriptor in received:
+                    os.close(descriptor)
+
+        listener = threading.Thread(target=listen)
+        listener.start()
         assert store_descriptor("fuse", file.fileno())
-        message, [received], _, _ = socket.recv_fds(manager, 100, 1)
-        assert message == b"FDSTORE=1\nFDNAME=fuse"
-        assert os.path.sameopenfile(received, file.fileno())
-        os.close(received)
+        assert heard[0] == (b"FDSTORE=1\nFDNAME=fuse\nFDPOLL=0", True)
         assert forget_descriptor("fuse")
-        assert manager.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=fuse"
+        listener.join()
+        assert heard[2] == (b"FDSTOREREMOVE=1\nFDNAME=fuse", False)
+        assert [message for message, _ in heard[1::2]] == [b"BARRIER=1"] * 2
+
+
+def test_a_manager_that_reads_nothing_has_taken_no_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(appliance.notify, "BARRIER_TIMEOUT", 0.01)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        assert not forget_descriptor("fuse")
 
 
 @pytest.mark.parametrize(
