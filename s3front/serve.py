@@ -57,15 +57,19 @@ async def serve(
     graceful_timeout: float = 30.0,
     limits: Limits = DEFAULT_LIMITS,
     lanes: int = 16,
-    http2: bool = True,
+    http2: bool = False,
     websocket: bool = False,
 ) -> None:
     """Serves `app` until `shutdown()` returns.
 
     `bind`: "host:port", "[v6]:port" or "unix:path"; port 0 takes a free one.  With `tls` every address speaks TLS
     1.3. `ready` is called once with the addresses as URLs.  `graceful_timeout`: seconds that requests in progress
-    have to finish.  `lanes`: how many large bodies move at the same time.  `websocket`: whether an upgrade is handed
-    over; otherwise it is a request like any other (S3 has no use for it, and what nobody uses is only attacked).
+    have to finish.  `lanes`: how many large bodies move at the same time.  `http2`: whether it is offered.  S3 does not
+    offer it either, and hypercorn reads a connection's streams in the order in which they come: one whose application
+    waits (for a buffer, say) holds up the others, among them those that have what it waits for, and nobody gets on.
+    Go's clients choose HTTP/2 wherever it is offered; s5cmd's 64 workers stood still so.  `websocket`: whether an
+    upgrade is handed over; otherwise it is a request like any other (S3 has no use for it, and what nobody uses is only
+    attacked).
     Raises OSError or ValueError if an address cannot be bound, ssl.SSLError or OSError for unusable TLS files, and what
     the application's lifespan startup raises as hypercorn's LifespanFailureError.
     """

@@ -201,7 +201,7 @@ def test_http2_by_alpn(tmp_path: Path) -> None:
     cert, key = certificate(tmp_path)
 
     async def main() -> None:
-        async with running(tls=TlsFiles(cert, key)) as server:
+        async with running(tls=TlsFiles(cert, key), http2=True) as server:
             stream = await trio.open_ssl_over_tcp_stream(
                 "127.0.0.1", server.port, ssl_context=trusting(cert, "h2"), https_compatible=True
             )
@@ -219,15 +219,31 @@ def test_http2_by_prior_knowledge() -> None:
         assert await ask_http2(client.stream, pattern(100_000), "http") == pattern(100_000)
         await client.stream.aclose()
 
-    on_server(False, test)
+    on_server(False, test, http2=True)
 
 
-def test_http2_can_be_switched_off() -> None:
+def test_http2_is_not_offered_unless_asked_for(tmp_path: Path) -> None:
+    cert, key = certificate(tmp_path)
+
+    async def main() -> None:
+        async with running(tls=TlsFiles(cert, key)) as server:
+            stream = await trio.open_ssl_over_tcp_stream(
+                "127.0.0.1", server.port, ssl_context=trusting(cert, "h2", "http/1.1"), https_compatible=True
+            )
+            client = server.client(stream)
+            await stream.do_handshake()
+            assert stream.selected_alpn_protocol() == "http/1.1"
+            assert (await client.ask("GET", "/head")).status == 200
+
+    trio.run(main)
+
+
+def test_http2_by_prior_knowledge_is_refused_then_too() -> None:
     async def test(client: Client) -> None:
         await client.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         assert (await client.answer()).status == 505
 
-    on_server(False, test, http2=False, limits=Limits(linger_timeout=0.01))
+    on_server(False, test, limits=Limits(linger_timeout=0.01))
 
 
 def test_a_websocket_is_handed_over_with_what_was_read() -> None:

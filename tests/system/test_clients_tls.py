@@ -52,6 +52,17 @@ def test_s5cmd(box: Box, clients: Clients, bucket: str, tree: Path) -> None:
     assert files(box.mount / bucket / "tree") == files(tree)
 
 
+def test_s5cmd_with_more_workers_than_the_box_has_buffers(
+    box: Box, clients: Clients, bucket: str, tmp_path: Path
+) -> None:
+    """Through one connection of HTTP/2 they would wait for each other for ever."""
+    for number in range(300):
+        (tmp_path / "many" / str(number)).parent.mkdir(exist_ok=True)
+        (tmp_path / "many" / str(number)).write_bytes(os.urandom(200_000))
+    clients.s5cmd("--numworkers", "128", "cp", f"{tmp_path}/many/*", f"s3://{bucket}/many/")
+    assert files(box.mount / bucket / "many") == files(tmp_path / "many")
+
+
 def test_javascript(box: Box, clients: Clients, tree: Path) -> None:
     clients.javascript("javascript", "javascript", tree)
     assert files(box.mount / "javascript" / "tree") == files(tree)
