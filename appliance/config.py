@@ -57,6 +57,7 @@ class S3Section(Section, frozen=True):
 
     addr: tuple[str, ...] = ("127.0.0.1:9000",)
     domain: str = ""
+    website_domain: str = ""
     region: str = "us-east-1"
     tls_cert: str = ""
     tls_key: str = ""

@@ -184,6 +184,7 @@ class Daemon:
             region=s3.region,
             unseal=self.vault.unseal,
             domain=s3.domain or None,
+            website_domain=s3.website_domain or None,
             observe=self.requests.observe,
         )
 

@@ -22,7 +22,7 @@ import trio
 
 from appliance.authority import Action, authorize, owns_plainly
 from appliance.errors import Code, StoreError
-from s3front import cors, form, form_request, preflight, transfer, xml
+from s3front import cors, form, form_request, preflight, transfer, website_door, xml
 from s3front.admission import admit, admit_source
 from s3front.conditions import refused
 from s3front.errors import S3Error, from_store
@@ -59,6 +59,7 @@ class S3App:
         region: str,
         unseal: Callable[[AccessKey], str],
         domain: str | None = None,
+        website_domain: str | None = None,
         clock: Callable[[], float] = time.time,
         observe: Observe | None = None,
     ) -> None:
@@ -67,7 +68,8 @@ class S3App:
         self._region = region
         self._unseal = unseal
         self._credentials = store.access_key
-        self._suffix = b"." + domain.lower().strip(".").encode("idna") if domain else b""
+        self._suffix = _suffix(domain)
+        self._site_suffix = _suffix(website_domain)
         self._clock = clock
         self._observe = observe
         self._router = table.router()
@@ -93,8 +95,13 @@ class S3App:
         name, code, bytes_in = "-", "", 0
         response: Response
         request: Request | None = None
+        suffix = self._suffix
         try:
-            if scope["method"] == "OPTIONS":  # a browser never signs its preflight
+            if self._site_suffix and website_door.serves(scope, self._site_suffix):
+                name, suffix = website_door.NAME, self._site_suffix
+                visit = website_door.Visit(self._door, scope, receive, suffix, self._clock(), id, self._id_2)
+                response = await visit.answer()
+            elif scope["method"] == "OPTIONS":  # a browser never signs its preflight
                 name = preflight.NAME
                 response = preflight.operate(self._door, scope, self._suffix)
             else:
@@ -120,8 +127,8 @@ class S3App:
             if isinstance(error, AuthError) and error.guess:
                 await self._slow_down(scope)
             response = error_response(failure, _resource(scope), id)
-        if (request is None or cors.ORIGIN in request.headers) and name != preflight.NAME:
-            response.headers += preflight.headers_for(self._door, scope, self._suffix)
+        if (request is None or cors.ORIGIN in request.headers) and scope["method"] != "OPTIONS":
+            response.headers += preflight.headers_for(self._door, scope, suffix)
         try:
             if response.reader is None:
                 await self._respond(scope, send, response, id)
@@ -245,15 +252,25 @@ def s3_app(
     region: str,
     unseal: Callable[[AccessKey], str],
     domain: str | None = None,
+    website_domain: str | None = None,
     clock: Callable[[], float] = time.time,
     observe: Observe | None = None,
 ) -> S3App:
     """The S3 door over `store`.
 
     `region` is what clients must sign for; `unseal` gives a key's secret; with `domain` also `bucket.domain` names a
-    bucket; `clock` gives seconds since the epoch; `observe` is told of every request that was answered.
+    bucket, and `bucket.website_domain` its website; `clock` gives seconds since the epoch; `observe` is told of every
+    request that was answered.
     """
-    return S3App(store, region=region, unseal=unseal, domain=domain, clock=clock, observe=observe)
+    return S3App(
+        store,
+        region=region,
+        unseal=unseal,
+        domain=domain,
+        website_domain=website_domain,
+        clock=clock,
+        observe=observe,
+    )
 
 
 class S3Middleware:
@@ -320,6 +337,11 @@ def _check_owner(headers: Mapping[bytes, bytes], name: bytes, owner: str) -> Non
     expected = headers.get(name)
     if expected is not None and expected != owner.encode():
         raise S3Error("AccessDenied")
+
+
+def _suffix(domain: str | None) -> bytes:
+    """What the hosts of a domain end with; empty for none."""
+    return b"." + domain.lower().strip(".").encode("idna") if domain else b""
 
 
 def _host(scope: Scope) -> bytes:

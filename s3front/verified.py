@@ -106,7 +106,7 @@ class Verified(msgspec.Struct, frozen=True, gc=False):
     scope: Scope
 
     def __post_init__(self) -> None:
-        assert self.seal is _SEAL, "only s3front.verified.verify makes a Verified"
+        assert self.seal is _SEAL, "only s3front/verified.py makes a Verified"
 
     def chunk_signer(self) -> sigv4.ChunkSigner:
         """The chain of chunk signatures, standing at the request's own."""
@@ -184,6 +184,12 @@ def verify(
         timestamp=timestamp,
         scope=scope,
     )
+
+
+def verify_nobody(request: SignedRequest) -> Verified:
+    """A visitor of a website: whatever the request says of itself, it is nobody's.  Raises AuthError (a header that
+    must not come twice)."""
+    return _anonymous(request, _join_repeated(request.headers))
 
 
 def _anonymous(request: SignedRequest, fields: Mapping[bytes, bytes]) -> Verified:

@@ -32,6 +32,7 @@ KEY, SECRET, REGION = "AKIATEST", "secret+/=", "eu-test-1"
 READER, SCOPED = "AKIAREADER", "AKIASCOPED"
 NOW = 1_700_000_000
 HOST = "s3.test:9000"
+WEBSITES = "sites.test"
 EMPTY = hashlib.sha256(b"").hexdigest()
 
 
@@ -78,6 +79,7 @@ class Box:
             region=region,
             unseal=lambda key: SECRET,
             domain=domain,
+            website_domain=WEBSITES,
             clock=lambda: self.now,
             observe=lambda *seen: self.seen.append(seen),
         )

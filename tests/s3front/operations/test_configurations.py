@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from s3front import tagging
+from s3front import tagging, website
 from s3front.operations.unset_configuration import UNSET
 from tests.s3front.box import Box
 
@@ -79,3 +79,16 @@ def test_a_bucket_is_made_with_tags(box: Box) -> None:
     assert create("", {"x-amz-bucket-namespace": "account-regional"}) == "NotImplemented"
     assert create(f"<Tags>{tag}</Tags>", {"x-amz-bucket-namespace": "global"}) == "200"
     assert box.send("GET", "/tagged", "tagging=").body == tagging.document({"a": "1"})
+
+
+def test_a_website_is_kept(box: Box) -> None:
+    site = website.Website("index.html", "error.html", None, (website.Rule("a", 0, website.Redirect("o.org")),))
+    assert box.send("GET", "/b", "website=").code == "NoSuchWebsiteConfiguration"
+    assert box.send("PUT", "/b", "website=", body=website.document(site)).status == 200
+    assert box.send("GET", "/b", "website=").body == website.document(site)
+    assert box.send("PUT", "/b", "website=", body=b"<WebsiteConfiguration/>").code == "InvalidArgument"
+    assert box.send("PUT", "/b", "website=", body=b"").code == "MalformedXML"
+    assert box.send("GET", "/b", "website=").body == website.document(site)
+    for _ in range(2):
+        assert box.send("DELETE", "/b", "website=").status == 204
+        assert box.send("GET", "/b", "website=").code == "NoSuchWebsiteConfiguration"
