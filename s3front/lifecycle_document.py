@@ -138,7 +138,7 @@ def _filter(rule: Element) -> Filter:
         tags=tuple(tagging.from_elements(tags, tagging.OBJECT_TAGS_MAX).items()),
         larger_than=max((one for one in larger if one is not None), default=None),
         smaller_than=min((one for one in smaller if one is not None), default=None),
-        form="filter" if nested is None else "and",
+        form="filter" if nested is None and len(chosen.children) <= 1 else "and",
     )
 
 

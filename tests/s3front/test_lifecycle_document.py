@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from appliance.lifecycle import Filter, Rule, Transition
+from appliance.lifecycle import Filter, Rule, RuleSet, Transition
 from s3front import lifecycle_document
 from s3front.errors import S3Error
 from tests.rows import rows
@@ -182,3 +185,54 @@ def test_what_is_refused_is_refused_whole(text: str, code: str) -> None:
     with pytest.raises(S3Error) as caught:
         read(text)
     assert (caught.value.code, caught.value.status) == (code, 400)
+
+
+NAMES = (
+    "Rule", "ID", "Filter", "Prefix", "And", "Tag", "Key", "Value", "Status", "Expiration", "Days", "Date",
+    "StorageClass", "ExpiredObjectDeleteMarker", "NoncurrentVersionExpiration", "NoncurrentDays",
+    "NewerNoncurrentVersions", "Transition", "AbortIncompleteMultipartUpload",
+    "DaysAfterInitiation", "ObjectSizeGreaterThan", "ObjectSizeLessThan",
+)  # fmt: skip
+TEXTS = (
+    "",
+    "Enabled",
+    "Disabled",
+    "1",
+    "0",
+    "-1",
+    "2030-01-01",
+    "9999-12-31T23:59:59Z",
+    "GLACIER",
+    "true",
+    "a/",
+    "x" * 300,
+)
+leaves = st.tuples(st.sampled_from(NAMES), st.sampled_from(TEXTS)).map(lambda pair: f"<{pair[0]}>{pair[1]}</{pair[0]}>")
+trees = st.recursive(
+    leaves,
+    lambda inner: st.tuples(st.sampled_from(NAMES), st.lists(inner, max_size=3)).map(
+        lambda pair: f"<{pair[0]}>{''.join(pair[1])}</{pair[0]}>"
+    ),
+    max_leaves=8,
+)
+CONDITIONS = (
+    "<Prefix>a/</Prefix>",
+    "<Prefix></Prefix>",
+    "<Tag><Key>a</Key><Value>b</Value></Tag>",
+    "<Tag><Key>c</Key><Value></Value></Tag>",
+    "<ObjectSizeGreaterThan>1</ObjectSizeGreaterThan>",
+    "<ObjectSizeLessThan>9</ObjectSizeLessThan>",
+)
+conditions = st.lists(st.sampled_from(CONDITIONS), max_size=3, unique=True).map("".join)
+filters = st.tuples(conditions, conditions).map(lambda two: two[0] + (f"<And>{two[1]}</And>" if two[1] else ""))
+likely = st.tuples(st.lists(trees | leaves, max_size=1), filters).map(
+    lambda pair: rule(DAYS + "".join(pair[0]), filter=f"<Filter>{pair[1]}</Filter>")
+)
+
+
+@given(st.lists(trees | likely, max_size=3))
+def test_every_document_is_read_or_refused_and_what_is_read_is_written_the_same(elements: list[str]) -> None:
+    with contextlib.suppress(S3Error):
+        found = read(*elements)
+        written = lifecycle_document.document(RuleSet(found))
+        assert lifecycle_document.parse(written, str).rules == found
