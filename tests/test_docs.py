@@ -92,5 +92,7 @@ def test_every_dependency_is_pinned_twice_alike() -> None:
 
 
 def test_no_registry_is_named() -> None:
-    for name in ("pyproject.toml", "constraints.txt"):
+    clients = ("tests/system/programs/requirements.txt", "tests/system/node/package-lock.json")
+    for name in ("pyproject.toml", "constraints.txt", *clients):
+        assert '"resolved"' not in (HOUSE / name).read_text("utf-8")
         assert not re.search(r"index-url|find-links|://[^\s\"]*(?:pypi|simple)", (HOUSE / name).read_text("utf-8"))

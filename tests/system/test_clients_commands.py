@@ -303,6 +303,69 @@ def test_curl_uploads_by_presigned_url_as_browsers_do(box: Box, clients: Clients
     assert (tmp_path / "range").read_bytes() == body[1000:2000]
 
 
+def test_curl_posts_a_form_from_another_site(box: Box, clients: Clients, bucket: str, tmp_path: Path) -> None:
+    """A browser's upload: the preflight that its site's script causes, then the form, the policy's fields first."""
+    site = "https://site.example"
+    client, body = box.s3(), os.urandom(3 * MIB + 1)
+    (tmp_path / "body").write_bytes(body)
+    rule = {"AllowedOrigins": [site], "AllowedMethods": ["PUT", "POST"], "AllowedHeaders": ["*"]}
+    client.put_bucket_cors(Bucket=bucket, CORSConfiguration={"CORSRules": [rule]})  # type: ignore[list-item]
+    asking = ("-H", f"Origin: {site}", "-H", "Access-Control-Request-Method: PUT", "-X", "OPTIONS")
+    allowed = clients.curl(
+        "-i", *asking, "-H", "Access-Control-Request-Headers: content-type", f"{box.endpoint}/{bucket}/k"
+    )
+    assert f"access-control-allow-origin: {site}" in allowed.lower()
+    other = ("-H", "Origin: https://other.example", *asking[2:])
+    assert "403" in clients.curl(*other, f"{box.endpoint}/{bucket}/k", fails=True)
+
+    form = client.generate_presigned_post(
+        bucket,
+        "up/${filename}",
+        Fields={"Content-Type": "image/png", "success_action_status": "201"},
+        Conditions=[
+            ["starts-with", "$key", "up/"],
+            {"Content-Type": "image/png"},
+            {"success_action_status": "201"},
+            ["content-length-range", 1, 4 * MIB],
+        ],
+    )
+    fields = [word for name, value in form["fields"].items() for word in ("-F", f"{name}={value}")]
+    file = ("-F", f"file=@{tmp_path}/body;filename=ä.png")
+    answer = clients.curl("-i", "-H", f"Origin: {site}", *fields, *file, form["url"])
+    assert "HTTP/1.1 201 " in answer
+    assert f"access-control-allow-origin: {site}" in answer.lower()
+    assert digest((box.mount / bucket / "up" / "ä.png").read_bytes()) == digest(body)
+    (tmp_path / "body").write_bytes(bytes(5 * MIB))
+    assert "400" in clients.curl(*fields, "-F", f"file=@{tmp_path}/body", form["url"], fails=True)
+    assert [path.name for path in (box.mount / bucket / "up").iterdir()] == ["ä.png"]
+
+
+def test_versions_as_clients_see_them(box: Box, clients: Clients, bucket: str, tmp_path: Path) -> None:
+    """Overwritten, deleted, listed and brought back by awscli and rclone."""
+    aws, at = clients.aws, ("--bucket", bucket)
+    aws("s3api", "put-bucket-versioning", *at, "--versioning-configuration", "Status=Enabled")
+    assert json.loads(aws("s3api", "get-bucket-versioning", *at)) == {"Status": "Enabled"}
+    for body in (b"first", b"second"):
+        aws("s3", "cp", "-", f"s3://{bucket}/k", stdin=body)
+    clients.rclone("deletefile", f"box:{bucket}/k")
+    assert not (box.mount / bucket / "k").exists()
+    listed = json.loads(aws("s3api", "list-object-versions", *at))
+    assert [(item["Key"], item["IsLatest"]) for item in listed["DeleteMarkers"]] == [("k", True)]
+    second, first = (item["VersionId"] for item in listed["Versions"])
+    aws("s3api", "get-object", *at, "--key", "k", "--version-id", first, tmp_path / "first")
+    assert (tmp_path / "first").read_bytes() == b"first"
+    assert len(clients.rclone("lsf", "--s3-versions", f"box:{bucket}").splitlines()) == 2
+    aws("s3api", "delete-object", *at, "--key", "k", "--version-id", listed["DeleteMarkers"][0]["VersionId"])
+    assert (box.mount / bucket / "k").read_bytes() == b"second"
+    copied = aws("s3api", "copy-object", *at, "--key", "k", "--copy-source", f"{bucket}/k?versionId={first}")
+    assert json.loads(copied)["CopySourceVersionId"] == first
+    assert (box.mount / bucket / "k").read_bytes() == b"first"
+    clients.rclone("backend", "cleanup-hidden", f"box:{bucket}")
+    left = json.loads(aws("s3api", "list-object-versions", *at))["Versions"]
+    assert [item["IsLatest"] for item in left] == [True]
+    assert second not in [item["VersionId"] for item in left]
+
+
 def test_curl_signs_by_itself(box: Box, clients: Clients, bucket: str, tmp_path: Path) -> None:
     """curl --aws-sigv4: a client that sends little more than the signature."""
     sign = ("--aws-sigv4", "aws:amz:us-east-1:s3", "--user", f"{box.facts['access_key']}:{box.facts['secret_key']}")
