@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from appliance import settings
+from appliance.access import blocks
 from appliance.authority import DECIDING
 from s3front import xml
 
@@ -43,11 +45,12 @@ class Owners:
         self._store = store
         self._others: dict[str, str] = {}
         self.bucket = owner(store, bucket.owner)
-        self.several = not DECIDING.isdisjoint(bucket.settings)
+        enforced = blocks.parse_ownership(bucket.settings.get(settings.OWNERSHIP)) == blocks.ENFORCED
+        self.several = not enforced and not DECIDING.isdisjoint(bucket.settings)
 
     def of(self, user_id: str) -> str:
         """Empty: the bucket's."""
-        if not user_id:
+        if not user_id or not self.several:
             return self.bucket
         found = self._others.get(user_id)
         if found is None:

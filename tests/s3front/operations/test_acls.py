@@ -297,6 +297,7 @@ def test_enforced_ownership_ends_lists(people: Box) -> None:
     assert people.send("PUT", "/b", "ownershipControls=", body=ownership("BucketOwnerEnforced")).status == 200
     assert [status(people, who, "GET", "/b/old") for who in (KEY, OTHER, "")] == [200, 403, 403]
     assert grants(people.send("GET", "/b/old", "acl=")) == [("owner", "FULL_CONTROL")]
+    assert b"<ID>oth</ID>" not in people.send("GET", "/b").body
     put_policy(people, policy())
     for path, query in (("/b/k", ""), ("/b", "acl="), ("/b/old", "acl=")):
         for name in ("private", "public-read"):
