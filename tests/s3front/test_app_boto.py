@@ -10,8 +10,10 @@ from typing import Any
 import botocore.exceptions
 import pytest
 
+from appliance.access.acl import ALL_USERS
 from appliance.limits import MIB
 from tests.s3front.box import REGION, Box, boto
+from tests.s3front.operations.people import introduce, policy
 
 pytestmark = pytest.mark.slow  # in all
 
@@ -139,3 +141,46 @@ def test_conditional_writes_by_sdk() -> None:
         with pytest.raises(botocore.exceptions.ClientError) as caught:
             client.get_object(Bucket="b", Key="k", IfMatch=etag)
         assert code(caught)[0] == 412
+
+
+def test_access_through_an_sdk() -> None:
+    """Grantees come back with their types, policies as texts, switches as truth values."""
+    box = introduce(Box())
+    with boto(box) as client:
+        grantee: Any = {"Type": "CanonicalUser", "ID": "oth"}
+        everybody: Any = {"Type": "Group", "URI": ALL_USERS}
+        grants: Any = [{"Grantee": grantee, "Permission": "READ"}, {"Grantee": everybody, "Permission": "READ_ACP"}]
+        client.put_bucket_acl(Bucket="b", AccessControlPolicy={"Grants": grants, "Owner": {"ID": "owner"}})
+        found = client.get_bucket_acl(Bucket="b")
+        assert found["Owner"] == {"ID": "owner", "DisplayName": "The Owner"}
+        assert found["Grants"] == [
+            {"Grantee": everybody, "Permission": "READ_ACP"},
+            {"Grantee": {**grantee, "DisplayName": "Other One"}, "Permission": "READ"},
+        ]
+        client.put_object(Bucket="b", Key="k", Body=b"x", GrantRead='emailaddress="other@example.org"')
+        assert client.get_object_acl(Bucket="b", Key="k")["Grants"] == [
+            {"Grantee": {**grantee, "DisplayName": "Other One"}, "Permission": "READ"}
+        ]
+        client.put_bucket_policy(Bucket="b", Policy=policy(principal={"AWS": "oth"}).decode())
+        assert client.get_bucket_policy(Bucket="b")["Policy"] == policy(principal={"AWS": "oth"}).decode()
+        assert client.get_bucket_policy_status(Bucket="b")["PolicyStatus"] == {"IsPublic": True}  # by the list
+        with pytest.raises(botocore.exceptions.ClientError, match=r"MalformedPolicy.*Invalid effect: Maybe"):
+            client.put_bucket_policy(Bucket="b", Policy=policy("Maybe").decode())
+        client.delete_bucket_policy(Bucket="b")
+        switches: Any = {"BlockPublicAcls": True, "IgnorePublicAcls": False, "BlockPublicPolicy": True}
+        client.put_public_access_block(Bucket="b", PublicAccessBlockConfiguration=switches)
+        shown = client.get_public_access_block(Bucket="b")["PublicAccessBlockConfiguration"]
+        assert shown == {**switches, "RestrictPublicBuckets": False}
+        rules: Any = {"Rules": [{"ObjectOwnership": "BucketOwnerPreferred"}]}
+        client.put_bucket_ownership_controls(Bucket="b", OwnershipControls=rules)
+        assert client.get_bucket_ownership_controls(Bucket="b")["OwnershipControls"] == rules
+        client.delete_public_access_block(Bucket="b")
+        client.delete_bucket_ownership_controls(Bucket="b")
+        asks: list[tuple[Any, str]] = [
+            (client.get_public_access_block, "NoSuchPublicAccessBlockConfiguration"),
+            (client.get_bucket_ownership_controls, "OwnershipControlsNotFoundError"),
+            (client.get_bucket_policy, "NoSuchBucketPolicy"),
+        ]
+        for ask, missing in asks:
+            with pytest.raises(botocore.exceptions.ClientError, match=missing):
+                ask(Bucket="b")
