@@ -2,7 +2,7 @@
 
     user.meta.NAME     x-amz-meta-NAME (lower case; the value is UTF-8 text without line breaks)
                        (rclone's mtime, mode … are shown but follow the file: not listed, not set here)
-    user.tierce.etag, version-id, lock-mode, retain-until, legal-hold
+    user.tierce.etag, version-id, tags, lock-mode, retain-until, legal-hold
                        read-only, and not listed, so that no copying program tries to set them
     user.OTHER         kept with the object, shown by no other door
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import stat
 from typing import Final
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -50,6 +51,7 @@ def shown(node: Node, name: bytes) -> bytes | None:
     said = {
         ETAG: node.etag,
         VERSION: node.version_id if stat.S_ISREG(node.mode) else "",
+        b"user.tierce.tags": urlencode(attributes.tags, safe="", quote_via=quote),
         b"user.tierce.lock-mode": attributes.retention_mode,
         b"user.tierce.retain-until": str(attributes.retain_until_ns // 10**9) if attributes.retention_mode else "",
         b"user.tierce.legal-hold": attributes.legal_hold,
