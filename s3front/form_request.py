@@ -69,6 +69,8 @@ async def accept(scope: Scope, receive: Receive, admit: Admit, domain_suffix: by
     request.locate(domain_suffix)
     policy = None
     if "policy" in fields:
+        if fields.get("bucket", request.bucket_name) != request.bucket_name:
+            raise S3Error("AccessDenied", "The form is for another bucket.")
         policy = post_policy.parse(_decoded(fields["policy"]))
         post_policy.check(policy, {**fields, "bucket": request.bucket_name}, now)
     if request.level is Level.BUCKET:
