@@ -5,15 +5,14 @@ A round reads pages of at most PAGE entries in key order and rests after each as
 hardly notice it; it holds one page in memory.  Each deletion carries the ETag and time of what the rule saw: an object
 written meanwhile is left alone.  What is locked is passed over and looked at again in the next round.
 
-Time never runs backwards here: the largest that was seen counts as now.  Rules and their meaning are lifecycle.py's;
-whoever calls this decides when.
+The time is the one by which locks end: never before what it was, and a clock set forward makes nothing due.  Rules and
+their meaning are lifecycle.py's; whoever calls this decides when.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -79,12 +78,13 @@ class Worker:
     """Applies every bucket's rules."""
 
     def __init__(
-        self, store: ObjectStore, *, day: float = DAY, clock: Callable[[], int] = time.time_ns, pace: float = 1.0
+        self, store: ObjectStore, *, day: float = DAY, clock: Callable[[], int] | None = None, pace: float = 1.0
     ) -> None:
-        """`clock` in nanoseconds since the epoch; `pace` seconds of rest for each second of work."""
+        """`clock` in nanoseconds since the epoch, the store's own without one; `pace` seconds of rest for each second
+        of work."""
         self._store = store
         self._day = day
-        self._clock = clock
+        self._clock = store.releasing if clock is None else clock
         self._pace = pace
         self._now = 0  # the largest time seen
 

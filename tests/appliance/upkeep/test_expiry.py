@@ -235,6 +235,7 @@ def test_rounds_come_by_the_clock() -> None:
         """A store without buckets that counts who asks for them."""
 
         asked = 0
+        releasing = staticmethod(time.time_ns)
 
         def buckets(self) -> list[Bucket]:
             self.asked += 1
