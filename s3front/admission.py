@@ -21,8 +21,9 @@ from appliance import settings
 from appliance.access.actions import OBJECT_ACTIONS, OF_VERSION
 from appliance.authority import DECIDING, OBJECT_OWNERS, Action, Asked, Principal, authorize
 from appliance.errors import Code, StoreError
-from s3front import intake
+from s3front import intake, object_lock
 from s3front.circumstances import DOCUMENTS, Circumstances, of_document
+from s3front.errors import S3Error
 
 if TYPE_CHECKING:
     from appliance.model import Bucket, Node
@@ -35,7 +36,6 @@ _ALSO: Final[dict[bytes, Action]] = {
     b"x-amz-object-lock-retain-until-date": Action.PUT_OBJECT_RETENTION,
     b"x-amz-object-lock-legal-hold": Action.PUT_OBJECT_LEGAL_HOLD,
 }
-_BYPASS: Final = b"x-amz-bypass-governance-retention"
 # An operation that asks for more than its own action ("Required permissions for Amazon S3 API operations"): attributes
 # are some of what GetObject gives, and a write that depends on an ETag tells whether it is that one.
 _WITH: Final[dict[Action, Action]] = {Action.GET_OBJECT_ATTRIBUTES: Action.GET_OBJECT}
@@ -156,7 +156,7 @@ def _also(action: Action, headers: Mapping[bytes, bytes]) -> set[Action]:
         also.add(_WITH[action])
     if action in _CONDITIONAL and _IF_MATCH in headers:
         also.add(Action.GET_OBJECT)
-    if headers.get(_BYPASS, b"").lower() == b"true":
+    if object_lock.bypasses(headers):
         also.add(Action.BYPASS_GOVERNANCE_RETENTION)
     return also
 
@@ -169,6 +169,14 @@ async def admit_source(door: Door, request: Request, source: Source, now: float)
     if admission.judged is not None and admission.judged.attributes.tags and not _retags(request):
         await admission.allow(Action.GET_OBJECT_TAGGING, source.key, version_id)
     return admission
+
+
+def require_owner(request: Request) -> None:
+    """A policy is its bucket owner's alone, whatever it says of others.  Raises MethodNotAllowed, as AWS does for those
+    of another account who have the permission."""
+    principal = request.verified.principal
+    if principal is None or principal.owner != request.bucket.owner:
+        raise S3Error("MethodNotAllowed", headers=((b"allow", b""),))
 
 
 def _admission(

@@ -11,6 +11,7 @@ from typing import Final
 from appliance import settings
 from appliance.access import acl
 from appliance.authority import Action
+from s3front.admission import require_owner
 from s3front.request import Door, Request
 from s3front.response import Response, no_content
 from s3front.router import Level, Route
@@ -21,7 +22,8 @@ ROUTES: Final = (Route("DELETE", Level.BUCKET, "policy"),)
 
 
 async def operate(door: Door, request: Request) -> Response:
-    """204 in any case."""
+    """Raises MethodNotAllowed (another user)."""
+    require_owner(request)
     bucket = request.bucket
     if settings.POLICY in bucket.settings:
         if settings.ACL not in bucket.settings:

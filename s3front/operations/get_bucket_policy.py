@@ -6,6 +6,7 @@ from typing import Final
 
 from appliance import settings
 from appliance.authority import Action
+from s3front.admission import require_owner
 from s3front.documents import stored
 from s3front.request import Door, Request
 from s3front.response import Response
@@ -17,6 +18,7 @@ ROUTES: Final = (Route("GET", Level.BUCKET, "policy"),)
 
 
 async def operate(door: Door, request: Request) -> Response:
-    """Raises NoSuchBucketPolicy."""
+    """Raises NoSuchBucketPolicy, MethodNotAllowed (another user)."""
+    require_owner(request)
     body = stored(request, settings.POLICY, "NoSuchBucketPolicy")
     return Response(200, [(b"content-type", b"application/json")], body)

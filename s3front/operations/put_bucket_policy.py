@@ -8,6 +8,7 @@ from appliance import settings
 from appliance.access import blocks, policy
 from appliance.authority import Action
 from s3front import intake
+from s3front.admission import require_owner
 from s3front.errors import S3Error
 from s3front.request import Door, Request
 from s3front.response import Response, no_content
@@ -19,7 +20,9 @@ ROUTES: Final = (Route("PUT", Level.BUCKET, "policy"),)
 
 
 async def operate(door: Door, request: Request) -> Response:
-    """Raises MissingRequestBodyError, MalformedPolicy, AccessDenied (a public policy where the block forbids one)."""
+    """Raises MissingRequestBodyError, MalformedPolicy, MethodNotAllowed (another user), AccessDenied (a public policy
+    where the block forbids one)."""
+    require_owner(request)
     body = await intake.document(request)
     if not body:
         raise S3Error("MissingRequestBodyError")

@@ -71,6 +71,16 @@ def test_a_policy_lets_others_in_and_keeps_them_out(people: Box) -> None:
     assert status(people, KEY, "GET", "/b/k") == 200
 
 
+def test_a_policy_is_its_bucket_owners_alone(people: Box) -> None:
+    """AWS: 403 without the permission; with it, but of another account, 405."""
+    for method, body in (("GET", b""), ("PUT", policy("Deny")), ("DELETE", b"")):
+        people.send("DELETE", "/b", "policy=")
+        assert [status(people, who, method, "/b", "policy=", body) for who in (OTHER, "")] == [403, 403]
+        put_policy(people, policy())
+        assert [status(people, who, method, "/b", "policy=", body) for who in (OTHER, "")] == [405, 405]
+        assert status(people, KEY, "GET", "/b", "policy=") == 200
+
+
 def test_what_is_not_there_is_told_to_those_who_may_list(people: Box) -> None:
     put_policy(people, policy(action="s3:GetObject"))
     assert [ask(people, who, "GET", "/b/none").code for who in (KEY, OTHER, "")] == ["NoSuchKey"] + ["AccessDenied"] * 2
@@ -165,6 +175,24 @@ def _md5(body: bytes) -> str:
     import hashlib
 
     return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+
+
+def test_what_a_header_asks_for_is_asked_of_the_policy(people: Box) -> None:
+    """A bypass of governance, for each key of a deletion too; the comparison of an ETag; attributes are read too."""
+    bypass = {"x_amz_bypass_governance_retention": "True"}
+    body = b"<Delete><Object><Key>k</Key></Object></Delete>"
+    people.send("PUT", "/b/k", body=b"x")
+    put_policy(people, policy(action=["s3:DeleteObject", "s3:PutObject", "s3:GetObjectAttributes"]))
+    assert status(people, OTHER, "DELETE", "/b/k", "", b"", **bypass) == 403
+    listed = ask(people, OTHER, "POST", "/b", "delete=", body, content_md5=_md5(body), **bypass)
+    assert b"<Code>AccessDenied</Code>" in listed.body
+    assert status(people, OTHER, "PUT", "/b/k", "", b"y", if_match='"x"') == 403
+    assert status(people, OTHER, "GET", "/b/k", "attributes=", x_amz_object_attributes="ETag") == 403
+    more = ["s3:BypassGovernanceRetention", "s3:GetObject", "s3:PutObject", "s3:Delete*", "s3:GetObjectAttributes"]
+    put_policy(people, policy(action=more))
+    assert status(people, OTHER, "PUT", "/b/k", "", b"y", if_match='"x"') == 412
+    assert status(people, OTHER, "GET", "/b/k", "attributes=", x_amz_object_attributes="ETag") == 200
+    assert status(people, OTHER, "DELETE", "/b/k", "", b"", **bypass) == 204
 
 
 def test_an_upload_is_its_initiators_to_end(people: Box) -> None:
