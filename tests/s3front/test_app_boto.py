@@ -184,3 +184,24 @@ def test_access_through_an_sdk() -> None:
         for ask, missing in asks:
             with pytest.raises(botocore.exceptions.ClientError, match=missing):
                 ask(Bucket="b")
+
+
+def test_transfers_with_a_customers_key_and_with_the_boxs() -> None:
+    """SDKs send the key with every request of a transfer, its MD5 added by themselves."""
+    box = Box()
+    body = hashlib.shake_128(b"t").digest(17 * MIB)
+    extra: dict[str, Any] = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": "0123456789abcdef" * 2}
+    source = {f"CopySource{name}": value for name, value in extra.items()}
+    with boto(box) as client:
+        client.upload_fileobj(io.BytesIO(body), "b", "customer", ExtraArgs=extra)
+        got = io.BytesIO()
+        client.download_fileobj("b", "customer", got, ExtraArgs=extra)
+        assert got.getvalue() == body
+        with pytest.raises(botocore.exceptions.ClientError) as caught:
+            client.get_object(Bucket="b", Key="customer")
+        assert code(caught) == (400, "InvalidRequest")
+        client.copy(
+            {"Bucket": "b", "Key": "customer"}, "b", "box", ExtraArgs={"ServerSideEncryption": "AES256", **source}
+        )
+        answer = client.get_object(Bucket="b", Key="box", Range="bytes=9000000-")
+        assert (answer["ServerSideEncryption"], answer["Body"].read()) == ("AES256", body[9_000_000:])
