@@ -25,7 +25,8 @@ from tests.models.boxes import body_of, make_devices, make_pool, read_all, run_s
 
 RAW = bytes(range(50, 82))
 OTHER = bytes(range(90, 122))
-SIZES = [1, 2048, 2049, BLOCK, GATHER_MAX, GATHER_MAX + 1, PAGE_PAYLOAD + 1, CHUNK_SIZE + 5]
+SIZES = [1, 2048, 2049, BLOCK, GATHER_MAX, GATHER_MAX + 1]
+LONG = [PAGE_PAYLOAD + 1, CHUNK_SIZE + 5]
 
 
 async def put(store: ObjectStore, bucket: Bucket, key: bytes, data: bytes, sealed_by: DataKey | None) -> Node:
@@ -41,7 +42,7 @@ async def refused(store: ObjectStore, node: Node, customer: DataKey | None = Non
     return caught.value.code
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES, *(pytest.param(size, marks=pytest.mark.slow) for size in LONG)])
 @pytest.mark.parametrize("whose", ["box", "customer"])
 def test_any_range_of_any_size(tmp_path: Path, size: int, whose: str) -> None:
     data = random.Random(size).randbytes(size)
