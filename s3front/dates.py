@@ -29,8 +29,15 @@ def http_date(second: int) -> bytes:
 @functools.lru_cache(maxsize=4096)
 def iso_date(second: int) -> str:
     """`2009-10-12T17:50:30.000Z`: like AWS without a fraction, so that a listing and Last-Modified agree."""
-    t = _EPOCH + datetime.timedelta(seconds=second)
-    return f"{t.year:04d}-{t.month:02d}-{t.day:02d}T{t.hour:02d}:{t.minute:02d}:{t.second:02d}.000Z"
+    days, rest = divmod(second, 86_400)
+    minutes, seconds = divmod(rest, 60)
+    return f"{_iso_day(days)}T{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}.000Z"
+
+
+@functools.lru_cache(maxsize=1024)
+def _iso_day(days: int) -> str:
+    """A page of a listing has a thousand moments and few days."""
+    return (_EPOCH + datetime.timedelta(days=days)).date().isoformat()
 
 
 def parse_date(text: str) -> int | None:

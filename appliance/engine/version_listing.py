@@ -26,7 +26,7 @@ from appliance.model import (
     version_number,
 )
 
-_STEP_MIN: Final = 16
+_STEP_MIN: Final = 4  # rows of the version table: a key or two
 _COLUMNS: Final = "v.key, v.version, v.flags, n.size, n.etag, n.written_ns, n.packed"
 _FROM: Final = "FROM version v JOIN node n ON n.id=v.node WHERE v.bucket=?"
 _BLOCK: Final = f"SELECT {_COLUMNS} {_FROM} AND v.key>=? ORDER BY v.key, v.version LIMIT ?"
@@ -60,9 +60,12 @@ def list_versions(
         lower = after_key + b"\0"
         if after_version:
             below, lower = (after_key, _position(every, bucket, after_key, after_version)), after_key
+    run = 0
     while lower is not None and limit > 0:
         seek: bytes | None = None
-        step = _STEP_MIN if delimiter else limit + 1 - len(found) - len(prefixes)
+        # versions between two common prefixes: likely as many as the last time
+        step = run + 2 if delimiter else limit + 1 - len(found) - len(prefixes)
+        run = -len(found)
         for row in _merged(every, bucket, lower, step):
             if not row.key.startswith(prefix):
                 return VersionPage(found, prefixes, False, b"", "")
@@ -83,6 +86,7 @@ def list_versions(
             found.append(_listed(row))
             # the number itself: "null" would have to be looked up again, and may be gone by then
             next_key, next_version = row.key, f"{row.version:016x}" if row.version else NULL_VERSION_ID
+        run += len(found)
         lower = seek
     return VersionPage(found, prefixes, False, b"", "")
 
