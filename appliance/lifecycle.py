@@ -22,6 +22,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from appliance.errors import Code, StoreError
+
 NS: Final = 1_000_000_000
 DAY: Final = 86_400  # seconds of a real day
 
@@ -106,8 +108,11 @@ def encode(rules: RuleSet) -> bytes:
 
 @functools.lru_cache(maxsize=1024)
 def parse(body: bytes) -> RuleSet:
-    """The reverse.  Raises msgspec.DecodeError for what `encode` did not make."""
-    return _decoder.decode(body)
+    """The reverse.  Raises DAMAGED: rules that cannot be read delete nothing."""
+    try:
+        return _decoder.decode(body)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise StoreError(Code.DAMAGED, "the bucket's lifecycle cannot be read", cause=str(error)) from error
 
 
 def due(rules: RuleSet, version: Version, now_ns: int, day: float = DAY) -> Act:

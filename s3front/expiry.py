@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import quote
 
 from appliance import lifecycle, settings
+from appliance.errors import StoreError
 from appliance.lifecycle import Version
 from appliance.model import Attributes, Bucket
 from s3front.dates import http_date
@@ -23,7 +24,11 @@ def headers(
     body = bucket.settings.get(settings.LIFECYCLE)
     if body is None:
         return []
-    found = lifecycle.expiration(lifecycle.parse(body), Version(key, size, attributes.tags, written_ns))
+    try:
+        rules = lifecycle.parse(body)
+    except StoreError:  # nobody's object is withheld because its rules cannot be read
+        return []
+    found = lifecycle.expiration(rules, Version(key, size, attributes.tags, written_ns))
     if found is None:
         return []
     second, rule = found

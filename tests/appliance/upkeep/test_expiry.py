@@ -230,6 +230,39 @@ def test_a_bucket_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     run_store(tmp_path, scene)
 
 
+def test_rules_taken_back_delete_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "PAGE", 2)
+
+    async def scene(store: ObjectStore, bucket: Bucket) -> None:
+        await store.set_bucket_setting(bucket, settings.LIFECYCLE, rules(Rule("r", True, days=1)))
+        for number in range(6):
+            written = await put(store, bucket, b"%d" % number)
+        listing = store.list_objects
+
+        async def list_once(*arguments: Any) -> object:
+            page = await listing(*arguments)
+            await store.set_bucket_setting(bucket, settings.LIFECYCLE, None)
+            return page
+
+        store.list_objects = list_once  # type: ignore[method-assign, assignment]
+        assert await round_at(store, written + 2 * DAY * NS) == Done(expired=2)
+
+    run_store(tmp_path, scene)
+
+
+def test_rules_that_cannot_be_read_delete_nothing(tmp_path: Path) -> None:
+    async def scene(store: ObjectStore, bucket: Bucket) -> None:
+        other = await store.create_bucket("other", "me")
+        await store.set_bucket_setting(bucket, settings.LIFECYCLE, b"\xc1 of another time")
+        await store.set_bucket_setting(other, settings.LIFECYCLE, rules(Rule("r", True, days=1)))
+        await put(store, bucket, b"a")
+        written = await put(store, other, b"a")
+        assert await round_at(store, written + 2 * DAY * NS) == Done(expired=1)
+        assert await keys(store, bucket) == [b"a"]
+
+    run_store(tmp_path, scene)
+
+
 def test_rounds_come_by_the_clock() -> None:
     class Counted:
         """A store without buckets that counts who asks for them."""
