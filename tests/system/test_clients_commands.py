@@ -52,9 +52,7 @@ def test_awscli_streams_and_checksums(box: Box, clients: Clients, bucket: str) -
     assert clients.aws("s3", "cp", f"s3://{bucket}/stream", "-").encode("utf-8", "surrogateescape") == body
     for algorithm in ("CRC64NVME", "CRC32", "CRC32C", "SHA1", "SHA256"):
         clients.aws("s3", "cp", "-", f"s3://{bucket}/{algorithm}", "--checksum-algorithm", algorithm, stdin=body)
-        head = json.loads(
-            clients.aws("s3api", "head-object", "--bucket", bucket, "--key", algorithm, "--checksum-mode", "ENABLED")
-        )
+        head = box.s3().head_object(Bucket=bucket, Key=algorithm, ChecksumMode="ENABLED")
         assert head["ContentLength"] == len(body)
         assert f"Checksum{algorithm}" in head
     url = clients.aws("s3", "presign", f"s3://{bucket}/stream").strip()
@@ -72,9 +70,6 @@ def test_awscli_makes_buckets_and_looks_around(clients: Clients, tmp_path: Path)
     at = ("--bucket", bucket)
     assert json.loads(aws("s3api", "get-bucket-location", *at)) == {"LocationConstraint": None}
     assert aws("s3api", "get-bucket-versioning", *at) == ""
-    assert aws("s3api", "get-bucket-logging", *at).strip() in ("", "{}")
-    assert aws("s3api", "get-bucket-notification-configuration", *at) == ""
-    assert json.loads(aws("s3api", "get-bucket-request-payment", *at)) == {"Payer": "BucketOwner"}
     grants = json.loads(aws("s3api", "get-bucket-acl", *at))["Grants"]
     assert [grant["Permission"] for grant in grants] == ["FULL_CONTROL"]
     for command, unset in (
