@@ -75,7 +75,7 @@ class Admission:
         if action not in OBJECT_ACTIONS:
             authorize(self._principal, action, self._bucket, self._asked)
             return
-        node = None
+        node = self.judged = None
         if action in OBJECT_OWNERS or (settings.POLICY in self._bucket.settings and action not in _BLIND):
             node = await self._find(key, version_id)
             if node is None and action in OBJECT_OWNERS:

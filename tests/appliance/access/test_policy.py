@@ -224,6 +224,33 @@ def test_public_is_what_s3_calls_public() -> None:
     assert not [rows for rows in private if parse(said(*rows)).public]
 
 
+STATEMENTS = st.builds(
+    lambda effect, who, action, resource, prefix: but(
+        Effect=effect,
+        Principal=who,
+        Action=action,
+        Resource="arn:aws:s3:::" + resource,
+        Condition={"StringEquals": {"s3:prefix": prefix}} if prefix else None,
+    ),
+    st.sampled_from(["Allow", "Deny"]),
+    st.sampled_from(["*", {"AWS": "a1"}, {"AWS": "b2"}]),
+    st.sampled_from(["s3:*", "s3:GetObject", "s3:Put*"]),
+    st.sampled_from(["*", "box/*", "box/k", "box/other"]),
+    st.sampled_from(["", "x", "y"]),
+)
+
+
+@given(st.lists(STATEMENTS, min_size=1, max_size=5), STATEMENTS, st.sampled_from([ANNA, BERT, NOBODY]))
+def test_a_deny_never_widens_and_an_allow_never_narrows(
+    statements: list[dict[str, Any]], one: dict[str, Any], caller: Caller
+) -> None:
+    """Order does not matter; a Deny that applies is final; one more statement moves an answer only its own way."""
+    before, after = asked(said(*statements), caller), asked(said(*statements, one), caller)
+    alone = asked(said(one), caller)
+    assert asked(said(one, *reversed(statements)), caller) is after
+    assert after is (DENY if DENY in (before, alone) else ALLOW if ALLOW in (before, alone) else NONE)
+
+
 TEXTS = st.sampled_from(
     ["*", "s3:*", "s3:GetObject", "arn:aws:s3:::box/*", "a1", "Allow", "Deny", "x", "", "${aws:username}"]
 )
