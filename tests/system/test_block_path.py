@@ -1,0 +1,231 @@
+"""R4: power cuts on the real block path.  A daemon works on loop devices whose every write and flush is recorded; then
+moments of that record are made again on copies, and each must open to what had been acknowledged by then.
+
+Half of the moments lose nothing: all writes up to them.  Half lose what a disk may lose: each disk has what was flushed
+before, and of the writes after that any.  Most are opened by the product's own opening, in this process; a few by the
+daemon itself.  TIERCE_TEST_STATES is how many (200; scripts/torture makes 5,000).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+import trio
+from botocore.exceptions import BotoCoreError, ClientError
+
+from appliance.limits import MIB
+from appliance.opening import open_pool
+from appliance.upkeep.audit import audit
+from tests.models.boxes import read_all
+from tests.system.box import Box, digest, is_mounted, running
+from tests.system.conftest import left_out
+from tests.system.recorder import WRITE, Entry, entries
+from tests.system.test_crash import held
+
+pytestmark = [pytest.mark.system, pytest.mark.slow]
+
+DISKS: Final = ("ssd0", "hdd0", "hdd1")
+SIZE: Final = 256 * MIB
+STATES: Final = 200
+DAEMONS: Final = 4  # of them opened by a daemon
+CLIENTS: Final = 4
+SIZES: Final = (0, 300, 2049, 60_000, 131_073, 400_000)
+GONE: Final = ""
+
+
+class Change(NamedTuple):
+    """What a client did to a key, by the log's length before the call and after its answer."""
+
+    key: str
+    digest: str
+    began: int
+    ended: float
+
+
+class Client(threading.Thread):
+    """Changes its own keys for a while."""
+
+    def __init__(self, box: Box, log: Path, number: int, seed: int, until: float) -> None:
+        super().__init__()
+        self.client = box.s3()
+        self.log = log
+        self.number = number
+        self.random = random.Random(seed)
+        self.until = until
+        self.changes: list[Change] = []
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while time.monotonic() < self.until:
+                self.change(f"client{self.number}/{self.random.randrange(6)}")
+        except (BotoCoreError, ClientError) as error:
+            self.failure = error
+
+    def change(self, key: str) -> None:
+        began = self.log.stat().st_size
+        if self.random.random() < 0.2:
+            self.client.delete_object(Bucket="bucket", Key=key)
+            becomes = GONE
+        else:
+            body = self.random.randbytes(self.random.choice(SIZES))
+            self.client.put_object(Bucket="bucket", Key=key, Body=body)
+            becomes = digest(body)
+        self.changes.append(Change(key, becomes, began, self.log.stat().st_size))
+
+
+@contextmanager
+def recorded_disks(place: Path) -> Iterator[tuple[list[str], Path]]:
+    """Loop devices over the recorder's files, and the log."""
+    point, log = place / "disks", place / "log"
+    point.mkdir()
+    command = [sys.executable, "-m", "tests.system.recorder", str(point), str(log), str(SIZE), *DISKS]
+    recorder = subprocess.Popen(command)
+    loops: list[str] = []
+    try:
+        deadline = time.monotonic() + 30
+        while not is_mounted(point):
+            assert recorder.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        for name in DISKS:
+            made = subprocess.run(
+                ["losetup", "--find", "--show", point / name], capture_output=True, text=True, check=False
+            )
+            if made.returncode:
+                left_out("TIERCE_ALLOW_NO_LOOP", f"no loop device: {made.stderr.strip()}")
+            loops.append(made.stdout.strip())
+        yield loops, log
+    finally:
+        for device in loops:
+            subprocess.run(["losetup", "--detach", device], check=True)
+        subprocess.run(["fusermount3", "-u", point], check=True)
+        recorder.wait(30)
+
+
+def allowed(changes: list[Change], moment: int) -> dict[str, set[str]]:
+    """What each key may hold at a moment of the log."""
+    found: dict[str, set[str]] = {}
+    for change in changes:  # of one key: in order, one after the other
+        if change.ended <= moment:
+            found[change.key] = {change.digest}
+        elif change.began < moment:
+            found.setdefault(change.key, {GONE}).add(change.digest)
+    return found
+
+
+class Replay:
+    """Copies of the disks as they were at moments that only go forward."""
+
+    def __init__(self, place: Path, log: Path) -> None:
+        self.flushed = place / "flushed"  # the disks as of their last flush
+        self.flushed.mkdir()
+        self.log = entries(log)
+        self.ahead: Entry | None = next(self.log, None)
+        self.unflushed: list[list[Entry]] = [[] for _ in DISKS]
+        for name in DISKS:
+            with (self.flushed / name).open("wb") as file:
+                file.truncate(SIZE)
+
+    def go(self, moment: int) -> None:
+        """Forward to a moment."""
+        while self.ahead is not None and self.ahead.end <= moment:
+            entry = self.ahead
+            if entry.kind == WRITE:
+                self.unflushed[entry.disk].append(entry)
+            else:
+                write(self.flushed / DISKS[entry.disk], self.unflushed[entry.disk])
+                self.unflushed[entry.disk] = []
+            self.ahead = next(self.log, None)
+
+    def copy(self, target: Path, chance: random.Random | None) -> list[str]:
+        """The disks now: with all writes, or with what `chance` leaves of those that were not flushed."""
+        target.mkdir()
+        for name, pending in zip(DISKS, self.unflushed, strict=True):
+            subprocess.run(["cp", "--sparse=always", self.flushed / name, target / name], check=True)
+            write(target / name, [entry for entry in pending if chance is None or chance.random() < 0.5])
+        return [str(target / name) for name in DISKS]
+
+
+def write(path: Path, writes: list[Entry]) -> None:
+    """Onto a copy."""
+    with path.open("r+b") as file:
+        for entry in writes:
+            file.seek(entry.offset)
+            file.write(entry.data)
+
+
+async def content(paths: list[str], state: Path) -> dict[str, str]:
+    """Opens the pool without the host's files, audits it, reads everything."""
+    async with open_pool(paths, state) as store:
+        report = await audit(store, verify=True)
+        assert report.healthy, report.problems
+        bucket = store.bucket("bucket")
+        page = await store.list_objects(bucket)
+        return {
+            item.key.decode(): digest(await read_all(store, await store.look_up(bucket, item.key)))
+            for item in page.objects
+        }
+
+
+def test_every_moment_of_the_block_path_opens_to_what_was_acknowledged(fuse: None, tmp_path: Path) -> None:
+    seed = int(os.environ.get("TIERCE_TEST_SEED", time.time_ns() % 1_000_000))
+    states = int(os.environ.get("TIERCE_TEST_STATES", STATES))
+    print(f"TIERCE_TEST_SEED={seed}")
+    chance = random.Random(seed)
+    changes: list[Change] = []
+    with recorded_disks(tmp_path) as (loops, log), running(tmp_path / "box", loops, mount=False, copies=2) as box:
+        box.s3().create_bucket(Bucket="bucket")
+        first = log.stat().st_size
+        until = time.monotonic() + 3 + states / 100
+        clients = [Client(box, log, number, seed + number, until) for number in range(CLIENTS)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+            assert client.failure is None, client.failure
+            changes += client.changes
+        last = log.stat().st_size
+        box.kill()
+        master = (box.state / "master.key").read_bytes()
+    assert len(changes) > 50, "a load that does nothing proves nothing"
+    moments = sorted(chance.randint(first, last) for _ in range(states))
+    by_daemon = set(chance.sample(range(states), DAEMONS))
+    replay = Replay(tmp_path, log)
+    for number, moment in enumerate(moments):
+        replay.go(moment)
+        place = tmp_path / "state"
+        place.mkdir()
+        paths = replay.copy(place / "disks", chance if number % 2 else None)
+        state = place / "box"
+        state.mkdir(mode=0o700)
+        (state / "master.key").write_bytes(master)
+        (state / "master.key").chmod(0o600)
+        if number in by_daemon:
+            box = Box(state, paths, mount=False)
+            try:
+                box.start()
+                found = held(box)
+                box.audit()
+                box.stop()
+            finally:
+                box.clean()
+        else:
+            found = trio.run(content, paths, state)
+        may = allowed(changes, moment)
+        where = f"seed {seed}, state {number} at {moment}"
+        assert set(found) <= set(may), f"{where}: objects that nobody wrote"
+        for key, digests in may.items():
+            assert found.get(key, GONE) in digests, f"{where}: {key}"
+        shutil.rmtree(place)
