@@ -16,7 +16,7 @@ from tests.rows import rows
 
 @pytest.mark.slow
 def test_both_doors_show_what_the_model_says() -> None:
-    """100 runs of 40 steps; the profile `long`, which scripts/torture takes, makes 3,300."""
+    """100 runs of 40 steps; scripts/torture does it again and again."""
     settings = hypothesis.settings(
         max_examples=examples(100),
         stateful_step_count=40,

@@ -12,7 +12,7 @@ HISTORIES = 200
 @pytest.mark.slow
 def test_two_hundred_histories_are_linearizable() -> None:
     """Every fourth with the daemon's threads, which run as they like; the rest repeat exactly.  scripts/torture makes
-    20,000."""
+    new ones."""
     operations = sum(run_seed(seed, threaded=seed % 4 == 0) for seed in range(HISTORIES))
     assert operations > HISTORIES * 40
 
