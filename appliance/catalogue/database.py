@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import sqlite_utils
 
 from appliance.catalogue import schema
-from appliance.catalogue.schema import BY_NUMBER, META, PAGE, TABLES, Table
+from appliance.catalogue.schema import BY_NUMBER, ENTRY, META, PAGE, SLICE, TABLES, Table, summed
 from appliance.errors import Code, StoreError
 from appliance.limits import DROP_STEP
 from appliance.model import Change, DataKey
@@ -35,6 +35,7 @@ READER_CACHE_KIB: Final = 16_384  # the loop's own; listings and scans have conn
 ID_STEP: Final = 1 << 20  # ids are promised to the journal in such steps, so that a crash reuses none
 
 _UPSERT: Final = {table.number: table.upsert for table in TABLES}
+_SUMMED: Final = frozenset({ENTRY.number, SLICE.number})
 _REMOVE: Final = {table.number: table.remove for table in TABLES}
 
 
@@ -142,14 +143,17 @@ class Rows:
 
     # -- writing
     def put(self, table: Table, row: type_row) -> None:
-        """Inserts or replaces `row`."""
+        """Inserts or replaces `row`, which is given without its sum."""
         number = table.number
+        if number in _SUMMED:
+            row = summed(table, row)
         self._execute(_UPSERT[number], row)
         self.images[(number, *row[: table.key])] = row
         self.changes += 1
 
     def put_many(self, table: Table, rows: Sequence[type_row]) -> None:
         """`put` of each, with few statements: SQLite gives up the GIL once per statement, and the loop takes it."""
+        assert table.number not in _SUMMED
         done = 0
         for step in MANY:
             sql = _many(table, step)

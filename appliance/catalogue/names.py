@@ -13,15 +13,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from appliance.catalogue.database import Rows
-from appliance.catalogue.schema import ENTRY, NODE
+from appliance.catalogue.schema import ENTRY, NODE, entry_sum
+from appliance.errors import Code, StoreError
 from appliance.model import IMPLIED, Change, Node
 
 NODE_COLUMNS: Final = ",".join(f"n.{column}" for column in NODE.columns)
 DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755
 
-_FIND: Final = "SELECT node FROM entry WHERE parent=? AND name=?"
+_FIND: Final = "SELECT node, sum FROM entry WHERE parent=? AND name=?"
 _NODE: Final = f"SELECT {NODE_COLUMNS} FROM node n WHERE n.id=?"
-_ENTRY_NODE: Final = f"SELECT {NODE_COLUMNS} FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name=?"
+_ENTRY_NODE: Final = (
+    f"SELECT {NODE_COLUMNS}, e.sum FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name=?"
+)
 
 type_one = Callable[..., Any]
 
@@ -85,6 +88,13 @@ def split(key: bytes) -> tuple[list[bytes], bytes]:
     return [segment + b"/" for segment in directories], name
 
 
+def _proven(parent: int, name: bytes, node: int, found: int) -> int:
+    """The node that an entry names, if its sum says so too.  Raises DAMAGED."""
+    if found and found != entry_sum(parent, name, node):
+        raise StoreError(Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"entry {parent}/{name!r}")
+    return node
+
+
 def find_parent(one: type_one, cache: DirectoryCache, root: int, directories: list[bytes]) -> int | None:
     """The last directory of the path, or None when one is missing.  `one(sql, parameters)` gives a row or None."""
     parent = root
@@ -95,7 +105,7 @@ def find_parent(one: type_one, cache: DirectoryCache, root: int, directories: li
             row = one(_FIND, (parent, name))
             if row is None:
                 return None
-            node = row[0]
+            node = _proven(parent, name, *row)
             cache.add(parent, name, node)
         parent = node
     return parent
@@ -104,7 +114,10 @@ def find_parent(one: type_one, cache: DirectoryCache, root: int, directories: li
 def node_at(one: type_one, parent: int, name: bytes) -> Node | None:
     """The node of one entry (a directory's `name` ends with "/")."""
     row = one(_ENTRY_NODE, (parent, name))
-    return Node(*row) if row is not None else None
+    if row is None:
+        return None
+    _proven(parent, name, row[0], row[-1])
+    return Node(*row[:-1])
 
 
 def node_by_id(one: type_one, node: int) -> Node | None:
@@ -125,7 +138,7 @@ def make_parents(tx: Rows, cache: DirectoryCache, bucket: int, root: int, direct
                 node = tx.new_id()
                 add_directory(tx, bucket, parent, name, node, DIRECTORY_MODE, 0, 0, now_ns, IMPLIED)
             else:
-                node = row[0]
+                node = _proven(parent, name, *row)
             cache.add(parent, name, node)
         parent = node
     return parent

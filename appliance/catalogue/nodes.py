@@ -14,10 +14,9 @@ from appliance.model import Node
 
 
 def put_node(tx: Rows, node: Node) -> None:
-    """Writes a node's row, and the sum of its inline bytes."""
-    dsum = content.data_sum(node.data) if node.kind == content.INLINE else b""
+    """Writes a node's row, and the sum of what it has."""
     *columns, _, version = msgspec.structs.astuple(node)
-    tx.put(NODE, (*columns, dsum, version))
+    tx.put(NODE, (*columns, content.sum_of(node), version))
 
 
 def unlink_node(tx: Rows, node: Node, now_ns: int) -> None:
@@ -36,5 +35,6 @@ def let_go(tx: Rows, node: Node, now_ns: int) -> None:
 
 
 def content_of(node: Node) -> Content:
-    """Where a node's bytes are.  Raises DAMAGED: inline bytes that do not match their sum must not get a new one."""
+    """Where a node's bytes are.  Raises DAMAGED: what does not match its sum must not get a new one."""
+    content.require_body(node.id, node.kind, node.ref, node.size, node.dsum)
     return Content(node.kind, node.ref, content.inline_bytes(node) if node.kind == content.INLINE else b"")

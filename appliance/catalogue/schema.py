@@ -8,14 +8,22 @@ Who counts what:  `chunk.refs` = nodes and parts of kind CHUNK + slices of kind 
 `map.refs` = nodes and parts of kind MAP + slices of kind MAP that name it.  A row at 0 does not exist.
 A map is *flat* (slices of chunks only) or *composed* (slices of flat maps too, made by CompleteMultipartUpload):
 depth <= 2.
+
+Who vouches for what:  SQLite's file has no sums, so a bit that flips in it could lead from a name to another's bytes.
+A page's header says whose chunk it is; from there up each row that leads on has a sum of its own: `slice.sum`,
+`node.dsum`, `entry.sum`.  A row is proven when it is followed, and one that does not match is DAMAGED: the catalogue is
+then rebuilt from the devices, whose records and snapshots have digests.  A sum of 0, or none, is that of a row that an
+older program wrote.  Listings do not prove the names that they show: whoever follows one does.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from typing import Final, NamedTuple
+import struct
+import zlib
+from typing import Any, Final, NamedTuple
 
-VERSION: Final = 2
+VERSION: Final = 3
 _DEFAULTS: Final[dict[str, int | str | bytes]] = {"INTEGER": 0, "TEXT": "", "BLOB": b""}
 _LITERALS: Final = {"INTEGER": "0", "TEXT": "''", "BLOB": "x''"}
 
@@ -89,7 +97,8 @@ ENTRY: Final = _table(
     """
     parent INTEGER NOT NULL,   -- a directory's node
     name BLOB NOT NULL,        -- one segment; a directory's ends with '/': so a walk in this order is S3's key order
-    node INTEGER NOT NULL
+    node INTEGER NOT NULL,
+    sum INTEGER NOT NULL       -- `entry_sum` of the others
     """,
 )
 NODE: Final = _table(
@@ -115,7 +124,7 @@ NODE: Final = _table(
     flags INTEGER NOT NULL,    -- IMPLIED, TIMED, NULL_VERSION, MARKER
     packed BLOB NOT NULL,      -- Attributes
     bucket INTEGER NOT NULL,
-    dsum BLOB NOT NULL,        -- of inline bytes: the first 16 of their BLAKE3, for no page vouches for them
+    dsum BLOB NOT NULL,        -- INLINE: the first 16 bytes of their BLAKE3; CHUNK, MAP: `body_sum`
     version INTEGER NOT NULL   -- taken from the ids, so it rises with each write of a key; 0: made without versions
     """,
     rowid=True,
@@ -141,7 +150,8 @@ SLICE: Final = _table(
     len INTEGER NOT NULL,
     kind INTEGER NOT NULL,     -- BodyKind CHUNK or MAP
     ref INTEGER NOT NULL,
-    roff INTEGER NOT NULL      -- first byte within ref
+    roff INTEGER NOT NULL,     -- first byte within ref
+    sum INTEGER NOT NULL       -- `slice_sum` of the others
     """,
 )
 CHUNK: Final = _table(
@@ -287,6 +297,35 @@ INDEXES: Final = (
     "CREATE INDEX node_implied ON node (id) WHERE flags & 1",
     "CREATE INDEX version_null ON version (bucket, key) WHERE flags & 4",
 )
+
+
+_ENTRY_SUM: Final = struct.Struct("<qq")
+_SLICE_SUM: Final = struct.Struct("<qqqqqq")
+_BODY_SUM: Final = struct.Struct("<qqq")
+
+
+def entry_sum(parent: int, name: bytes, node: int) -> int:
+    """Never 0."""
+    return zlib.crc32(_ENTRY_SUM.pack(parent, node) + name) or 1
+
+
+def slice_sum(map: int, off: int, len: int, kind: int, ref: int, roff: int) -> int:
+    """Never 0."""
+    return zlib.crc32(_SLICE_SUM.pack(map, off, len, kind, ref, roff)) or 1
+
+
+def body_sum(kind: int, ref: int, size: int) -> bytes:
+    """Four bytes that say which bytes a node has; another node that shares them has the same sum."""
+    return zlib.crc32(_BODY_SUM.pack(kind, ref, size)).to_bytes(4, "little")
+
+
+def summed(table: Table, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The row with its sum, if its table has one."""
+    if table is ENTRY:
+        return *row, entry_sum(*row)
+    if table is SLICE:
+        return *row, slice_sum(*row)
+    return row
 
 
 def create(connection: sqlite3.Connection) -> None:

@@ -22,7 +22,7 @@ from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from appliance.catalogue.content import EMPTY, MAPPED, WHOLE, flatten
+from appliance.catalogue.content import EMPTY, MAPPED, WHOLE, flatten, require_body
 from appliance.engine.pool import PageRef
 from appliance.errors import Code, StoreError
 from appliance.limits import PAGE_PAYLOAD, PLAN_WINDOW
@@ -217,7 +217,9 @@ class LongReads:
             assert self._connection is not None, "a plan begins before it looks"
             self._connection.execute("BEGIN")
             try:
-                ((kind, ref),) = self._every("SELECT kind, ref FROM node WHERE id=?", (node,))
+                row = self._every("SELECT id, kind, ref, size, dsum FROM node WHERE id=?", (node,))[0]
+                require_body(*row)
+                kind, ref = row[1:3]
                 if kind not in (WHOLE, MAPPED):
                     kind = EMPTY  # emptied since: all that was to be read of it was kept
                 return steps_of(self._every, self._prefer, kind, ref, start, end)

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from appliance.catalogue.content import INLINE, MAPPED, WHOLE, inline_bytes
+from appliance.catalogue.content import INLINE, MAPPED, WHOLE, inline_bytes, require_body
 from appliance.device.buffers import scratch
 from appliance.device.lanes import CallLanes
 from appliance.engine.plan import LongPlan, LongReads, Step, cut, steps_of
@@ -178,6 +178,7 @@ class Reader:
             data = inline_bytes(node)[start : start + length]
             self._data = data if len(data) == length else data + bytes(length - len(data))
         elif node.kind in (WHOLE, MAPPED):
+            require_body(node.id, node.kind, node.ref, node.size, node.dsum)
             if node.kind == WHOLE and node.size <= GATHER_MAX and customer is None:
                 cached = retrieval.cache.get(node.ref)
                 if cached is not None:

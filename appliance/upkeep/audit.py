@@ -24,13 +24,14 @@ import msgspec
 
 from appliance.catalogue import database as catalogue
 from appliance.catalogue import names
+from appliance.catalogue.schema import body_sum, entry_sum, slice_sum
 from appliance.device.buffers import scratch
 from appliance.engine import snapshot
 from appliance.engine.engine import Engine
 from appliance.engine.pool import PageRef, Pool, page_room
 from appliance.errors import StoreError
 from appliance.limits import MIB, PAGE_PAYLOAD
-from appliance.model import IMPLIED, MARKER, NULL_VERSION, Frozen
+from appliance.model import IMPLIED, MARKER, NULL_VERSION, BodyKind, Frozen
 from appliance.ondisk import page
 from appliance.ondisk.damaged import DamagedError
 from appliance.ondisk.geometry import UNIT, Geometry
@@ -116,6 +117,7 @@ async def audit(store: Audited, *, verify: bool = False, progress: Report = _sil
             progress({"stage": "catalogue", "done": number, "total": len(CHECKS)})
         geometries = {device.id: device.geometry for device in engine.pool.devices.values()}
         found += await engine.lanes.call(check_extents, connection, geometries)
+        found += await engine.lanes.call(check_sums, connection)
         found += await engine.lanes.call(check_newest, connection)
         found += await _unsettled(engine, connection, held)
         here = {device.id for device in engine.pool.devices.values() if device.device is not None}
@@ -151,6 +153,23 @@ def _file_of(connection: sqlite3.Connection) -> str:
 
 
 # ---------------------------------------------------------------------- extents and copies
+
+
+def check_sums(connection: sqlite3.Connection) -> list[Problem]:
+    """Rows that lead on, against their sums."""
+    found: list[Problem] = []
+    for parent, name, node, total in connection.execute("SELECT parent, name, node, sum FROM entry"):
+        if total and total != entry_sum(parent, name, node):
+            found.append(Problem("sum", f"entry {parent}/{name!r}", "does not match its sum"))
+    for *row, total in connection.execute("SELECT map, off, len, kind, ref, roff, sum FROM slice"):
+        if total and total != slice_sum(*row):
+            found.append(Problem("sum", f"slice {row[0]}+{row[1]}", "does not match its sum"))
+    for node, kind, ref, size, total in connection.execute(
+        f"SELECT id, kind, ref, size, dsum FROM node WHERE kind IN ({int(BodyKind.CHUNK)}, {int(BodyKind.MAP)})"
+    ):
+        if total and total != body_sum(kind, ref, size):
+            found.append(Problem("sum", f"node {node}", "does not match its sum"))
+    return found[:SHOWN_MAX]
 
 
 def check_extents(connection: sqlite3.Connection, geometries: Mapping[int, Geometry]) -> list[Problem]:

@@ -10,8 +10,9 @@ import pytest
 import trio
 
 from appliance.errors import Code, StoreError
-from appliance.model import NO_ATTRIBUTES
+from appliance.model import NO_ATTRIBUTES, Bucket, NewSlice
 from appliance.store import ObjectStore
+from appliance.upkeep.audit import audit
 from tests.models.boxes import make_devices, make_pool, store_over
 
 
@@ -64,5 +65,113 @@ def test_a_page_row_that_names_another_chunk_is_never_believed(tmp_path: Path) -
         with store.reader(nodes[0]) as reader, pytest.raises(StoreError) as caught:
             await reader.read()
         assert caught.value.code is Code.DAMAGED
+
+    run(tmp_path, work)
+
+
+async def two_objects(store: ObjectStore, size: int = 5000, pieces: int = 1) -> Bucket:
+    """`d/a` and `d/b`: of one chunk each, or as many slices."""
+    bucket = await store.create_bucket("bucket", "me", copies=1)
+    directory = (await store.make_directory(bucket.root, b"d", 0o755, 0, 0, 1)).node.id
+    for key in (b"a", b"b"):
+        if pieces == 1:
+            await store.put_object(bucket, b"d/" + key, store.small_body(key * size), "e", NO_ATTRIBUTES)
+            continue
+        chunks = [await store.stage(bucket, [key * size]) for _ in range(pieces)]
+        ticket = store.submit_file(
+            bucket,
+            node=store.engine.new_id(),
+            create=(directory, key),
+            mode=0o100644,
+            uid=0,
+            gid=0,
+            atime_ns=1,
+            mtime_ns=1,
+            now_ns=1,
+            size=size * pieces,
+            cut=None,
+            chunks=chunks,
+            slices=[NewSlice(at * size, size, chunk.id) for at, chunk in enumerate(chunks)],
+        )
+        await ticket.wait()
+    return bucket
+
+
+async def read(store: ObjectStore, bucket: Bucket, key: bytes) -> bytes:
+    """The object's bytes, by every step from its name."""
+    with store.reader(await store.look_up(bucket, key)) as reader:
+        return await reader.read()
+
+
+OTHER = "(SELECT node FROM entry WHERE name=x'62')"
+HURT = "(SELECT node FROM entry WHERE name=x'61')"
+# what is hurt, and how many slices the objects have
+LEADS = {
+    "a name leads to another's node": (f"UPDATE entry SET node={OTHER} WHERE name=x'61'", 1),
+    "a name is another's": ("UPDATE entry SET name=x'63' WHERE name=x'61'", 1),
+    "a directory's name leads elsewhere": ("UPDATE entry SET node=node+1 WHERE name=x'642F'", 1),
+    "a node has another's chunk": (
+        f"UPDATE node SET ref=(SELECT ref FROM node WHERE id={OTHER}) WHERE id={HURT}",
+        1,
+    ),
+    "a node has another's map": (
+        f"UPDATE node SET ref=(SELECT ref FROM node WHERE id={OTHER}) WHERE id={HURT}",
+        3,
+    ),
+    "a node has another size": (f"UPDATE node SET size=size-1 WHERE id={HURT}", 3),
+    "a slice is of another's chunk": (
+        "UPDATE slice SET ref=(SELECT max(ref) FROM slice) WHERE off=0 AND map=(SELECT min(map) FROM slice)",
+        3,
+    ),
+    "a slice begins elsewhere": ("UPDATE slice SET roff=1 WHERE off=0 AND map=(SELECT min(map) FROM slice)", 3),
+}
+
+
+@pytest.mark.parametrize("what", LEADS)
+def test_a_row_that_leads_elsewhere_is_never_followed(tmp_path: Path, what: str) -> None:
+    sql, pieces = LEADS[what]
+
+    async def work(store: ObjectStore) -> None:
+        bucket = await two_objects(store, pieces=pieces)
+        store.engine.retrieval.cache.clear()
+        store.engine.directories.known.clear()
+        hurt(tmp_path / "catalogue.db", sql)
+        key = b"d/c" if "name is" in what else b"d/a"
+        with pytest.raises(StoreError) as caught:
+            await read(store, bucket, key)
+        assert caught.value.code is Code.DAMAGED
+        assert any(problem.kind == "sum" for problem in (await audit(store)).problems)
+
+    run(tmp_path, work)
+
+
+@pytest.mark.parametrize("what", [what for what in LEADS if what.startswith(("a node has another's", "a slice"))])
+def test_what_a_damaged_row_names_is_not_freed(tmp_path: Path, what: str) -> None:
+    """Deleting the object whose row was hurt leaves the other's bytes alone."""
+    sql, pieces = LEADS[what]
+
+    async def work(store: ObjectStore) -> None:
+        bucket = await two_objects(store, pieces=pieces)
+        hurt(tmp_path / "catalogue.db", sql)
+        await store.delete_object(bucket, b"d/a")
+        while store.engine.reaping:
+            await store.engine.settle()
+        store.engine.retrieval.cache.clear()
+        assert await read(store, bucket, b"d/b") == b"b" * 5000 * pieces
+
+    run(tmp_path, work)
+
+
+def test_rows_of_an_older_program_are_followed(tmp_path: Path) -> None:
+    async def work(store: ObjectStore) -> None:
+        bucket = await two_objects(store, pieces=3)
+        connection = sqlite3.connect(tmp_path / "catalogue.db")
+        for sql in ("UPDATE entry SET sum=0", "UPDATE slice SET sum=0", "UPDATE node SET dsum=x'' WHERE kind=3"):
+            connection.execute(sql)
+        connection.commit()
+        connection.close()
+        assert await read(store, bucket, b"d/a") == b"a" * 15_000
+        report = await audit(store)
+        assert report.clean, report.problems
 
     run(tmp_path, work)

@@ -61,7 +61,7 @@ class Bucket:
             add(parent, name, stat.S_IFREG | 0o644)
         marks = ",".join("?" * len(schema.NODE.columns))
         self.connection.executemany(f"INSERT INTO node VALUES ({marks})", nodes)
-        self.connection.executemany("INSERT INTO entry VALUES (?,?,?)", entries)
+        self.connection.executemany("INSERT INTO entry VALUES (?,?,?,0)", entries)
         self.statements = self.rows = self.steps = 0
         self.connection.set_progress_handler(self._step, 10)
 

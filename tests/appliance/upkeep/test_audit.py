@@ -91,7 +91,7 @@ BROKEN = {
         "slice",
     ),
     "a slice beyond its chunk": ("UPDATE slice SET roff=roff+1 WHERE kind=2", "slice"),
-    "a slice of no map": ("INSERT INTO slice SELECT 999999, off, len, kind, ref, roff FROM slice LIMIT 1", "slice"),
+    "a slice of no map": ("INSERT INTO slice SELECT 999999, off, len, kind, ref, roff, 0 FROM slice LIMIT 1", "slice"),
     "a map that hides its depth": ("UPDATE map SET composed=1-composed", "map"),
     "a map of composed maps": ("UPDATE slice SET ref=map WHERE kind=3", "map"),
     "a node shorter than its bytes": ("UPDATE node SET size=4 WHERE size=5000", "size"),
