@@ -73,6 +73,12 @@ class Grant(Frozen, frozen=True):
     group: str = ""  # or one of S3's groups, by its URI
 
 
+AES256: Final = "AES256"  # Attributes.sse
+SSE_C: Final = "SSE-C"
+_AES256: Final = AES256.encode()
+_SSE_C: Final = SSE_C.encode()
+
+
 class Attributes(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, array_like=False):
     """What a client said about an object: stored, returned, never interpreted by the engine."""
 
@@ -95,7 +101,7 @@ class Attributes(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, arra
     retention_mode: str = ""  # GOVERNANCE or COMPLIANCE
     retain_until_ns: int = 0
     legal_hold: str = ""  # ON or OFF, once it was said
-    sse: str = ""  # AES256 (the box's keys) or SSE-C
+    sse: str = ""  # AES256 (the box's keys) or SSE_C
     sse_verifier: bytes = b""  # of SSE-C: salt and a digest by which the customer's key is known again
 
 
@@ -135,6 +141,16 @@ class Node(Frozen, frozen=True):
     def version_id(self) -> str:
         """S3's name of this version."""
         return version_id(self.version, self.flags)
+
+    @property
+    def customers(self) -> bool:
+        """Whether only a customer's key opens the bytes (SSE-C).  A look at the packed bytes tells for most nodes."""
+        return _SSE_C in self.packed and unpack_attributes(self.packed).sse == SSE_C
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the box's keys encrypt the bytes (SSE-S3)."""
+        return _AES256 in self.packed and unpack_attributes(self.packed).sse == AES256
 
     @property
     def attributes(self) -> Attributes:

@@ -146,7 +146,7 @@ class File:
 
     def require_key(self) -> None:
         """Raises ACCESS_DENIED for a file whose bytes only a customer's key opens (SSE-C): a mount has no keys."""
-        if self.base is not None and b"SSE-C" in self.base.packed and self.base.attributes.sse == "SSE-C":
+        if self.base is not None and self.base.customers:
             log.info("inode %d is encrypted with a customer's key: only S3 opens it", self.inode)
             raise StoreError(Code.ACCESS_DENIED, "the file is encrypted with a key that only its customer has")
 
@@ -155,7 +155,7 @@ class File:
         """Whether what is written to it is encrypted: its bucket says so, or it already is."""
         if self.bucket.settings and settings.ENCRYPTION in self.bucket.settings:
             return True
-        return self.base is not None and b"AES256" in self.base.packed and self.base.attributes.sse == "AES256"
+        return self.base is not None and self.base.sealed
 
     def current_attributes(self) -> Attributes:
         """What clients said, with what is not committed yet."""

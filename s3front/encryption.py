@@ -31,15 +31,13 @@ import msgspec
 from blake3 import blake3
 
 from appliance import encryption
-from appliance.model import Attributes, Bucket, DataKey, Node, Upload, unpack_attributes
+from appliance.model import AES256, SSE_C, Attributes, Bucket, DataKey, Node, Upload, unpack_attributes
 from appliance.settings import ENCRYPTION
 from s3front.errors import S3Error, invalid_argument
 from s3front.request import Door
 from s3front.response import Headers
 
 METHOD: Final = b"x-amz-server-side-encryption"
-AES256: Final = "AES256"
-SSE_C: Final = "SSE-C"  # in Attributes.sse
 
 _KMS_KEY: Final = METHOD + b"-aws-kms-key-id"
 _KMS_CONTEXT: Final = METHOD + b"-context"
@@ -193,11 +191,6 @@ def _of_upload(begun: Attributes, headers: Mapping[bytes, bytes]) -> Customer | 
 # ---------------------------------------------------------------------- reads
 
 
-def is_customers(node: Node) -> bool:
-    """Whether only a customer's key opens the object."""
-    return bool(node.packed) and b"SSE-C" in node.packed and unpack_attributes(node.packed).sse == SSE_C
-
-
 def for_read(node: Node, headers: Mapping[bytes, bytes]) -> Customer | None:
     """The customer's key for GetObject, HeadObject, GetObjectAttributes; None where none is needed.
 
@@ -214,7 +207,7 @@ def for_source(node: Node, headers: Mapping[bytes, bytes]) -> Customer | None:
 
 
 def _checked(node: Node, customer: Customer | None) -> Customer | None:
-    if not is_customers(node):
+    if not node.customers:
         if customer is not None:
             raise _not_applicable()
         return None

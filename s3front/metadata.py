@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from appliance.limits import USER_METADATA_MAX
-from appliance.model import NO_ATTRIBUTES, TIMED, Attributes, Checksum, Node
+from appliance.model import AES256, NO_ATTRIBUTES, TIMED, Attributes, Checksum, Node
 from s3front import checksums, object_lock, tagging
 from s3front.dates import NS, http_date
 from s3front.errors import S3Error, invalid_argument
@@ -168,7 +168,7 @@ def object_headers(node: Node) -> list[tuple[bytes, bytes]]:
         headers.append((b"x-amz-storage-class", line(attributes.storage_class)))
     if attributes.tags:
         headers.append((b"x-amz-tagging-count", b"%d" % len(attributes.tags)))
-    if attributes.sse == "AES256":  # what a customer's key opens is said beside that key (encryption.py)
+    if attributes.sse == AES256:  # what a customer's key opens is said beside that key (encryption.py)
         headers.append((b"x-amz-server-side-encryption", b"AES256"))
     missing = 0
     for key, value in attributes.user.items():

@@ -30,7 +30,7 @@ def shares(source: Node, customer: Customer | None, sealing: Sealing | None) -> 
         return False
     if sealing is None:
         return True
-    return sealing.customer is None and source.attributes.sse != ""
+    return sealing.customer is None and source.sealed
 
 
 async def copied(

@@ -31,6 +31,7 @@ from appliance.catalogue.schema import ENTRY, NODE
 from appliance.catalogue.versions import type_state
 from appliance.errors import Code, StoreError
 from appliance.model import (
+    AES256,
     CUSTOMER,
     IMPLIED,
     TIMED,
@@ -448,7 +449,7 @@ def _as_sealed(node: Node, chunks: Sequence[NewChunk]) -> Node:
     attributes = unpack_attributes(node.packed)
     if attributes.sse:
         return node
-    return msgspec.structs.replace(node, packed=pack_attributes(msgspec.structs.replace(attributes, sse="AES256")))
+    return msgspec.structs.replace(node, packed=pack_attributes(msgspec.structs.replace(attributes, sse=AES256)))
 
 
 def _without_stale_claims(node: Node) -> Node:

@@ -131,7 +131,7 @@ def select(request: Request, node: Node) -> Selection:
             if found is not None:
                 start, length = found
                 status = 206
-    if concerned or (node.packed and b"SSE-C" in node.packed):
+    if concerned or node.customers:
         customer = encryption.for_read(node, asked)
         if customer is not None:
             headers += customer.headers
