@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from appliance import settings
 from appliance.catalogue import content, history, names, versions
 from appliance.catalogue.commands import (
     MakeDirectory,
@@ -439,7 +440,7 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
         tx.note(Change(parent_id, name, False, replaced.id if replaced is not None else 0, False))
     elif links:
         tx.charge(command.bucket, 0, links * (command.size - old_size))
-    return Written(command.node, etag, command.size, written_ns)
+    return Written(command.node, etag, command.size, written_ns, after.version_id if state == settings.ENABLED else "")
 
 
 def _as_sealed(node: Node, chunks: Sequence[NewChunk]) -> Node:

@@ -19,9 +19,10 @@ from typing import Any, Final, NamedTuple
 
 import trio
 
+from appliance import settings
 from appliance.engine.startup import NewDevice, create_pool
 from appliance.limits import KIB, MIB
-from appliance.model import NO_ATTRIBUTES, DataKey, NewSlice
+from appliance.model import NO_ATTRIBUTES, Bucket, DataKey, NewSlice
 from appliance.ondisk.superblock import Tier
 from appliance.opening import open_store
 from appliance.store import ObjectStore
@@ -75,6 +76,7 @@ class Session:
         self.store = store
         self.witness = witness
         self.bucket = store.bucket("box")
+        self.kept = store.bucket("kept")  # has versions
         self.upload = upload
         self.random = random.Random(5)
         self._etags = 0
@@ -84,13 +86,16 @@ class Session:
         return f"{self._etags:032x}"
 
     async def put(self, key: bytes, size: int, encryption: DataKey | None = None) -> None:
+        await self.put_in(self.bucket, key, size, encryption)
+
+    async def put_in(self, bucket: Bucket, key: bytes, size: int, encryption: DataKey | None = None) -> None:
         data = self.random.randbytes(size)
-        with await self.store.ingest(self.bucket, size, key, encryption) as ingest:
+        with await self.store.ingest(bucket, size, key, encryption) as ingest:
             await ingest.write_async(data)
             body = await ingest.finish_async()
             for piece in body.slices:
                 self.witness.model.chunks[piece.chunk] = data[piece.offset : piece.offset + piece.length]
-            await self.store.put_object(self.bucket, key, body, self.etag(), NO_ATTRIBUTES)
+            await self.store.put_object(bucket, key, body, self.etag(), NO_ATTRIBUTES)
 
     async def part(self, number: int, size: int) -> None:
         data = self.random.randbytes(size)
@@ -209,8 +214,57 @@ async def make_directory(session: Session) -> None:
     await session.store.make_directory(session.bucket.root, name, 0o755, 0, 0, 1)
 
 
+async def put_version(session: Session) -> None:
+    await session.put_in(session.kept, b"file", 6000)
+
+
+async def hide_version(session: Session) -> None:
+    """A delete marker."""
+    await session.store.delete_object(session.kept, b"file")
+
+
+async def delete_version(session: Session) -> None:
+    """The newest goes for good: the one before it is the object again."""
+    page = await session.store.list_versions(session.kept, b"file")
+    newest = page.versions[0]
+    await session.store.delete_object(session.kept, newest.key, version_id=newest.version_id)
+
+
+async def delete_older(session: Session) -> None:
+    page = await session.store.list_versions(session.kept, b"file")
+    oldest = page.versions[-1]
+    await session.store.delete_object(session.kept, oldest.key, version_id=oldest.version_id)
+
+
+async def write_version(session: Session) -> None:
+    """Through the mount: the old content stays under a node of its own."""
+    await session.store.settle()
+    entry = session.store.entry(session.kept.root, b"mounted", False)
+    if entry is not None:
+        data = session.random.randbytes(900)
+        chunk = await session.store.stage(session.kept, [data])
+        session.witness.model.chunks[chunk.id] = data
+        ticket = session.store.submit_file(
+            session.kept,
+            node=entry.node.id,
+            create=None,
+            mode=0o100644,
+            uid=0,
+            gid=0,
+            atime_ns=1,
+            mtime_ns=1,
+            now_ns=1,
+            size=max(entry.node.size, 900),
+            chunks=[chunk],
+            slices=[NewSlice(0, 900, chunk.id)],
+            place=(session.kept.root, b"mounted"),
+            begins=True,
+        )
+        await ticket.wait()
+
+
 Operation = Callable[[Session], Awaitable[None]]
-ALPHABET: Final[tuple[Operation, ...]] = (
+PLAIN: Final[tuple[Operation, ...]] = (
     put_small,
     put_gathered,
     put_large,
@@ -227,6 +281,14 @@ ALPHABET: Final[tuple[Operation, ...]] = (
     close_and_settle,
     make_directory,
 )
+VERSIONED: Final[tuple[Operation, ...]] = (
+    put_version,
+    hide_version,
+    delete_version,
+    delete_older,
+    write_version,
+)
+ALPHABET: Final = PLAIN + VERSIONED
 
 
 # ---------------------------------------------------------------------- running
@@ -257,6 +319,8 @@ def make_base(tiers: tuple[Tier, ...], copies: int, host: Host) -> Base:
         ) as store:
             bucket = await store.create_bucket("box", "me", copies=copies)
             upload = await store.create_upload(bucket, b"joined", NO_ATTRIBUTES, "me")
+            kept = await store.create_bucket("kept", "me", copies=copies)
+            await store.set_bucket_setting(kept, settings.VERSIONING, settings.ENABLED)
             session = Session(store, witness, upload.id)
             await session.put(b"file", 7000)
             await session.put(b"other", 40_000)
@@ -265,6 +329,9 @@ def make_base(tiers: tuple[Tier, ...], copies: int, host: Host) -> Base:
             await session.part(2, 5000)
             await store.make_directory(bucket.root, b"d", 0o755, 0, 0, 1)
             await session.put(b"d/inside", 100)
+            for size in (5000, 100, 7000):
+                await session.put_in(session.kept, b"file", size)
+            await session.put_in(session.kept, b"mounted", 5000)
         return upload.id
 
     with simulated(witness):

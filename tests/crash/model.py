@@ -30,6 +30,15 @@ class State(NamedTuple):
     uploads: dict[str, tuple[int, bytes]]
     parts: dict[tuple[str, int], bytes]
     buckets: frozenset[str]
+    older: dict[tuple[int, bytes, str], bytes | None]  # bucket, key, version id -> bytes, None of a delete marker
+
+
+class Older(NamedTuple):
+    """A version that is not current; `node` 0 for a delete marker."""
+
+    node: int
+    content: bytes | None
+    etag: str
 
 
 class Model:
@@ -44,6 +53,9 @@ class Model:
         self.uploads: dict[str, tuple[int, bytes]] = {}
         self.parts: dict[tuple[str, int], bytes] = {}
         self.buckets: dict[str, int] = {}
+        self.versioned: dict[int, bytes] = {}  # buckets whose versions are enabled
+        self.ids: dict[Name, str] = {}  # version ids of current objects there
+        self.older: dict[tuple[int, bytes, str], Older] = {}
         self.chunks: dict[int, bytes] = {}  # bytes of every chunk that was ever staged: the workload says them
 
     def copy(self) -> Model:
@@ -70,6 +82,7 @@ class Model:
             dict(self.uploads),
             dict(self.parts),
             frozenset(self.buckets),
+            {name: older.content for name, older in self.older.items()},
         )
 
     # ------------------------------------------------------------------ commands
@@ -98,25 +111,62 @@ class Model:
             image[piece.offset : piece.offset + piece.length] = chunk[piece.start : piece.start + piece.length]
         return bytes(image)
 
-    def _place(self, name: Name, node: int, content: bytes, etag: str) -> None:
+    def _place(self, name: Name, node: int, content: bytes, etag: str, version_id: str = "") -> None:
+        self._retire(name)
+        if version_id:
+            self.ids[name] = version_id
         self.files[name] = node
         self.contents[node] = content
         self.etags[node] = etag
+
+    def _retire(self, name: Name) -> None:
+        """What is current becomes an older version, where there are versions."""
+        node = self.files.get(name)
+        if node is not None and name[0] in self.versioned:
+            self.older[*name, self.ids[name]] = Older(node, self.contents[node], self.etags[node])
+
+    def _SetBucketSetting(self, command: commands.SetBucketSetting, result: Any) -> None:
+        assert command.body is not None
+        self.versioned[command.bucket] = command.body
 
     def _CreateBucket(self, command: commands.CreateBucket, result: Any) -> None:
         self.buckets[command.name] = result.id
         self.paths[result.root] = (result.id, b"")
 
     def _PutObject(self, command: commands.PutObject, result: Any) -> None:
-        self._place((command.bucket, command.key), result.node, self.body(command.body), command.etag)
+        self._place(
+            (command.bucket, command.key), result.node, self.body(command.body), command.etag, result.version_id
+        )
 
     def _CopyObject(self, command: commands.CopyObject, result: Any) -> None:
         content, etag = self.contents[command.source], self.etags[command.source]
-        self._place((command.bucket, command.key), result.node, content, etag)
+        self._place((command.bucket, command.key), result.node, content, etag, result.version_id)
 
     def _DeleteObject(self, command: commands.DeleteObject, result: Any) -> None:
-        assert ((command.bucket, command.key) in self.files) == result.found, "the engine and the model disagree"
-        self.files.pop((command.bucket, command.key), None)
+        name = command.bucket, command.key
+        if command.version_id:
+            self._remove_version(name, command.version_id)
+            return
+        assert (name in self.files) == result.found, "the engine and the model disagree"
+        self._retire(name)
+        self.files.pop(name, None)
+        if command.bucket in self.versioned:
+            self.older[*name, result.version_id] = Older(0, None, "")
+
+    def _remove_version(self, name: Name, version_id: str) -> None:
+        """The next one is current, unless it is a delete marker."""
+        if name in self.files and self.ids[name] == version_id:
+            del self.files[name]
+        else:
+            self.older.pop((*name, version_id), None)
+        ids = [number for *place, number in self.older if (place[0], place[1]) == name]
+        if name not in self.files and ids:
+            newest = max(ids)
+            node, content, etag = self.older[*name, newest]
+            if content is not None:
+                del self.older[*name, newest]
+                self.files[name], self.ids[name] = node, newest
+                self.contents[node], self.etags[node] = content, etag
 
     def _CreateUpload(self, command: commands.CreateUpload, result: Any) -> None:
         self.uploads[command.id] = (command.bucket, command.key)
@@ -131,7 +181,7 @@ class Model:
     def _CompleteUpload(self, command: commands.CompleteUpload, result: Any) -> None:
         content = b"".join(self.parts[command.upload, number] for number, _ in command.parts)
         bucket, key = self.uploads[command.upload]
-        self._place((bucket, key), result.node, content, command.etag)
+        self._place((bucket, key), result.node, content, command.etag, result.version_id)
         self._end(command.upload)
 
     def _AbortUpload(self, command: commands.AbortUpload, result: Any) -> None:
@@ -149,6 +199,10 @@ class Model:
             self.files[bucket, path + name] = command.node
         else:
             below = self.contents[command.node]
+            if command.begins and command.place is not None and command.bucket in self.versioned:
+                bucket, path = self.paths[command.place[0]]
+                self._retire((bucket, path + command.place[1]))
+                self.ids[bucket, path + command.place[1]] = result.version_id
         keep = len(below) if command.cut is None else min(command.cut, len(below))
         below = below[: min(keep, command.size)]
         self.contents[command.node] = self._laid(below, command.size, command.chunks, command.slices)

@@ -20,7 +20,7 @@ from appliance.engine.plan import Step
 from appliance.engine.pool import PageRef, page_room
 from appliance.errors import StoreError
 from appliance.limits import MIB
-from appliance.model import BodyKind
+from appliance.model import MARKER, BodyKind, version_id
 from appliance.ondisk.damaged import DamagedError
 from appliance.store import ObjectStore
 from tests.crash.model import Name, State
@@ -71,7 +71,19 @@ def observe(store: ObjectStore) -> State:
             for upload, number, kind, ref, size in rows("SELECT upload, number, kind, ref, size FROM part")
         },
         frozenset(name for (name,) in rows("SELECT name FROM bucket")),
+        {
+            (bucket, key, version_id(version, flags)): None if flags & MARKER else _bytes(store, node)
+            for bucket, key, version, node, flags in rows("SELECT bucket, key, version, node, flags FROM version")
+        },
     )
+
+
+def _bytes(store: ObjectStore, number: int) -> bytes:
+    try:
+        with store.reader(store.node(number)) as reader:
+            return reader.read_now()
+    except StoreError as error:
+        raise Broken(f"node {number} cannot be read: {error!r}") from error
 
 
 def _reader(store: ObjectStore) -> type_rows:
@@ -163,7 +175,8 @@ def _audit_references(rows: type_rows) -> None:
     _require("entries of no node", [], rows("SELECT * FROM entry WHERE node NOT IN (SELECT id FROM node)"))
     _require("entries of no parent", [], rows("SELECT * FROM entry WHERE parent NOT IN (SELECT id FROM node)"))
     roots = "SELECT root FROM bucket"
-    stray = f"SELECT id FROM node WHERE id NOT IN (SELECT node FROM entry) AND id NOT IN ({roots}) AND links>0"
+    places = "SELECT node FROM entry UNION ALL SELECT node FROM version"
+    stray = f"SELECT id FROM node WHERE id NOT IN ({places}) AND id NOT IN ({roots}) AND links>0"
     _require("nodes without a name", [], rows(stray))
     _require("parts of no upload", [], rows("SELECT * FROM part WHERE upload NOT IN (SELECT id FROM upload)"))
     (top,) = rows("SELECT max(coalesce((SELECT max(id) FROM node), 0), coalesce((SELECT max(id) FROM chunk), 0))")[0]
@@ -174,7 +187,8 @@ def _audit_references(rows: type_rows) -> None:
 
 def _audit_usage(rows: type_rows) -> None:
     counted = rows(
-        "SELECT n.bucket, count(*), sum(n.size) FROM entry e JOIN node n ON n.id=e.node"
+        "SELECT n.bucket, count(*), sum(n.size) FROM"
+        " (SELECT node FROM entry UNION ALL SELECT node FROM version) e JOIN node n ON n.id=e.node"
         " WHERE n.mode BETWEEN 32768 AND 36863 GROUP BY 1 ORDER BY 1"
     )
     _require("usage", counted, rows("SELECT * FROM usage WHERE objects OR bytes ORDER BY 1"))

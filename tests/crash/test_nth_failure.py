@@ -23,7 +23,7 @@ from appliance.ondisk.superblock import Tier
 from appliance.opening import open_store
 from appliance.store import ObjectStore
 from tests.crash import exhaustive, observed
-from tests.crash.exhaustive import ALPHABET, Base, Operation, Session
+from tests.crash.exhaustive import PLAIN, Base, Operation, Session, delete_version, put_version
 from tests.crash.model import Model
 from tests.crash.simulation import small_world
 from tests.crash.witness import Files, Host, Witness, simulated
@@ -39,6 +39,7 @@ async def snapshot(session: Session) -> None:
     session.store.engine.checkpointer.take()
 
 
+ALPHABET: Final[tuple[Operation, ...]] = (*PLAIN, put_version, delete_version)
 WORKFLOWS: Final[tuple[Operation, ...]] = (*ALPHABET, snapshot)
 LAYOUTS: Final[dict[str, tuple[tuple[Tier, ...], int]]] = {
     "alone": (("blaze",), 1),
