@@ -32,7 +32,7 @@ class Redirect(NamedTuple):
     protocol: str = ""
     replace_prefix: str | None = None
     replace_key: str | None = None
-    status: int = 301
+    status: int = 0  # unsaid: 301
 
 
 class Rule(NamedTuple):
@@ -121,7 +121,8 @@ def _written(rule: Rule) -> str:
         redirect += xml.element("ReplaceKeyPrefixWith", to.replace_prefix)
     if to.replace_key is not None:
         redirect += xml.element("ReplaceKeyWith", to.replace_key)
-    redirect += f"<HttpRedirectCode>{to.status}</HttpRedirectCode>"
+    if to.status:
+        redirect += f"<HttpRedirectCode>{to.status}</HttpRedirectCode>"
     condition = f"<Condition>{condition}</Condition>" if condition else ""
     return f"<RoutingRule>{condition}<Redirect>{redirect}</Redirect></RoutingRule>"
 
@@ -153,8 +154,8 @@ def _rule(child: Element) -> Rule:
     if replace_prefix is not None and replace_key is not None:
         raise S3Error("InvalidRequest", "You can only define ReplaceKeyPrefix or ReplaceKey but not both.")
     code = redirect.get("HttpRedirectCode")
-    status = 301 if code is None else _status(code)
-    if not 301 <= status <= 399:
+    status = 0 if code is None else _status(code)
+    if code is not None and not 301 <= status <= 399:
         raise S3Error(
             "InvalidRequest", f"The provided HTTP redirect code ({code}) is not valid. Valid codes are 3XX except 300."
         )

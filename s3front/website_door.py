@@ -171,7 +171,7 @@ class Visit:
     def _redirect(self, redirect: Redirect, prefix: str, key: bytes, query: bytes = b"") -> Response:
         protocol = self._scope.get("scheme", "http")
         target = website.location(redirect, prefix, key, protocol, self._host, query)
-        return Response(redirect.status, [(b"location", target)])
+        return Response(redirect.status or 301, [(b"location", target)])
 
     def _page(self, error: S3Error, document_error: S3Error | None = None, document_key: str = "") -> Response:
         headers: Headers = [_HTML, *error.headers, *_told(error)]

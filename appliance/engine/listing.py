@@ -13,7 +13,9 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
-from appliance.model import BodyKind, Entry, Listed, Node, Page, Upload, UploadPage, unpack_attributes
+import msgspec
+
+from appliance.model import BodyKind, Entry, Listed, Node, Page, Upload, UploadPage
 
 type_every = Callable[[str, tuple[Any, ...]], list[Any]]
 
@@ -221,22 +223,29 @@ def _unresolved(row: Any) -> bool:
     return row[-1] is not None and stat.S_ISDIR(row[2])
 
 
+class _Kind(msgspec.Struct, frozen=True, gc=False):
+    algorithm: str
+
+
+class _Said(msgspec.Struct, frozen=True, gc=False):
+    """What a listing shows of Attributes: the rest is passed over, at a third of the cost."""
+
+    storage_class: str = ""
+    owner: str = ""
+    checksum: _Kind | None = None
+
+
+_said: Final = msgspec.msgpack.Decoder(_Said)
+
+
 def listed(key: bytes, row: Any) -> Listed:
     """One key of a listing from a row of the walk."""
     size, etag, written, packed = row[3:7]
     if not packed:
         return Listed(key, size, etag, written, "")
-    attributes = unpack_attributes(packed)
-    checksum = attributes.checksum
-    return Listed(
-        key,
-        size,
-        etag,
-        written,
-        attributes.storage_class,
-        checksum.algorithm if checksum is not None else "",
-        attributes.owner,
-    )
+    said = _said.decode(packed)
+    algorithm = said.checksum.algorithm if said.checksum is not None else ""
+    return Listed(key, size, etag, written, said.storage_class, algorithm, said.owner)
 
 
 def successor(prefix: bytes) -> bytes | None:
