@@ -54,7 +54,7 @@ DATA_KEY_BYTES_MAX: Final = 16 * TIB  # ... and bytes: what a leaked key opens i
 # --- memory
 BUFFER_COUNT: Final = 32  # 4 MiB aligned buffers shared by all large transfers: their exhaustion is the back-pressure
 BODY_CACHE: Final = 48 * MIB  # verified small bodies
-HEADER_CACHE: Final = 8192  # decoded page headers kept for range reads (at most ~2.2 KiB each)
+HEADER_CACHE: Final = 8192  # decoded page headers kept for range reads (2.2 KiB each at most, 3.3 sealed)
 
 # --- the mount
 NAME_MAX: Final = 255  # bytes of one name, as in every Linux file system
