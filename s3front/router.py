@@ -84,7 +84,6 @@ ABSENT: Final[dict[tuple[str, Level, str], str]] = {
     ("POST", _O, "restore"): "RestoreObject",
     ("POST", _O, "select"): "SelectObjectContent",
     ("GET", _B, "session"): "CreateSession",
-    ("GET", _O, "torrent"): "GetObjectTorrent",
 }
 
 _KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS"})

@@ -293,3 +293,9 @@ def test_an_object_replaced_meanwhile_is_looked_up_again(double: Box) -> None:
         answer = double.send(method, path, query, headers)
         assert (answer.status, answer.code) == (503, "SlowDown")
         double.store.overtaken = 0
+
+
+def test_an_object_has_no_torrent(box: Box) -> None:
+    box.send("PUT", "/b/k", body=b"x")
+    answer = box.send("GET", "/b/k", "torrent=")
+    assert (answer.status, answer.code) == (404, "NoSuchKey")
