@@ -34,7 +34,9 @@ SCRATCH_SIZES: Final = (
     2 * MIB + 132 * KIB,
     4 * MIB + 4 * KIB,
 )
-SCRATCH_KEPT: Final = 2  # per class and thread
+# Per class and thread.  A stream may end in another thread than it began in, and would leave its buffer there: of the
+# large ones a thread keeps one.
+SCRATCH_KEPT: Final = (2, 2, 2, 2, 1, 1, 1)
 
 
 def aligned(length: int) -> memoryview:
@@ -199,7 +201,7 @@ class scratch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         kept = self._kept()
-        if self._size_class < len(SCRATCH_SIZES) and len(kept) < SCRATCH_KEPT:
+        if self._size_class < len(SCRATCH_SIZES) and len(kept) < SCRATCH_KEPT[self._size_class]:
             kept.append(self._buffer)
         del self._buffer
 
