@@ -105,7 +105,7 @@ class S3App:
                 name = preflight.NAME
                 response = preflight.operate(self._door, scope, self._suffix)
             else:
-                if scope["method"] == "POST" and form.comes(scope["headers"]):
+                if scope["method"] == "POST" and form.comes(scope["query_string"], scope["headers"]):
                     request = await form_request.accept(scope, receive, self._admit_form, self._suffix, self._clock())
                 else:
                     head = SignedRequest(scope["method"], scope["raw_path"], scope["query_string"], scope["headers"])

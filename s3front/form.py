@@ -32,8 +32,10 @@ _END: Final = object()
 _UNEXPANDED: Final = frozenset({"policy", "signature", "x-amz-signature", "x-amz-credential", "awsaccesskeyid"})
 
 
-def comes(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+def comes(query: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bool:
     """Whether a POST is a form that says nothing about authentication in its head."""
+    if query and b"x-amz-" in query.lower():
+        return False
     found = False
     for name, value in headers:
         if name == b"authorization":
