@@ -159,9 +159,7 @@ class S3App:
         name = request.bucket_name
         if request.verified.payload is Payload.FORM and not operation.form:
             raise S3Error("AccessDenied")  # a policy was signed for an upload and nothing else
-        if (
-            principal is not None or not operation.needs_bucket
-        ):  # what the key itself may do, before anything is looked up
+        if principal is not None or not operation.needs_bucket:  # what the key may do, before anything is looked up
             authorize(principal, operation.action, name if request.level is not Level.SERVICE else None)
         if operation.copies:
             self._find_source(request)
