@@ -538,8 +538,8 @@ def list_uploads(
     step = 2 if delimiter else limit + 1
     while limit > 0:
         # after (key, upload); without an upload marker every upload of the marker's key is passed over
-        where = "(key>? OR (key=? AND id>?))" if upload or inclusive else "key>?"
-        bounds = (key, key, upload) if upload or inclusive else (key,)
+        where = "(key, id)>(?, ?)" if upload or inclusive else "key>?"  # a row of values is sought in the index
+        bounds = (key, upload) if upload or inclusive else (key,)
         rows = every(
             f"SELECT {columns} FROM upload WHERE bucket=? AND {where} ORDER BY key, id LIMIT ?", (bucket, *bounds, step)
         )

@@ -129,6 +129,29 @@ class UploadVerbs(Verbs):
             self.every, uploads.UPLOAD_COLUMNS, bucket.id, prefix, delimiter, after_key, after_upload, limit
         )
 
+    async def list_uploads(
+        self,
+        bucket: Bucket,
+        prefix: bytes = b"",
+        delimiter: bytes = b"",
+        after_key: bytes = b"",
+        after_upload: str = "",
+        limit: int = 1000,
+    ) -> UploadPage:
+        """`uploads` as a request wants them: beside the loop, as every listing."""
+        columns = uploads.UPLOAD_COLUMNS
+        page: UploadPage = await self.engine.scans.call(
+            self.snapshot, listing.list_uploads, columns, bucket.id, prefix, delimiter, after_key, after_upload, limit
+        )
+        return page
+
+    async def list_parts(self, upload: Upload, after: int = 0, limit: int = 1000) -> tuple[list[Part], bool]:
+        """`parts`, likewise."""
+        found: list[Part] = await self.engine.scans.call(
+            self.snapshot, uploads.parts_after, upload.id, after, limit + 1
+        )
+        return found[:limit], len(found) > limit
+
     async def complete_upload(
         self,
         upload: Upload,

@@ -31,7 +31,7 @@ async def operate(door: Door, request: Request) -> Response:
     upload_marker = query.get("upload-id-marker", "") if key_marker else ""
     page = UploadPage([], [], False, b"", "")
     if limit:
-        page = door.store.uploads(
+        page = await door.store.list_uploads(
             request.bucket, prefix.encode(), delimiter.encode(), key_marker.encode(), upload_marker, limit
         )
     following = ""

@@ -25,7 +25,7 @@ async def operate(door: Door, request: Request) -> Response:
     limit = min(request.number("max-parts", LIST_MAX, 0, _NUMBER_MAX), LIST_MAX)
     marker = request.number("part-number-marker", 0, 0, _NUMBER_MAX)
     upload = door.store.upload(request.bucket, request.key, request.query["uploadId"])
-    parts, more = door.store.parts(upload, marker, limit) if limit else ([], False)
+    parts, more = await door.store.list_parts(upload, marker, limit) if limit else ([], False)
     following = f"<NextPartNumberMarker>{parts[-1].number}</NextPartNumberMarker>" if parts else ""
     content = (
         f"<Bucket>{xml.escape(request.bucket_name)}</Bucket><Key>{xml.escape_key(request.key)}</Key>"

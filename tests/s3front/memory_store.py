@@ -430,6 +430,12 @@ class MemoryStore:
         found = [part for number, (part, _) in sorted(self._open(upload).items()) if number > after]
         return found[:limit], len(found) > limit
 
+    async def list_parts(self, upload: Upload, after: int = 0, limit: int = 1000) -> tuple[list[Part], bool]:
+        return self.parts(upload, after, limit)
+
+    async def list_uploads(self, bucket: Bucket, *where: Any) -> UploadPage:
+        return self.uploads(bucket, *where)
+
     def uploads(
         self,
         bucket: Bucket,

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from appliance.catalogue import schema
+from appliance.catalogue.uploads import UPLOAD_COLUMNS
 from appliance.engine import listing
 
 ROOT: Final = 1
@@ -198,3 +199,26 @@ def test_a_common_prefix_is_one_seek_however_it_ends(small: Bucket, large: Bucke
             cost = bucket.page(prefix, delimiter, b"")
             assert cost.rows <= 24, (prefix, delimiter)
             assert cost.steps <= 1500, (prefix, delimiter)
+
+
+def test_uploads_cost_what_they_show() -> None:
+    """A thousand uploads under a common prefix are one row to find and one seek to pass over."""
+    bucket = Bucket([])
+    rows = [
+        (f"u{number}", 1, b"d%02d/k%03d" % (number // 500, number % 500), 0, "me", b"", "", "")
+        for number in range(50 * 500)
+    ]
+    bucket.connection.executemany("INSERT INTO upload VALUES (?,?,?,?,?,?,?,?)", rows)
+    for prefix, delimiter, after, shown, statements in (
+        (b"", b"/", b"", (0, 50), 52),
+        (b"d1", b"/", b"", (0, 10), 12),
+        (b"", b"", b"", (LIMIT, 0), 2),
+        (b"d49/", b"", b"d49/k399", (LIMIT, 0), 2),
+        (b"d49/", b"k4", b"", (LIMIT, 0), 8),
+    ):
+        bucket.statements = bucket.rows = bucket.steps = 0
+        page = listing.list_uploads(bucket.every, UPLOAD_COLUMNS, 1, prefix, delimiter, after, "", LIMIT)
+        assert (len(page.uploads), len(page.prefixes)) == shown
+        assert bucket.statements <= statements, (prefix, delimiter)
+        assert bucket.rows <= 4 * LIMIT, (prefix, delimiter)
+        assert bucket.steps <= 100 * LIMIT, (prefix, delimiter)
