@@ -13,7 +13,7 @@ from appliance.limits import GATHER_MAX
 from s3front.operations import table
 from s3front.router import Level
 from tests.rows import rows
-from tests.s3front.box import HOST, KEY, NOW, READER, REGION, SECRET, Answer, Box
+from tests.s3front.box import HOST, KEY, NOW, READER, REGION, SECRET, Answer, Box, boto
 from tests.s3front.posting import BOUNDARY, Part, multipart, policy_text, signed_v2, signed_v4, v4_conditions
 
 LARGE = GATHER_MAX + 300_001
@@ -63,6 +63,31 @@ def test_a_file_arrives_whole(box: Box, size: int, pieces: int) -> None:
     assert body == content
     assert headers["etag"] == answer.headers["etag"] == f'"{hashlib.md5(content).hexdigest()}"'
     assert (headers["content-type"], headers["x-amz-meta-of"]) == ("text/x", "anna")
+
+
+def test_a_form_made_by_boto3_is_taken(double: Box) -> None:
+    """The oracle of version 4: nothing of these fields is ours."""
+    with boto(double) as client:
+        made = client.generate_presigned_post(
+            "b",
+            "u/${filename}",
+            Fields={"Content-Type": "text/x", "x-amz-meta-a": "b", "success_action_status": "201"},
+            Conditions=[
+                {"Content-Type": "text/x"},
+                ["starts-with", "$x-amz-meta-a", ""],
+                {"success_action_status": "201"},
+                ["content-length-range", 1, 9],
+            ],
+            ExpiresIn=60,
+        )
+    assert "x-amz-signature" in made["fields"]
+    answer = post(double, *made["fields"].items(), ("file", b"content"))
+    assert answer.status == 201, answer
+    body, headers = stored(double, "u/a.txt")
+    assert (body, headers["content-type"], headers["x-amz-meta-a"]) == (b"content", "text/x", "b")
+    assert post(double, *made["fields"].items(), ("file", b"")).code == "EntityTooSmall"
+    double.now += 61
+    assert post(double, *made["fields"].items(), ("file", b"content")).code == "AccessDenied"
 
 
 def test_version_2_signs_forms_too(box: Box) -> None:
