@@ -182,12 +182,13 @@ class DirectoryHandle:
     or node makes them worthless (`epoch`), because the kernel caches the attributes that come with them.
     """
 
-    __slots__ = ("bucket", "early", "epoch", "given", "inode", "pending", "rest", "whole")
+    __slots__ = ("bucket", "early", "epoch", "given", "inode", "older", "pending", "rest", "whole")
 
     def __init__(self, inode: int, bucket: int) -> None:
         self.inode = inode
         self.bucket = bucket
         self.given: list[tuple[bytes, bool]] = []
+        self.older: list[tuple[bytes, str]] = []  # the same, of a directory of older versions (`past`)
         self.pending: Sequence[File] = ()  # uncommitted files at the time of the first read: they come first
         self.early: set[bytes] = set()  # names of those that were given
         self.rest: list[Entry] = []

@@ -13,6 +13,7 @@ from collections import deque
 from typing import Final
 
 ROOT: Final = 1
+PAST: Final = (0, b"")  # the place of an older version: under no name of the catalogue
 NEGATIVES_MAX: Final = (
     65_536  # remembered names that do not exist; above, answers are given without permission to cache
 )

@@ -15,9 +15,10 @@ from appliance.authority import Action
 from appliance.errors import Code, StoreError
 from appliance.limits import NAME_MAX
 from appliance.model import Bucket, Entry, Node
-from fusefs import attributes, tree
+from fusefs import attributes, past, tree
 from fusefs.handles import File
-from fusefs.inodes import ROOT, Inodes
+from fusefs.inodes import PAST, ROOT, Inodes
+from fusefs.past import Past
 from fusefs.writeback import WriteBack
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Names:
         self.permits = permits
         self.inodes = inodes
         self.files = files
+        self.past = Past(store, inodes)
         self.root = (0, 0)  # the user and group to whom root's files are shown to belong
 
     # ------------------------------------------------------------------ finding
@@ -45,6 +47,10 @@ class Names:
         if parent == ROOT:
             bucket = self.bucket_named(name)
             return None if bucket is None else Entry(name, True, self.store.node(bucket.root))
+        if parent in self.past:
+            return self.past.find(parent, name)
+        if name == past.NAME:
+            return self._entrance(parent)
         target = tree.from_mount(name)
         if target is None:
             return None
@@ -64,8 +70,17 @@ class Names:
             return uncommitted[stored]
         return self.store.entry(parent, stored, False)
 
+    def _entrance(self, parent: int) -> Entry | None:
+        """To the older versions, from the root of a bucket that has them."""
+        if not self.store.versioned(self.bucket_id(parent)):
+            return None
+        bucket = self.bucket_of(parent)
+        return self.past.entrance(bucket) if parent == bucket.root else None
+
     def existing(self, parent: int, name: bytes) -> Entry | File:
-        """The same.  ENOENT."""
+        """The same, of what is about to be removed or moved.  ENOENT, EROFS."""
+        if name == past.NAME:
+            raise FUSEError(errno.EROFS)
         found = self.find(parent, name)
         if found is None:
             raise FUSEError(errno.ENOENT)
@@ -81,6 +96,8 @@ class Names:
             raise FUSEError(errno.ENAMETOOLONG)
         if parent == ROOT:
             raise FUSEError(errno.EPERM)
+        if parent in self.past:
+            raise FUSEError(errno.EROFS)
         target = tree.from_mount(name)
         if not isinstance(target, tree.Name):
             raise FUSEError(errno.EINVAL)
@@ -111,8 +128,11 @@ class Names:
     # ------------------------------------------------------------------ by number
     def node(self, inode: int) -> Node:
         """ESTALE when it is gone: the kernel then looks the name up again."""
+        if inode in self.past:
+            return self.past.node(inode)
         try:
-            return self.store.node(inode)
+            node = self.store.node(inode)
+            return past.read_only(node) if self.inodes.place(inode) == PAST else node
         except StoreError as error:
             if error.code is Code.NO_SUCH_NODE:
                 raise FUSEError(errno.ESTALE) from None
@@ -151,11 +171,18 @@ class Names:
         """Where a file is, as far as that was noted.  ESTALE when its name leads to another now: what the number means
         is an older version, which nobody must write to."""
         place = self.inodes.place(inode)
+        if place == PAST:
+            return None
         if place is not None:
             entry = self.store.entry(*place, False)
             if entry is None or entry.node.id != inode:
                 raise FUSEError(errno.ESTALE)
         return place
+
+    def require_present(self, inode: int) -> None:
+        """EROFS for an older version, and for the directories of such."""
+        if inode in self.past or self.inodes.place(inode) == PAST:
+            raise FUSEError(errno.EROFS)
 
     # ------------------------------------------------------------------ answering
     def attributes(self, found: File | Node) -> EntryAttributes:
@@ -184,6 +211,9 @@ class Names:
             self.inodes.looked_up(found.node.id, bucket.id)
             answer = self.attributes(found.node)
             return answer
+        if isinstance(found, Entry) and (parent in self.past or found.node.id in self.past):
+            self.past.known(found.node, self.bucket_id(parent))
+            return past.told(self.store, found.node)
         file = self.file(found)
         if file is not None:
             self.known(parent, file.inode, found)

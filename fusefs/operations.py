@@ -90,7 +90,8 @@ class Operations(pyfuse3.Operations):
     @answered
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         for inode, lookups in inode_list:
-            self.inodes.forget(inode, lookups)
+            if self.inodes.forget(inode, lookups):
+                self.names.past.forget(inode)
 
     @writing
     async def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
@@ -383,6 +384,7 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         if flags & (os.O_ACCMODE | os.O_TRUNC):
             self.permits.require(Action.MOUNT_WRITE, self.names.bucket_of(inode))
+            self.names.require_present(inode)
         file = self.files.get(inode)
         if file is None:
             file = self._found(inode)
@@ -455,6 +457,8 @@ class Operations(pyfuse3.Operations):
         assert isinstance(handle, DirectoryHandle)
         if handle.inode == ROOT:
             list_buckets(self.names, start_id, token)
+        elif handle.inode in self.names.past:
+            self.names.past.list(handle.inode, handle.older, start_id, token)
         else:
             list_directory(self.names, handle, start_id, self.invalidation.epoch, token)
 

@@ -76,6 +76,10 @@ def _permitted(action: Action, handler: type_handler[P, R]) -> type_handler[P, R
     async def checked(operations: Operations, inode: int, /, *args: P.args, **kwargs: P.kwargs) -> R:
         if not operations.permits.known(action, operations.inodes.bucket(inode)):
             operations.permits.require(action, operations.names.bucket_of(inode))
+        if action is WRITE:
+            operations.names.require_present(inode)
+        elif inode in operations.names.past:
+            await operations.names.past.settled(inode)
         return await handler(operations, inode, *args, **kwargs)
 
     return answered(checked)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from appliance.catalogue.names import NODE_COLUMNS
 from appliance.engine.listing import successor, type_every, walk
 from appliance.model import (
     MARKER,
@@ -20,6 +21,7 @@ from appliance.model import (
     NULL_VERSION_ID,
     Bucket,
     ListedVersion,
+    Node,
     VersionPage,
     unpack_attributes,
     version_id,
@@ -143,6 +145,49 @@ def _merged(every: type_every, bucket: Bucket, lower: bytes, step: int) -> Itera
             yield _Version._make((*row, row[0] != before))
             before = row[0]
             row = next(older, None)
+
+
+def older(
+    every: type_every, bucket: int, prefix: bytes, after_key: bytes, after_version: str, limit: int
+) -> list[tuple[bytes, Node | None]]:
+    """Older versions of keys that begin with `prefix` and have no "/" after it, newest first, and in the place of the
+    others each common prefix once, with None: at most `limit`, after the key (or prefix) and version given."""
+    found: list[tuple[bytes, Node | None]] = []
+    below = version_number(after_version) if after_version else None
+    lower: bytes | None = max(prefix, after_key)
+    if after_key and after_key > prefix and after_key.endswith(b"/") and not after_version:
+        lower = successor(after_key)
+    while lower is not None:
+        seek: bytes | None = None
+        for row in _older(every, bucket, lower, limit - len(found)):
+            key, version, flags = row[:3]
+            if not key.startswith(prefix) or len(found) == limit:
+                return found
+            if flags & MARKER:
+                continue
+            if key == after_key and after_version and version >= _row_number(every, bucket, key, below):
+                continue
+            at = key.find(b"/", len(prefix))
+            if at >= 0:
+                found.append((key[: at + 1], None))
+                seek = successor(key[: at + 1])
+                break
+            nodes = every(
+                f"SELECT {NODE_COLUMNS} FROM version v JOIN node n ON n.id=v.node"
+                " WHERE v.bucket=? AND v.key=? AND v.version=?",
+                (bucket, key, version),
+            )
+            found.append((key, Node(*nodes[0])))
+        lower = seek
+    return found
+
+
+def _row_number(every: type_every, bucket: int, key: bytes, number: int | None) -> int:
+    """The version's number; of the null version ("null" is read as 0) the row's."""
+    if number:
+        return number
+    rows = every(f"SELECT version FROM version WHERE bucket=? AND key=? AND flags & {NULL_VERSION}", (bucket, key))
+    return int(rows[0][0]) if rows else 0
 
 
 def _older(every: type_every, bucket: int, lower: bytes, step: int) -> Iterator[Any]:

@@ -121,6 +121,17 @@ class VersionVerbs(ObjectVerbs):
             bypass=bypass,
         )
 
+    def older_version(self, bucket: Bucket, key: bytes, version_id: str) -> Node | None:
+        """A version that is not current; None without one, and for a delete marker."""
+        node = versions.node_of(self.one, bucket.id, key, version_id)
+        return None if node is None or node.flags & MARKER else node
+
+    def older_versions(
+        self, bucket: Bucket, prefix: bytes, after_key: bytes, after_version: str, limit: int
+    ) -> list[tuple[bytes, Node | None]]:
+        """One level of the older versions, delimited by "/": (key, node), or (common prefix, None)."""
+        return version_listing.older(self.every, bucket.id, prefix, after_key, after_version, limit)
+
     async def list_versions(
         self,
         bucket: Bucket,

@@ -294,3 +294,60 @@ def test_the_default_retention_begins_with_the_last_close(tmp_path: Path) -> Non
         assert await scene.contents(b"f") == [b"xxx"]
 
     run(tmp_path, main)
+
+
+def test_older_versions_are_read_in_a_directory_of_their_own(tmp_path: Path) -> None:
+    async def main(scene: History) -> None:
+        mount, store = scene.mount, scene.store
+        names = (b"f", b"d/x", b"d/e/y", b"d@null/z", b"odd//name", b".tierce~versions", b"gone")
+        for content in (b"one", b"two", b"three"):
+            for name in names:
+                await mount.door.put("bucket", name, content)
+        await mount.door.delete("bucket", b"gone")
+        bucket = store.bucket("bucket")
+        ids = {name: [one.version_id for one in (await store.list_versions(bucket, name)).versions] for name in names}
+        past = b"bucket/.tierce~versions"
+        assert b".tierce~versions" not in await mount.listdir("bucket")
+        at_root = [b".tierce~d~d@null", b"d", b"odd"]
+        for name in (b".tierce~versions", b"f"):
+            shown = b".tierce~n~.tierce~versions" if name == b".tierce~versions" else name
+            at_root += [b"%b@%b" % (shown, each.encode()) for each in ids[name][1:]]
+        at_root += [b"gone@" + each.encode() for each in ids[b"gone"][1:]]
+        for per_call in (1, 1 << 30):
+            assert sorted(await mount.listdir(past, per_call)) == sorted(at_root)
+        for name, directory in ((b"d/x", b"d/"), (b"d/e/y", b"d/e/"), (b"d@null/z", b".tierce~d~d@null/")):
+            listed = await mount.listdir(past + b"/" + directory.rstrip(b"/"))
+            for each, content in zip(ids[name][1:], (b"two", b"one"), strict=True):
+                shown = name.rpartition(b"/")[2] + b"@" + each.encode()
+                assert shown in listed
+                assert await mount.read_file(past + b"/" + directory + shown) == content
+        assert await mount.read_file(past + b"/odd/.tierce~n~/name@" + ids[b"odd//name"][2].encode()) == b"one"
+        oldest = past + b"/f@" + ids[b"f"][2].encode()
+        assert (await mount.stat(oldest)).st_mode & 0o777 == 0o444
+        inode = await mount.inode(oldest)
+        assert await mount.ops.getxattr(inode, b"user.tierce.version-id", mount.ctx) == ids[b"f"][2].encode()
+        await scene.refused(mount.open(oldest, os.O_RDWR), errno.EROFS)
+        await scene.refused(mount.truncate(oldest, 0), errno.EROFS)
+        await scene.refused(mount.setattr(oldest, st_mode=0o100644), errno.EROFS)
+        await scene.refused(mount.ops.setxattr(inode, b"user.a", b"b", mount.ctx), errno.EROFS)
+        await scene.refused(mount.unlink(oldest), errno.EROFS)
+        await scene.refused(mount.rename(oldest, "bucket/g"), errno.EROFS)
+        await scene.refused(mount.rename("bucket/f", past + b"/f"), errno.EROFS)
+        await scene.refused(mount.mkdir(past + b"/new"), errno.EROFS)
+        await scene.refused(mount.rmdir(past), errno.EROFS)
+        await scene.refused(mount.rename(past, "bucket/other"), errno.EROFS)
+        await scene.refused(mount.mkdir(past), errno.EINVAL)
+        for absent in (b"/f", b"/f@" + ids[b"f"][0].encode(), b"/f@null", b"/gone@" + ids[b"gone"][0].encode(), b"/n"):
+            assert not await mount.exists(past + absent)
+        await store.delete_object(bucket, b"f", version_id=ids[b"f"][0])  # the next one is current, and no longer here
+        assert await mount.read_file("bucket/f") == b"two"
+        await mount.write_file("bucket/f", b"four")
+        assert await scene.contents(b"f") == [b"four", b"two", b"one"]
+        await mount.mkdir("other")
+        assert not await mount.exists("other/.tierce~versions")
+        assert not await mount.exists("bucket/d/.tierce~versions")
+        for number in list(mount.ops.names.past._folders):
+            mount.ops.names.past.forget(number)
+        assert not mount.ops.names.past._numbers
+
+    run(tmp_path, main)
