@@ -39,9 +39,7 @@ async def run_chores(
     while True:
         await trio.sleep(round_seconds)
         if upload_expiry:
-            before = time.time_ns() - int(upload_expiry * 1e9)
-            while expired := await store.expire_uploads(before, EXPIRED_AT_ONCE):
-                log.info("%d forgotten uploads were aborted", expired)
+            await _expire_uploads(store, time.time_ns() - int(upload_expiry * 1e9))
         if trio.current_time() >= next_key_look:
             await renew_data_key(store)
             next_key_look = trio.current_time() + KEY_LOOK
@@ -51,6 +49,14 @@ async def run_chores(
         if trio.current_time() >= next_snapshot:
             store.checkpoint()
             next_snapshot = trio.current_time() + snapshot_interval
+
+
+async def _expire_uploads(store: ObjectStore, before_ns: int) -> None:
+    try:
+        while expired := await store.expire_uploads(before_ns, EXPIRED_AT_ONCE):
+            log.info("%d forgotten uploads were aborted", expired)
+    except StoreError as error:  # a pool that takes no more changes: what it still serves must not end with its chores
+        log.warning("forgotten uploads could not be aborted: %s", error.message)
 
 
 async def renew_data_key(store: ObjectStore) -> None:

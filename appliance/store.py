@@ -13,7 +13,6 @@ knows nothing above it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Final
 
 from appliance.catalogue import commands
@@ -23,7 +22,7 @@ from appliance.engine.commit import Ticket as Ticket
 from appliance.engine.ingest import Ingest as Ingest
 from appliance.engine.pool import PoolDevice
 from appliance.engine.retrieve import Reader as Reader
-from appliance.errors import StoreError
+from appliance.errors import Code, StoreError
 from appliance.model import AccessKey, DeviceStatus, User
 from appliance.ondisk.superblock import Tier
 from appliance.verbs.files import FileVerbs
@@ -136,12 +135,16 @@ class ObjectStore(FileVerbs, UploadVerbs, KeyVerbs):
         self.engine.checkpoint()
 
     async def expire_uploads(self, before_ns: int, limit: int = 100) -> int:
-        """Aborts at most `limit` multipart uploads begun before that time; how many it were."""
+        """Aborts at most `limit` multipart uploads begun before that time; how many it were.  Raises READ_ONLY,
+        UNAVAILABLE."""
         rows = self.every("SELECT id FROM upload WHERE created_ns<? LIMIT ?", (before_ns, limit))
         tickets = [self.engine.submit(commands.AbortUpload(upload=row[0])) for row in rows]
         for ticket in tickets:
-            with suppress(StoreError):  # its client ended it meanwhile
+            try:
                 await ticket.wait()
+            except StoreError as error:
+                if error.code is not Code.NO_SUCH_UPLOAD:  # its client ended it meanwhile
+                    raise
         return len(tickets)
 
     async def check_ready(self) -> None:

@@ -230,6 +230,7 @@ class Worker:
 
     async def _delete(self, bucket: Bucket, targets: Sequence[_Target]) -> Done:
         outcomes: list[Done] = []
+        failures: list[StoreError] = []
 
         async def delete(target: _Target) -> None:
             verb = partial(
@@ -239,7 +240,12 @@ class Worker:
                 version_id=target.version_id,
                 precondition=target.precondition,
             )
-            if not await self._done(verb):
+            try:
+                done = await self._done(verb)
+            except StoreError as error:  # raised below, alone: a nursery would wrap it
+                failures.append(error)
+                return
+            if not done:
                 outcomes.append(Done(spared=1))
             else:
                 outcomes.append(Done(removed=1) if target.version_id else Done(expired=1))
@@ -248,6 +254,8 @@ class Worker:
             async with trio.open_nursery() as nursery:
                 for target in targets[start : start + AT_ONCE]:
                     nursery.start_soon(delete, target)
+            if failures:
+                raise failures[0]
         return functools.reduce(Done.plus, outcomes, Done())
 
     async def _uploads(self, bucket: Bucket, rules: RuleSet) -> Done:

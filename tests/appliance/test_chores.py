@@ -20,6 +20,7 @@ class Asked:
         self.key_looks: list[float] = []
         self.times: list[float] = []
         self._expired = expired
+        self.read_only = False
         self._settings = {LOCK: b"{}"} if locks else {}
 
     def buckets(self) -> list[Bucket]:
@@ -44,6 +45,8 @@ class Asked:
 
     async def expire_uploads(self, before_ns: int, limit: int) -> int:
         self.expiries.append(before_ns)
+        if self.read_only:
+            raise StoreError(Code.READ_ONLY)
         return self._expired.pop(0) if self._expired else 0
 
 
@@ -83,3 +86,11 @@ def test_the_time_is_kept_where_objects_are_locked() -> None:
         store = Asked([], locks=locks)
         run_for(store, 2 * 3600 + 600, upload_expiry=0)
         assert len(store.times) == expected
+
+
+def test_a_pool_that_takes_no_more_changes_keeps_its_chores() -> None:
+    store = Asked([7])
+    store.read_only = True
+    run_for(store, 4000, upload_expiry=86_400)
+    assert len(store.expiries) == 66  # one look a round, and each round comes
+    assert len(store.snapshots) == 1

@@ -197,6 +197,22 @@ def test_tags_of_a_version_decide_about_that_version(tmp_path: Path) -> None:
     run_store(tmp_path, scene)
 
 
+def test_forgotten_uploads_end_and_their_space_with_them(tmp_path: Path) -> None:
+    async def scene(store: ObjectStore, bucket: Bucket) -> None:
+        free = store.space()[1]
+        for number in range(5):
+            upload = await store.create_upload(bucket, b"%d" % number, Attributes(), "me")
+            await store.put_part(upload, 1, await body_of(store, bucket, LARGE), "etag")
+        assert await store.expire_uploads(upload.created_ns, 3) == 3  # those before the last, in steps
+        assert await store.expire_uploads(upload.created_ns, 3) == 1
+        assert await store.expire_uploads(upload.created_ns, 3) == 0
+        assert [left.key for left in store.uploads(bucket).uploads] == [b"4"]
+        await store.settle()
+        assert free - store.space()[1] < 2 * len(LARGE)
+
+    run_store(tmp_path, scene)
+
+
 def test_time_never_runs_backwards(tmp_path: Path) -> None:
     async def scene(store: ObjectStore, bucket: Bucket) -> None:
         await store.set_bucket_setting(bucket, settings.LIFECYCLE, rules(Rule("r", True, days=1)))
@@ -226,6 +242,22 @@ def test_a_bucket_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 
         store.list_objects = list_objects  # type: ignore[method-assign, assignment]
         assert await round_at(store, written + 2 * DAY * NS) == Done(expired=1)
+
+    run_store(tmp_path, scene)
+
+
+def test_a_pool_that_takes_no_more_changes_ends_the_round(tmp_path: Path) -> None:
+    async def scene(store: ObjectStore, bucket: Bucket) -> None:
+        await store.set_bucket_setting(bucket, settings.LIFECYCLE, rules(Rule("r", True, days=1)))
+        for key in (b"a", b"b"):
+            written = await put(store, bucket, key)
+
+        async def delete(*_: object, **how: object) -> object:
+            raise StoreError(Code.READ_ONLY)
+
+        store.delete_object = delete  # type: ignore[method-assign, assignment]
+        assert await round_at(store, written + 2 * DAY * NS) == Done()  # and the daemon lives on
+        assert await keys(store, bucket) == [b"a", b"b"]
 
     run_store(tmp_path, scene)
 
