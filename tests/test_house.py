@@ -162,8 +162,11 @@ def _imports(tree: ast.Module, path: Path) -> Iterator[str]:
             assert not node.level, f"{path}: relative imports hide the arrows"
             assert node.module
             for alias in node.names:
-                submodule = HOUSE / node.module.replace(".", "/") / f"{alias.name}.py"
-                yield f"{node.module}.{alias.name}" if submodule.exists() else node.module
+                submodule = f"{node.module}.{alias.name}"
+                yield submodule if submodule in MODULES else node.module
+
+
+MODULES: Final = {module_name(path) for path in (*SOURCES, *TESTS)}
 
 
 def within(name: str, room: str) -> bool:

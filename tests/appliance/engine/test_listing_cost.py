@@ -167,6 +167,7 @@ def large() -> Bucket:
     return Bucket(shapes(LARGE))
 
 
+@pytest.mark.slow
 def test_a_page_costs_what_it_shows(large: Bucket) -> None:
     """At any prefix, delimiter and marker."""
     for question in QUESTIONS:
@@ -176,6 +177,7 @@ def test_a_page_costs_what_it_shows(large: Bucket) -> None:
         assert cost.steps <= 300 * LIMIT, question
 
 
+@pytest.mark.slow
 def test_it_does_not_matter_how_many_keys_there_are(small: Bucket, large: Bucket) -> None:
     for question in QUESTIONS:
         few, many = small.page(*question), large.page(*question)

@@ -110,6 +110,7 @@ async def copied_and_patched(store: ObjectStore, bucket: Bucket, node: Node) -> 
     await patched(store, bucket, node)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [overwritten, deleted, patched, truncated, rewritten, copied_and_patched])
 @pytest.mark.parametrize("threaded", [False, True])
 def test_a_long_read_sees_what_it_began_with(
@@ -201,6 +202,7 @@ def test_a_node_that_was_replaced_before_the_read_began_is_looked_up_again(
     run_store(tmp_path, work)
 
 
+@pytest.mark.slow
 def test_five_tebibytes_begin_at_once_and_hold_little(tmp_path: Path) -> None:
     """A composed map of 10,240 parts of 512 MiB, all of them the same 64 times the same chunk."""
     members = make_devices(2)

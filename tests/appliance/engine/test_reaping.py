@@ -60,6 +60,7 @@ def pool() -> Sequence[BlockDevice]:
     return members
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threaded", [False, True])
 def test_a_huge_object_is_deleted_through_a_tiny_ring(tmp_path: Path, threaded: bool) -> None:
     members = pool()
