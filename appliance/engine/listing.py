@@ -266,14 +266,24 @@ class _Asked(NamedTuple):
     stop: bytes | None  # the least name there that has not the prefix
 
 
+class Found(NamedTuple):
+    """A page: objects as they were asked for, common prefixes, whether more follow, and the last of both."""
+
+    objects: list[Any]
+    prefixes: list[bytes]
+    more: bool
+    last: bytes
+
+
 class _Collected:
-    """A page in the making."""
+    """A page in the making; `make` gives an object's form from its key and row."""
 
-    __slots__ = ("last", "limit", "objects", "prefixes")
+    __slots__ = ("last", "limit", "make", "objects", "prefixes")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, make: Callable[[bytes, Any], Any]) -> None:
         self.limit = limit
-        self.objects: list[Listed] = []
+        self.make = make
+        self.objects: list[Any] = []
         self.prefixes: list[bytes] = []
         self.last = b""
 
@@ -282,46 +292,59 @@ class _Collected:
         return self.limit - len(self.objects) - len(self.prefixes)
 
     def add(self, key: bytes, row: Any) -> None:
-        self.objects.append(listed(key, row))
+        self.objects.append(self.make(key, row))
         self.last = key
 
     def add_prefix(self, prefix: bytes) -> None:
         self.prefixes.append(prefix)
         self.last = prefix
 
-    def page(self, *, more: bool) -> Page:
-        return Page(self.objects, self.prefixes, more, self.last if more else b"")
+    def page(self, *, more: bool) -> Found:
+        return Found(self.objects, self.prefixes, more, self.last)
 
 
 def list_objects(every: type_every, root: int, prefix: bytes, delimiter: bytes, after: bytes, limit: int) -> Page:
     """One page: `store.ObjectStore.list_objects`."""
+    found = current(every, root, prefix, delimiter, after, limit, listed)
+    return Page(found.objects, found.prefixes, found.more, found.last if found.more else b"")
+
+
+def current(
+    every: type_every,
+    root: int,
+    prefix: bytes,
+    delimiter: bytes,
+    after: bytes,
+    limit: int,
+    make: Callable[[bytes, Any], Any],
+) -> Found:
+    """One page of what is in the tree, each object in the form that `make` gives it."""
     base = prefix[: prefix.rfind(b"/") + 1]
     directory = find(every, root, base) if limit > 0 else None
     if directory is None or (after > base and not after.startswith(base)):
-        return Page([], [], False, b"")
+        return Found([], [], False, b"")
     lower = tail = prefix[len(base) :]
     if after and after.startswith(base):
         lower = max(tail, after[len(base) :] + b"\0")
     asked = _Asked(directory, base, prefix, delimiter, after, lower, successor(tail) if tail else None)
+    page = _Collected(limit, make)
     if delimiter == b"/":
-        return _level(every, asked, limit)
+        return _level(every, asked, page)
     if not delimiter:
-        return _plain(every, asked, limit)
-    return _delimited(every, asked, limit)
+        return _plain(every, asked, page)
+    return _delimited(every, asked, page)
 
 
-def _plain(every: type_every, asked: _Asked, limit: int) -> Page:
-    page = _Collected(limit)
-    for key, row in walk(every, asked.directory, asked.lower, limit + 1, asked.base, asked.stop):
-        if len(page.objects) == limit:
+def _plain(every: type_every, asked: _Asked, page: _Collected) -> Found:
+    for key, row in walk(every, asked.directory, asked.lower, page.limit + 1, asked.base, asked.stop):
+        if not page.room:
             return page.page(more=True)
         page.add(key, row)
     return page.page(more=False)
 
 
-def _level(every: type_every, asked: _Asked, limit: int) -> Page:
+def _level(every: type_every, asked: _Asked, page: _Collected) -> Found:
     """Delimiter "/": one directory's rows are the answer."""
-    page = _Collected(limit)
     head, slash, _ = asked.lower.partition(b"/")
     lower = head + b"/\0" if slash else head  # a directory that the marker is in was given before
     bound = () if asked.stop is None else (asked.stop,)
@@ -352,9 +375,8 @@ def _is_seen(every: type_every, mode: int | None, directory: int) -> bool:
     return bool(directory) and mode is not None and next(walk(every, directory, b"", 1), None) is not None
 
 
-def _delimited(every: type_every, asked: _Asked, limit: int) -> Page:
+def _delimited(every: type_every, asked: _Asked, page: _Collected) -> Found:
     """Any delimiter: keys are walked until one has it, then all that share its common prefix are passed over."""
-    page = _Collected(limit)
     base, delimiter = asked.base, asked.delimiter
     every = _remembering(every)
     lower: bytes | None = asked.lower

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from appliance.catalogue.names import NODE_COLUMNS
-from appliance.engine.listing import successor, type_every, walk
+from appliance.engine.listing import current, successor, type_every, walk
 from appliance.model import (
     MARKER,
     NULL_VERSION,
@@ -64,6 +64,20 @@ def list_versions(
             below, lower = (after_key, _position(every, bucket, after_key, after_version)), after_key
     run = 0
     while lower is not None and limit > 0:
+        if delimiter and below is None and not _has_older(every, bucket.id, prefix, lower):
+            room = limit - len(found) - len(prefixes)
+            rest = current(every, bucket.root, prefix, delimiter, next_key or after_key, max(room, 1), _current)
+            if not room:
+                if rest.objects or rest.prefixes:
+                    return VersionPage(found, prefixes, True, next_key, next_version)
+                break
+            found += [_listed(row) for row in rest.objects]
+            prefixes += rest.prefixes
+            if not rest.more:
+                break
+            last = rest.objects[-1] if rest.objects else None
+            next_version = _place(last) if last is not None and last.key == rest.last else ""
+            return VersionPage(found, prefixes, True, rest.last, next_version)
         seek: bytes | None = None
         # versions between two common prefixes: likely as many as the last time
         step = run + 2 if delimiter else limit + 1 - len(found) - len(prefixes)
@@ -86,11 +100,27 @@ def list_versions(
                 seek = successor(common)
                 break
             found.append(_listed(row))
-            # the number itself: "null" would have to be looked up again, and may be gone by then
-            next_key, next_version = row.key, f"{row.version:016x}" if row.version else NULL_VERSION_ID
+            next_key, next_version = row.key, _place(row)
         run += len(found)
-        lower = seek
+        lower, below = seek, None
     return VersionPage(found, prefixes, False, b"", "")
+
+
+def _has_older(every: type_every, bucket: int, prefix: bytes, lower: bytes) -> bool:
+    """Whether anything but what is current remains of the keys >= lower with the prefix."""
+    rows = every("SELECT key FROM version WHERE bucket=? AND key>=? ORDER BY key LIMIT 1", (bucket, lower))
+    return bool(rows) and rows[0][0].startswith(prefix)
+
+
+def _current(key: bytes, row: Any) -> _Version:
+    """What is current, from a row of `walk`."""
+    return _Version(key, row[8], row[7] & ~MARKER, row[3], row[4], row[5], row[6], True)
+
+
+def _place(row: _Version) -> str:
+    """The marker of a version: the number itself, for "null" would have to be looked up again, and may be gone by
+    then."""
+    return f"{row.version:016x}" if row.version else NULL_VERSION_ID
 
 
 def _listed(row: _Version) -> ListedVersion:
@@ -138,7 +168,7 @@ def _merged(every: type_every, bucket: Bucket, lower: bytes, step: int) -> Itera
     while entry is not None or row is not None:
         if entry is not None and (row is None or entry[0] <= row[0]):
             before, node = entry
-            yield _Version(before, node[8], node[7] & ~MARKER, node[3], node[4], node[5], node[6], True)
+            yield _current(before, node)
             entry = next(entries, None)
         else:
             assert row is not None
