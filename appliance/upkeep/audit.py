@@ -220,9 +220,13 @@ def check_newest(connection: sqlite3.Connection) -> list[Problem]:
             found.append(Problem("version", "versions", f"more than {SHOWN_MAX} such problems"))
             break
         path, name = names.split(key)
-        parent = names.find_parent(one, directories, roots.get(bucket, 0), path)
-        node = names.node_at(one, parent, name) if parent is not None else None
         where = f"key {key!r} of bucket {bucket}"
+        try:
+            parent = names.find_parent(one, directories, roots.get(bucket, 0), path)
+            node = names.node_at(one, parent, name) if parent is not None else None
+        except StoreError as error:
+            found.append(Problem("entry", where, f"{error.message}: {error.cause}"))
+            continue
         if node is None or not stat.S_ISREG(node.mode):
             row = one("SELECT flags FROM version WHERE bucket=? AND key=? AND version=?", (bucket, key, newest))
             if not row[0] & MARKER:
