@@ -15,14 +15,14 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from appliance.model import BodyKind, Entry, Listed, Node, Page, Upload, UploadPage
+from appliance.model import BodyKind, Entry, Listed, Node, Page
 
 type_every = Callable[[str, tuple[Any, ...]], list[Any]]
 
 _LEVELS: Final = 4  # directories that one statement looks into: flat ones pay 0.4 us a row for the other three
 _LEVELS_MAX: Final = 16  # where directories turned out to be deeper than that
 _PROBE: Final = 16  # rows of a walk's first statement: enough to see how deep the directories are
-_STEP_MAX: Final = 1024  # rows of one statement
+STEP_MAX: Final = 1024  # rows of one statement
 _LEAF_LEVELS: Final = 2  # first entries that are written out: SQLite's parser takes some five, a recursion costs more
 _LEAPS_FIRST: Final = 4  # rows of the first statement that goes through a directory or its neighbours
 
@@ -191,7 +191,7 @@ def walk(
         scan = stack[-1]
         if scan.rows is None:
             wanted = step - given if step > given else 3 * given
-            width = max(min(wanted, most - given, _STEP_MAX if given else _PROBE), 2)
+            width = max(min(wanted, most - given, STEP_MAX if given else _PROBE), 2)
             bound = () if scan.stop is None else (scan.stop,)
             rows = every(_rows(levels, bool(bound)), (scan.directory, scan.first, width, *bound))
             while rows and _unresolved(rows[0]) and levels < _LEVELS_MAX:
@@ -537,59 +537,3 @@ def allocated(every: type_every, node: Node) -> int:
         rows = every("SELECT len FROM chunk WHERE id=?", (node.ref,))
         return int(rows[0][0]) if rows else 0
     return len(node.data) if node.kind == BodyKind.INLINE else 0
-
-
-def list_uploads(
-    every: type_every,
-    columns: str,
-    bucket: int,
-    prefix: bytes,
-    delimiter: bytes,
-    after_key: bytes,
-    after_upload: str,
-    limit: int,
-) -> UploadPage:
-    """One page of a bucket's uploads, by key, then by upload id (S3 API, "ListMultipartUploads")."""
-    uploads: list[Upload] = []
-    prefixes: list[bytes] = []
-    key, upload = after_key, after_upload
-    inclusive = prefix > after_key
-    if inclusive:
-        key, upload = prefix, ""
-    next_key, next_upload = b"", ""
-    step = 2 if delimiter else limit + 1
-    while limit > 0:
-        # after (key, upload); without an upload marker every upload of the marker's key is passed over
-        where = "(key, id)>(?, ?)" if upload or inclusive else "key>?"  # a row of values is sought in the index
-        bounds = (key, upload) if upload or inclusive else (key,)
-        rows = every(
-            f"SELECT {columns} FROM upload WHERE bucket=? AND {where} ORDER BY key, id LIMIT ?", (bucket, *bounds, step)
-        )
-        seek: bytes | None = None
-        for row in rows:
-            found = Upload(*row)
-            if not found.key.startswith(prefix):
-                return UploadPage(uploads, prefixes, False, b"", "")
-            at = found.key.find(delimiter, len(prefix)) if delimiter else -1
-            common = found.key[: at + len(delimiter)] if at >= 0 else b""
-            if common and after_key.startswith(common):
-                seek = successor(common)
-                break
-            if len(uploads) + len(prefixes) == limit:
-                return UploadPage(uploads, prefixes, True, next_key, next_upload)
-            if common:
-                prefixes.append(common)
-                next_key, next_upload = common, ""
-                seek = successor(common)
-                break
-            uploads.append(found)
-            next_key, next_upload = found.key, found.id
-        if seek is not None:
-            key, upload, inclusive = seek, "", True
-            step = 2  # the next may be the last before another leap
-        elif len(rows) < step:
-            break
-        else:
-            key, upload, inclusive = rows[-1][2], rows[-1][0], False
-            step = min(step * 4, _STEP_MAX)
-    return UploadPage(uploads, prefixes, False, b"", "")

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 
 from appliance.catalogue import commands, uploads
-from appliance.engine import listing
+from appliance.engine import upload_listing
 from appliance.errors import Code, StoreError
 from appliance.model import (
     Attributes,
@@ -125,7 +125,7 @@ class UploadVerbs(Verbs):
         limit: int = 1000,
     ) -> UploadPage:
         """By key, then by upload id."""
-        return listing.list_uploads(
+        return upload_listing.list_uploads(
             self.every, uploads.UPLOAD_COLUMNS, bucket.id, prefix, delimiter, after_key, after_upload, limit
         )
 
@@ -141,7 +141,15 @@ class UploadVerbs(Verbs):
         """`uploads` as a request wants them: beside the loop, as every listing."""
         columns = uploads.UPLOAD_COLUMNS
         page: UploadPage = await self.engine.scans.call(
-            self.snapshot, listing.list_uploads, columns, bucket.id, prefix, delimiter, after_key, after_upload, limit
+            self.snapshot,
+            upload_listing.list_uploads,
+            columns,
+            bucket.id,
+            prefix,
+            delimiter,
+            after_key,
+            after_upload,
+            limit,
         )
         return page
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from appliance.catalogue.commands import CreateUpload, MakeDirectory, MakeSymlink, PutObject
 from appliance.catalogue.uploads import UPLOAD_COLUMNS
-from appliance.engine import listing
+from appliance.engine import listing, upload_listing
 from appliance.model import Body, Bucket, UploadPage
 from tests.appliance.catalogue.batches import NOW, Catalogue
 from tests.models.objects import Bucket as ModelBucket
@@ -208,7 +208,7 @@ def test_uploads_by_key_and_then_by_id(present: list[bytes], data: st.DataObject
     after_key, after_upload = data.draw(loose, "key marker"), ""
     limit = data.draw(st.sampled_from([1, 2, 3, 1000]), "limit")
     for _ in range(2 * len(present) + 2):
-        page: UploadPage = listing.list_uploads(
+        page: UploadPage = upload_listing.list_uploads(
             catalogue.every, UPLOAD_COLUMNS, bucket.id, prefix, delimiter, after_key, after_upload, limit
         )
         found = ([(item.key, item.id) for item in page.uploads], page.prefixes, page.truncated)

@@ -15,7 +15,7 @@ import pytest
 
 from appliance.catalogue import schema
 from appliance.catalogue.uploads import UPLOAD_COLUMNS
-from appliance.engine import listing
+from appliance.engine import listing, upload_listing
 
 ROOT: Final = 1
 LIMIT: Final = 100
@@ -219,7 +219,7 @@ def test_uploads_cost_what_they_show() -> None:
         (b"d49/", b"k4", b"", (LIMIT, 0), 8),
     ):
         bucket.statements = bucket.rows = bucket.steps = 0
-        page = listing.list_uploads(bucket.every, UPLOAD_COLUMNS, 1, prefix, delimiter, after, "", LIMIT)
+        page = upload_listing.list_uploads(bucket.every, UPLOAD_COLUMNS, 1, prefix, delimiter, after, "", LIMIT)
         assert (len(page.uploads), len(page.prefixes)) == shown
         assert bucket.statements <= statements, (prefix, delimiter)
         assert bucket.rows <= 4 * LIMIT, (prefix, delimiter)
