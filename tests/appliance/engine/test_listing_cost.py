@@ -19,7 +19,7 @@ from appliance.engine import listing, upload_listing
 
 ROOT: Final = 1
 LIMIT: Final = 100
-SMALL: Final = 2000  # keys of each shape
+SMALL: Final = 1200  # keys of each shape
 LARGE: Final = 4 * SMALL
 
 
@@ -118,10 +118,10 @@ DEEP: Final = (b"twin/", b"//y", b"")  # a common prefix in each of many directo
 QUESTIONS: Final = (
     (b"", b"", b""),
     (b"", b"/", b""),
-    (b"", b"", b"flat/obj-0001500"),
+    (b"", b"", b"flat/obj-0000900"),
     (b"flat/", b"", b""),
-    (b"flat/", b"/", b"flat/obj-0001000"),
-    (b"flat/obj-0001", b"", b""),
+    (b"flat/", b"/", b"flat/obj-0000800"),
+    (b"flat/obj-0000", b"", b""),
     (b"flat/", b"-", b""),
     (b"flat/obj-", b"0", b""),
     (b"flat/obj-", b"9", b""),
@@ -148,10 +148,10 @@ QUESTIONS: Final = (
     (b"twin/", b"//", b""),
     DEEP,
     (b"twin/x0010/", b"/", b""),
-    (b"wide/", b"", b"wide/u000700/only"),
+    (b"wide/", b"", b"wide/u000500/only"),
     (b"wide/", b"/", b""),
     (b"wide/", b"/only", b""),
-    (b"wide/", b"only", b"wide/u000700/only"),
+    (b"wide/", b"only", b"wide/u000500/only"),
     (b"zzz", b"", b""),
     (b"", b"/", b"zzz"),
 )
