@@ -137,7 +137,7 @@ class Bucket:
         """S3 API, "Conditional requests"."""
         if precondition is None:
             return
-        current = self.files.get(key)
+        current = self.objects().get(key)  # a symbolic link is nothing to S3
         if precondition.if_match is not None:
             require(current, Code.NO_SUCH_KEY)
             assert current is not None
@@ -153,7 +153,10 @@ class Bucket:
     def delete(self, key: bytes, precondition: Precondition | None = None) -> bool:
         """Whether something was there."""
         self.check(key, precondition)
-        return self.files.pop(key, None) is not None
+        if key not in self.objects():
+            return False
+        del self.files[key]
+        return True
 
     # ------------------------------------------------------------------ multipart
     def complete(
