@@ -129,7 +129,7 @@ class Rows:
         self.keep: type_keep = lambda node, kind, ref, start, end: None
         self.reaps: list[int] = []  # unlinked nodes with bytes left to free, by commands to come
         self.notes: list[Change] = []
-        self.buckets: dict[int, bytes | None] = {}  # seen to exist in this transaction -> their state of versioning
+        self.buckets: dict[int, bytes | None] = {}  # seen to exist -> their state of versioning
         self.dropped: list[tuple[int, bytes]] = []  # directories' names that no longer lead where they led
 
     # -- reading

@@ -148,6 +148,7 @@ class Committer:
         self.connection = connection
         self.retrieval = retrieval
         self.cache = DirectoryCache()
+        self._buckets: dict[int, bytes | None] = {}  # what `Rows.buckets` learned, until a batch fails
         self._fan = fan
         self._take_id = take_id
         self._id_limit = id_limit
@@ -209,6 +210,7 @@ class Committer:
         connection = self.connection
         tx = Rows(connection, self._take_id, self._held, min(DROP_STEP, self.ring.length // DROP_SHARE))
         tx.keep = partial(self.retrieval.long.keep, tx.all)
+        tx.buckets = self._buckets
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
@@ -240,6 +242,7 @@ class Committer:
             if connection.in_transaction:  # SQLite ends it by itself after some errors ("The ROLLBACK command")
                 connection.execute("ROLLBACK")
             self.cache.known.clear()
+            self._buckets.clear()
             self.pool.allocator.cancel_free(freeing)
             if self.failed is None:
                 for device_id, at in gathered:
