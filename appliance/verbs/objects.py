@@ -100,6 +100,8 @@ class ObjectVerbs(Verbs):
             )
         if etag not in ("md5", "fast"):
             raise StoreError(Code.INVALID_ARGUMENT, "etag is 'md5' or 'fast'")
+        if settings and setting_names.LOCK in settings:
+            await self.keep_time()
         command = commands.CreateBucket(
             name=name,
             project="default",

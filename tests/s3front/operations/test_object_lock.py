@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import time
 from base64 import b64encode
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +35,11 @@ def bucket(box: Box) -> str:
     path = f"/locked-{next(_numbers)}"
     assert box.send("PUT", path, headers={"x-amz-bucket-object-lock-enabled": "true"}).status == 200
     return path
+
+
+def database_of(box: Box) -> Path:
+    assert box._real is not None
+    return box._real.database
 
 
 def put(box: Box, bucket: str, key: str = "k", headers: dict[str, str] | None = None, body: bytes = b"x") -> str:
@@ -80,6 +87,9 @@ def test_a_bucket_locks_only_with_versions_and_for_ever(box: Box, bucket: str) -
     assert configure(box, plain, enabled).code == "InvalidBucketState"
     box.send("PUT", plain, "versioning=", body=suspend.replace(b"Suspended", b"Enabled"))
     assert configure(box, plain, enabled).status == 200
+    with sqlite3.connect(database_of(box)) as connection:  # how late it is outlives a restart (SECURITY rule 16)
+        ((seen,),) = connection.execute("SELECT value FROM meta WHERE name='seen_ns'").fetchall()
+    assert 0 <= time.time_ns() - seen < 60 * 10**9
     headers = {"x-amz-bucket-object-lock-enabled": "maybe"}
     assert box.send("PUT", "/other", headers=headers).code == "InvalidArgument"
 
