@@ -34,7 +34,10 @@ def _is_directory(name: str) -> str:
 
 
 def _leaf(name: str, node: str, level: int = 0) -> str:
-    """The node itself, or a directory's first one below it: if that is a file, S3 sees the directory."""
+    """The node itself, or a directory's first one below it: if that is a file, S3 sees the directory.
+
+    NULL for a directory without entries; one that comes first in another is its own leaf: others may follow it.
+    """
     if level == _LEAF_LEVELS:
         first = (
             f"SELECT x.name FROM entry x WHERE x.parent=d.node AND {_is_directory('d.name')} ORDER BY x.name LIMIT 1"
@@ -46,7 +49,8 @@ def _leaf(name: str, node: str, level: int = 0) -> str:
         )
     inner, child = _leaf(f"l{level}.name", f"l{level}.node", level + 1), f"l{level}"
     first = f"SELECT {inner} FROM entry {child} WHERE {child}.parent={node} ORDER BY {child}.name LIMIT 1"
-    return f"CASE WHEN {_is_directory(name)} THEN ({first}) ELSE {node} END"
+    below = f"coalesce(({first}), {node})" if level else f"({first})"
+    return f"CASE WHEN {_is_directory(name)} THEN {below} ELSE {node} END"
 
 
 _FIND: Final = "SELECT node FROM entry WHERE parent=? AND name=?"

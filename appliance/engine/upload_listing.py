@@ -36,6 +36,7 @@ def list_uploads(
         rows = every(
             f"SELECT {columns} FROM upload WHERE bucket=? AND {where} ORDER BY key, id LIMIT ?", (bucket, *bounds, step)
         )
+        leapt = False
         seek: bytes | None = None
         for row in rows:
             found = Upload(*row)
@@ -44,18 +45,20 @@ def list_uploads(
             at = found.key.find(delimiter, len(prefix)) if delimiter else -1
             common = found.key[: at + len(delimiter)] if at >= 0 else b""
             if common and after_key.startswith(common):
-                seek = successor(common)
+                leapt, seek = True, successor(common)
                 break
             if len(uploads) + len(prefixes) == limit:
                 return UploadPage(uploads, prefixes, True, next_key, next_upload)
             if common:
                 prefixes.append(common)
                 next_key, next_upload = common, ""
-                seek = successor(common)
+                leapt, seek = True, successor(common)
                 break
             uploads.append(found)
             next_key, next_upload = found.key, found.id
-        if seek is not None:
+        if leapt:
+            if seek is None:  # nothing sorts behind that prefix
+                break
             key, upload, inclusive = seek, "", True
             step = 2  # the next may be the last before another leap
         elif len(rows) < step:

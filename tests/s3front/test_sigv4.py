@@ -126,7 +126,9 @@ PATHS = st.one_of(
         ["/", "/bucket", "/bucket/", "/bucket//", "/bucket/a//b", "/bucket/%2F", "/bucket/..%2f..", "/b/./.."]
     ),
 )
-PAIRS = st.lists(st.tuples(KEY_TEXT, st.one_of(st.just(""), KEY_TEXT)), max_size=5)
+# A name of authentication is the signer's to give: a second one is refused, in a test of its own.
+NAMES = KEY_TEXT.map(lambda name: name.replace("-", "_") if name.lower().startswith("x-amz-") else name)
+PAIRS = st.lists(st.tuples(NAMES, st.one_of(st.just(""), KEY_TEXT)), max_size=5)
 QUERIES = st.one_of(
     PAIRS.map(lambda pairs: "&".join(f"{quote(k, safe='-_.~')}={quote(v, safe='-_.~')}" for k, v in pairs)),
     st.sampled_from(["uploads", "uploads=", "a=1&a=2&a=1", "a=2&a=1", "a-b=1&a=1", "list-type=2&prefix=a%20b", "b&a"]),

@@ -48,6 +48,24 @@ def put(catalogue: Catalogue, bucket: Bucket, key: bytes) -> None:
     )
 
 
+def make_directory(catalogue: Catalogue, parent: int, name: bytes) -> None:
+    catalogue.do(MakeDirectory(parent=parent, name=name, mode=0o755, uid=0, gid=0, now_ns=NOW))
+
+
+def test_an_empty_directory_that_comes_first_hides_no_prefix() -> None:
+    for depth in range(5):
+        catalogue = Catalogue()
+        bucket = catalogue.create_bucket()
+        path = b"a/" * (depth + 1)
+        put(catalogue, bucket, path + b"key")
+        parent = bucket.root
+        for _ in range(depth + 1):
+            (parent,) = catalogue.every("SELECT node FROM entry WHERE parent=? AND name=?", (parent, b"a/"))[0]
+        make_directory(catalogue, parent, b"!")
+        page = listing.list_objects(catalogue.every, bucket.root, b"", b"/", b"", 10)
+        assert page.prefixes == [b"a/"], depth
+
+
 @given(st.lists(keys, max_size=25, unique=True), st.data())
 def test_listings_are_the_models(present: list[bytes], data: st.DataObject) -> None:
     catalogue, model = Catalogue(), ModelBucket()
@@ -56,7 +74,10 @@ def test_listings_are_the_models(present: list[bytes], data: st.DataObject) -> N
         put(catalogue, bucket, key)
         model.put(key, File(key, "e"))
     for name in (b"hollow", b"z"):
-        catalogue.do(MakeDirectory(parent=bucket.root, name=name, mode=0o755, uid=0, gid=0, now_ns=NOW))
+        make_directory(catalogue, bucket.root, name)
+    directories = [row[0] for row in catalogue.every("SELECT id FROM node WHERE mode & 61440=16384", ())]
+    for directory in data.draw(st.lists(st.sampled_from(directories), unique=True, max_size=3), "hollow within"):
+        make_directory(catalogue, directory, b"!")  # comes first where it is
     catalogue.do(MakeSymlink(parent=bucket.root, name=b"link", target=b"t", uid=0, gid=0, now_ns=NOW))
     for _ in range(6):
         prefix, delimiter = data.draw(loose, "prefix"), data.draw(delimiters, "delimiter")
@@ -186,24 +207,38 @@ def uploads_of(
     return shown, prefixes, False
 
 
+def test_a_page_of_uploads_ends_with_the_last_prefix_that_there_can_be() -> None:
+    """No key is greater than all that begin with 0xff: there is nowhere to go on."""
+    catalogue = Catalogue()
+    bucket = catalogue.create_bucket()
+    for number in "abc":
+        begin_upload(catalogue, bucket, b"\xff", number)
+    page = upload_listing.list_uploads(catalogue.every, UPLOAD_COLUMNS, bucket.id, b"", b"\xff", b"", "", 1)
+    assert (page.uploads, page.prefixes, page.truncated) == ([], [b"\xff"], False)
+
+
+def begin_upload(catalogue: Catalogue, bucket: Bucket, key: bytes, number: str) -> None:
+    catalogue.do(
+        CreateUpload(
+            id=number,
+            bucket=bucket.id,
+            key=key,
+            owner="me",
+            packed=b"",
+            checksum_algorithm="",
+            checksum_type="",
+            now_ns=NOW,
+        )
+    )
+
+
 @given(st.lists(keys, max_size=12), st.data())
 def test_uploads_by_key_and_then_by_id(present: list[bytes], data: st.DataObject) -> None:
     catalogue = Catalogue()
     bucket = catalogue.create_bucket()
     rows = [(key, f"u{number:02}") for number, key in enumerate(present)]
     for key, number in rows:
-        catalogue.do(
-            CreateUpload(
-                id=number,
-                bucket=bucket.id,
-                key=key,
-                owner="me",
-                packed=b"",
-                checksum_algorithm="",
-                checksum_type="",
-                now_ns=NOW,
-            )
-        )
+        begin_upload(catalogue, bucket, key, number)
     prefix, delimiter = data.draw(loose, "prefix"), data.draw(delimiters, "delimiter")
     after_key, after_upload = data.draw(loose, "key marker"), ""
     limit = data.draw(st.sampled_from([1, 2, 3, 1000]), "limit")
