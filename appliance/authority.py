@@ -176,6 +176,8 @@ def _judge(principal: Principal | None, action: Action, bucket: Bucket, asked: A
     said = _policy_says(who, owner, action, bucket, asked, block)
     if said is Effect.DENY:
         return owner and action in _OF_THE_POLICY
+    if asked.making and action is Action.PUT_OBJECT_ACL:
+        return True  # with whom a new object is shared is its maker's to say, unless a policy denies it
     acls_count = blocks.parse_ownership(bucket.settings.get(settings.OWNERSHIP)) != blocks.ENFORCED
     if action in OBJECT_OWNERS and asked.existing is not None:
         return _judge_object(who, action, bucket, asked.existing, said, acls_count, block.ignore_public_acls)

@@ -21,7 +21,7 @@ from appliance import settings
 from appliance.access.actions import OBJECT_ACTIONS, OF_VERSION
 from appliance.authority import DECIDING, OBJECT_OWNERS, Action, Asked, Principal, authorize
 from appliance.errors import Code, StoreError
-from s3front import intake, object_lock
+from s3front import grants, intake, object_lock
 from s3front.circumstances import DOCUMENTS, Circumstances, of_document
 from s3front.errors import S3Error
 
@@ -71,6 +71,7 @@ class Admission:
             await self.allow(other, key, version_id)
 
     async def _judge_alone(self, key: bytes, version_id: str, initiator: str) -> None:
+        self._circumstances.version_id = version_id
         action = self._acting = OF_VERSION.get(self._action, self._action) if version_id else self._action
         if action not in OBJECT_ACTIONS:
             authorize(self._principal, action, self._bucket, self._asked)
@@ -86,6 +87,7 @@ class Admission:
 
     async def allow(self, action: Action, key: bytes, version_id: str) -> None:
         """Another action on the same key.  Raises StoreError ACCESS_DENIED."""
+        self._circumstances.version_id = version_id
         if version_id:
             action = OF_VERSION.get(action, action)
         node = self.judged
@@ -156,6 +158,8 @@ def _also(action: Action, headers: Mapping[bytes, bytes]) -> set[Action]:
         also.add(_WITH[action])
     if action in _CONDITIONAL and _IF_MATCH in headers:
         also.add(Action.GET_OBJECT)
+    if action is Action.PUT_OBJECT and not grants.HEADERS.isdisjoint(headers):
+        also.add(Action.PUT_OBJECT_ACL)
     if object_lock.bypasses(headers):
         also.add(Action.BYPASS_GOVERNANCE_RETENTION)
     return also

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from appliance.access.actions import Action
-from s3front import sigv4, xml
+from s3front import object_lock, sigv4, xml
+from s3front.dates import NS
 from s3front.errors import S3Error
 from s3front.router import COPY_SOURCE
 from s3front.tagging import HEADER as TAGGING
@@ -28,7 +29,6 @@ _PARAMETERS: Final = {
     "s3:prefix": "prefix",
     "s3:delimiter": "delimiter",
     "s3:max-keys": "max-keys",
-    "s3:versionid": "versionId",
 }
 _HEADERS: Final[dict[str, bytes]] = {
     **{
@@ -53,10 +53,11 @@ _DAY: Final = 86_400
 class Circumstances:
     """Callable: a condition key in lower case to its values, or None.
 
-    `said` are keys that the request's document gives (tags, retention); `tags` those of the object that is there.
+    `said` are keys that the request's document gives (tags, retention); `tags` those of the object that is there;
+    `version_id` names the version that is judged: of a copy's source or of a key of a deletion it is not the query's.
     """
 
-    __slots__ = ("bucket", "now", "region", "request", "said", "tags", "user")
+    __slots__ = ("bucket", "now", "region", "request", "said", "tags", "user", "version_id")
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class Circumstances:
         self.region = region
         self.said = said
         self.tags: Mapping[str, str] = {}
+        self.version_id = request.query.get("versionId", "")
 
     def __call__(self, key: str) -> Sequence[str] | None:
         said = self.said.get(key)
@@ -95,6 +97,7 @@ class Circumstances:
         """The same request, with other values of some keys."""
         other = Circumstances(self.request, self.bucket, self.user, self.now, self.region, {**self.said, **said})
         other.tags = self.tags
+        other.version_id = self.version_id
         return other
 
     def _tag(self, kind: str, name: str) -> Sequence[str] | None:
@@ -142,6 +145,8 @@ class Circumstances:
                 return self.region
             case "aws:principalisawsservice" | "aws:viaawsservice":
                 return "false"
+            case "s3:versionid":
+                return self.version_id or None
             case "s3:resourceaccount" | "aws:resourceaccount":
                 return self.bucket.owner
             case "s3:x-amz-copy-source":
@@ -179,13 +184,10 @@ class Circumstances:
         found = self("s3:object-lock-retain-until-date")
         if not found:
             return None
-        try:
-            until = datetime.fromisoformat(found[0])
-        except ValueError:
+        until_ns = object_lock.parse_moment(found[0])  # as the operation will read it
+        if until_ns is None:
             return None
-        if until.tzinfo is None:
-            until = until.replace(tzinfo=UTC)
-        return str(max(0, -int((self.now - until.timestamp()) // _DAY)))
+        return str(max(0, -int((self.now - until_ns / NS) // _DAY)))
 
 
 _OF_PRINCIPAL: Final = frozenset(
@@ -211,6 +213,8 @@ def of_document(action: Action, document: bytes) -> Mapping[str, Sequence[str]]:
         mode, until = retention.get("Mode"), retention.get("RetainUntilDate")
     except S3Error:
         return {}
+    if until is not None:
+        until = until.strip()  # as object_lock.parse_moment does: a blank must not hide a date from a condition
     found = {"s3:object-lock-mode": mode, "s3:object-lock-retain-until-date": until}
     return {key: (value,) for key, value in found.items() if value is not None}
 

@@ -171,6 +171,17 @@ def of_completion(upload: Upload, headers: Mapping[bytes, bytes]) -> Headers:
     return customer.headers if customer is not None else []
 
 
+def shows_digests(upload: Upload, headers: Mapping[bytes, bytes]) -> bool:
+    """Whether ListParts tells the parts' checksums, which say much of the bytes: under SSE-C only with the key.
+
+    Raises InvalidRequest (not the one), InvalidArgument.
+    """
+    begun = upload.attributes
+    if begun.sse != SSE_C:
+        return True
+    return not frozenset(_CUSTOMERS).isdisjoint(headers) and _of_upload(begun, headers) is not None
+
+
 def _of_upload(begun: Attributes, headers: Mapping[bytes, bytes]) -> Customer | None:
     customer = _customer(headers, _CUSTOMERS)
     if begun.sse != SSE_C:

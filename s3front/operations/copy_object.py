@@ -64,6 +64,8 @@ async def operate(door: Door, request: Request) -> Response:
     async def copy(source: Node) -> tuple[Written, Node, Attributes]:
         conditions.check_copy_source(headers, source.etag, source.written_ns)
         customer = encryption.for_source(source, headers)
+        if not retag and request.admission is not None and source.attributes.tags:
+            await request.admission.allow(Action.PUT_OBJECT_TAGGING, request.key, "")  # tags that come by copy too
         attributes = _attributes(source, said, replace=replace, reclass=b"x-amz-storage-class" in headers)
         held = lock.unlocked(source.attributes)
         if same and attributes is None and customer is None and _is_as_asked(held, sealing):

@@ -112,3 +112,15 @@ def test_a_document_says_what_is_to_be_of_its_object() -> None:
         assert of_document(action, document) == wanted, (action, document)
     circumstances = seen(sign_by_header(), said=rows[2][2])
     assert circumstances("s3:object-lock-remaining-retention-days") == ("1082",)
+
+
+def test_no_blank_hides_a_date_from_a_condition() -> None:
+    """A document's dates are read without the blanks around them; so they are judged."""
+    document = (
+        b"<Retention><Mode>COMPLIANCE</Mode><RetainUntilDate>\n 2027-01-25T08:00:00Z </RetainUntilDate></Retention>"
+    )
+    said = of_document(Action.PUT_OBJECT_RETENTION, document)
+    request = sign_by_header("PUT", "/bucket/k", "retention=")
+    values = seen(request, said=dict(said))
+    assert values("s3:object-lock-retain-until-date") == ("2027-01-25T08:00:00Z",)
+    assert values("s3:object-lock-remaining-retention-days") == ("10",)

@@ -248,6 +248,19 @@ def test_an_upload_of_a_part_and_a_copied_part(box: Box, origin: str, way: str) 
     assert shown(got.headers) == EXPECTED[way]
 
 
+def test_parts_tell_their_checksums_only_to_those_with_the_key(box: Box) -> None:
+    upload = begin(box, SSE_C | {"x-amz-checksum-algorithm": "SHA256"})
+    digest = base64.b64encode(hashlib.sha256(b"x").digest()).decode()
+    sent = SSE_C | {"x-amz-checksum-sha256": digest}
+    assert box.send("PUT", "/b/m", f"partNumber=1&uploadId={upload}", headers=sent, body=b"x").status == 200
+    listed = box.send("GET", "/b/m", f"uploadId={upload}")
+    assert listed.status == 200
+    assert b"<Size>1</Size>" in listed.body
+    assert digest.encode() not in listed.body
+    assert digest.encode() in box.send("GET", "/b/m", f"uploadId={upload}", headers=SSE_C).body
+    assert box.send("GET", "/b/m", f"uploadId={upload}", headers=customer(OTHER)).code == "InvalidRequest"
+
+
 def test_every_part_needs_the_uploads_key(box: Box) -> None:
     upload = begin(box, SSE_C)
     where = f"partNumber=1&uploadId={upload}"

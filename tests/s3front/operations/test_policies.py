@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -193,6 +194,45 @@ def test_what_a_header_asks_for_is_asked_of_the_policy(people: Box) -> None:
     assert status(people, OTHER, "PUT", "/b/k", "", b"y", if_match='"x"') == 412
     assert status(people, OTHER, "GET", "/b/k", "attributes=", x_amz_object_attributes="ETag") == 200
     assert status(people, OTHER, "DELETE", "/b/k", "", b"", **bypass) == 204
+
+
+def test_the_version_that_is_judged_is_the_one_that_is_meant(people: Box) -> None:
+    """Not one that only the query names: a copy reads the version of its source, a deletion those of its document."""
+    people.run(people.store.create_bucket, "theirs", "oth")
+    people.send("PUT", "/b/k", body=b"x")
+    copy: dict[str, Any] = {"x_amz_copy_source": "/b/k?versionId=null"}
+    for allowed, query, expected in (
+        ("null", "", 200),
+        ("null", "versionId=0000000000000001", 200),
+        ("0000000000000001", "", 403),
+        ("0000000000000001", "versionId=0000000000000001", 403),
+    ):
+        put_policy(people, policy(action="s3:GetObjectVersion", Condition={"StringEquals": {"s3:VersionId": allowed}}))
+        assert status(people, OTHER, "PUT", "/theirs/n", query, **copy) == expected, (allowed, query)
+    kept = policy("Deny", "s3:DeleteObjectVersion", Condition={"StringEquals": {"s3:VersionId": "null"}})
+    put_policy(people, policy(action="s3:DeleteObjectVersion"), kept)
+    listed = b"<Delete><Object><Key>k</Key><VersionId>null</VersionId></Object></Delete>"
+    answer = ask(people, OTHER, "POST", "/b", "delete=", listed, content_md5=_md5(listed))
+    assert b"<Code>AccessDenied</Code>" in answer.body
+
+
+def test_a_denied_acl_or_tag_does_not_come_with_a_new_object_either(people: Box) -> None:
+    """By headers with the object, or by the copy of an object that has it."""
+    people.run(people.store.create_bucket, "theirs", "oth")
+    ask(people, OTHER, "PUT", "/theirs/k", "", b"x", x_amz_tagging="clean=yes")
+    copy: dict[str, Any] = {"x_amz_copy_source": "/theirs/k"}
+    put_policy(people, policy(action="s3:PutObject"))
+    assert status(people, OTHER, "PUT", "/b/k", x_amz_acl="public-read") == 200, "it is his own"
+    assert status(people, OTHER, "PUT", "/b/k", **copy) == 403
+    assert status(people, OTHER, "PUT", "/b/k", x_amz_tagging_directive="REPLACE", **copy) == 200
+    put_policy(people, policy(action=["s3:PutObject", "s3:PutObjectTagging"]), policy("Deny", ["s3:PutObjectAcl"]))
+    assert status(people, OTHER, "PUT", "/b/k", **copy) == 200
+    everyone = "uri=http://acs.amazonaws.com/groups/global/AllUsers"
+    ways: list[dict[str, Any]] = [{"x_amz_acl": "public-read"}, {"x_amz_grant_read": everyone}]
+    for asked in ways:
+        assert status(people, OTHER, "PUT", "/b/k", **asked) == 403
+        assert status(people, OTHER, "PUT", "/b/k", **asked, **copy) == 403
+        assert status(people, OTHER, "POST", "/b/k", "uploads=", **asked) == 403
 
 
 def test_an_upload_is_its_initiators_to_end(people: Box) -> None:
