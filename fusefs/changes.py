@@ -48,4 +48,5 @@ def is_unretained(file: File) -> bool:
     """Whether the bucket's default retention is still to be given to what the last writer made."""
     if settings.LOCK not in file.bucket.settings or file.begins:
         return False
-    return file.base is None or not file.base.attributes.retention_mode
+    # what a commit under way makes of it is not known yet: the catalogue gives nothing twice
+    return file.base is None or bool(file.pending) or not file.base.attributes.retention_mode

@@ -388,6 +388,7 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
                 if command.begins or history.is_of_other_state(state, before):
                     version, flags = history.begin_version(tx, state, key, before, command.now_ns)
                     flags |= TIMED
+                    packed = history.unlocked(packed)
     if command.create is None:
         kept = min(old_size if command.cut is None else command.cut, old_size, command.size)
         for start, end in (

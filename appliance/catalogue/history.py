@@ -127,6 +127,16 @@ def merged(before: bytes, said: bytes) -> bytes:
     return pack_attributes(msgspec.structs.replace(unpack_attributes(before), user=asked.user, xattrs=asked.xattrs))
 
 
+def unlocked(packed: bytes) -> bytes:
+    """Attributes as another version begins with them: a retention that is over was the older one's, and must not stand
+    in the way of the bucket's default."""
+    if not packed:
+        return packed
+    attributes = unpack_attributes(packed)
+    free = lock.unlocked(attributes)
+    return packed if free is attributes else pack_attributes(free)
+
+
 def sealed(node: Node, mode: str, until_ns: int) -> Node:
     """With the bucket's default retention, once its writer is done; a retention of its own stays."""
     if not mode:

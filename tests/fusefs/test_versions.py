@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pyfuse3
 import pytest
 import trio
@@ -16,6 +17,7 @@ from appliance import lock, settings
 from appliance.catalogue import history
 from appliance.errors import Code, StoreError
 from appliance.lock import Default
+from appliance.model import Attributes, Node
 from appliance.upkeep.audit import audit
 from tests.fusefs.unmounted import Unmounted, unmounted_pool
 
@@ -292,6 +294,37 @@ def test_the_default_retention_begins_with_the_last_close(tmp_path: Path) -> Non
             await store.delete_object(bucket, b"f", version_id=node.version_id, bypass=True)
         assert caught.value.code is Code.LOCKED
         assert await scene.contents(b"f") == [b"xxx"]
+
+    run(tmp_path, main)
+
+
+def test_a_new_version_inherits_no_retention_that_is_over(tmp_path: Path) -> None:
+    """It would be protected by nothing: neither by what was over nor by the bucket's default."""
+
+    def ended(_: Node, held: Attributes) -> Attributes:
+        return msgspec.structs.replace(held, retain_until_ns=1, legal_hold=lock.OFF)
+
+    async def main(scene: History) -> None:
+        mount, store = scene.mount, scene.store
+        default = lock.pack_default(Default(lock.GOVERNANCE, days=1))
+        await store.set_bucket_setting(store.bucket("bucket"), settings.LOCK, default)
+        bucket = store.bucket("bucket")
+        for flushes in (False, True):
+            path, key = (f"bucket/{flushes}", str(flushes).encode())
+            await mount.write_file(path, b"old")
+            await store.settle()
+            await store.change_attributes(bucket, key, ended)
+            handle = await mount.open(path, os.O_WRONLY)
+            await mount.ops.write(handle, 0, b"new")
+            if flushes:
+                await mount.ops.flush(handle)
+            await mount.ops.release(handle)
+            await store.settle()
+            made = (await store.look_up(bucket, key)).attributes
+            assert (made.retention_mode, made.legal_hold) == (lock.GOVERNANCE, "")
+            assert made.retain_until_ns > time.time_ns()
+            assert await scene.contents(key) == [b"new", b"old"]
+            await scene.refused(mount.open(path, os.O_RDWR))
 
     run(tmp_path, main)
 
