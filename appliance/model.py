@@ -287,6 +287,7 @@ class Precondition(Frozen, frozen=True):
     if_none_match: str | None = None
     if_size: int | None = None
     if_written_ns: int | None = None  # compared by whole seconds
+    noncurrent: bool = False  # of a version to be deleted: what the key is now fails
 
 
 class Written(Frozen, frozen=True):

@@ -34,23 +34,30 @@ class Rotated(msgspec.Struct, frozen=True):
 async def rotate_master_key(store: ObjectStore, vault: Vault) -> Rotated:
     """Raises READ_ONLY when the master key comes from systemd, DAMAGED when a sealed secret was altered: then the old
     keys stay."""
-    master = await trio.to_thread.run_sync(vault.rotate)
-    lost: list[str] = []
-    access_keys = 0
-    for key in store.access_keys():
-        if vault.is_current(key):
-            continue
-        try:
-            fresh = vault.reseal(key)
-        except StoreError as error:
-            if error.code is not Code.UNAVAILABLE:
-                raise
-            lost.append(key.id)
-            continue
-        await store.put_access_key(fresh)
-        access_keys += 1
-    data_keys, closed = await store.rewrap_data_keys()
-    lost += [f"data key {number}" for number in closed]
-    await trio.to_thread.run_sync(vault.forget_old)
+    async with store.rotating:
+        master = await trio.to_thread.run_sync(vault.rotate)
+        await store.settle()  # a key that was sealed with the old one and is not there yet
+        lost: list[str] = []
+        access_keys = 0
+        for key in store.access_keys():
+            if vault.is_current(key):
+                continue
+            try:
+                fresh = vault.reseal(key)
+            except StoreError as error:
+                if error.code is not Code.UNAVAILABLE:
+                    raise
+                lost.append(key.id)
+                continue
+            try:
+                await store.put_access_key(fresh, replaces=True)
+            except StoreError as error:
+                if error.code is not Code.NO_SUCH_KEY:
+                    raise
+                continue  # revoked meanwhile
+            access_keys += 1
+        data_keys, closed = await store.rewrap_data_keys()
+        lost += [f"data key {number}" for number in closed]
+        await trio.to_thread.run_sync(vault.forget_old)
     log.info("master key %s seals from now on", master)
     return Rotated(master, access_keys, data_keys, lost)

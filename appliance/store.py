@@ -45,9 +45,9 @@ class ObjectStore(FileVerbs, UploadVerbs, KeyVerbs):
         """All, by name."""
         return list(self.engine.access_keys.values())
 
-    async def put_access_key(self, key: AccessKey) -> None:
-        """Adds or replaces one."""
-        await self.commit(commands.PutAccessKey(key=key))
+    async def put_access_key(self, key: AccessKey, *, replaces: bool = False) -> None:
+        """Adds or replaces one.  Raises NO_SUCH_KEY when it `replaces` one that is gone."""
+        await self.commit(commands.PutAccessKey(key=key, replaces=replaces))
 
     async def remove_access_key(self, key_id: str) -> None:
         """Raises NO_SUCH_KEY."""

@@ -124,8 +124,10 @@ def delete_bucket(tx: Rows, cache: DirectoryCache, command: DeleteBucket) -> Buc
 
 
 def put_access_key(tx: Rows, command: PutAccessKey) -> None:
-    """Adds or replaces a credential."""
+    """Adds or replaces a credential.  Raises NO_SUCH_KEY."""
     key = command.key
+    if command.replaces and tx.one("SELECT 1 FROM access_key WHERE id=?", (key.id,)) is None:
+        raise StoreError(Code.NO_SUCH_KEY, "no such access key")
     buckets = "\n".join(key.buckets)
     tx.put(ACCESS_KEY, (key.id, key.name, key.owner, key.created_ns, key.sealed, int(key.read_only), buckets))
 

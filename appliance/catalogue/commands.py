@@ -259,6 +259,7 @@ class Reap(Command, frozen=True, kw_only=True):
 
 class PutAccessKey(Command, frozen=True, kw_only=True):
     key: AccessKey
+    replaces: bool = False  # one that must still be there
 
 
 class RemoveAccessKey(Command, frozen=True, kw_only=True):
@@ -293,6 +294,7 @@ class ChangeAttributes(Command, frozen=True, kw_only=True):
     """What is said about an object, not its bytes: tags, ACL, retention."""
 
     node: int
-    before: bytes  # `packed` as it was read: another state is CONFLICT
+    version: int  # and `packed` as they were read: another state is CONFLICT
+    before: bytes
     packed: bytes
     now_ns: int

@@ -4,7 +4,8 @@ Every change goes through `Rows.put` and `Rows.delete`, which execute the statem
 images of a batch are its journal record, so no free-hand UPDATE can slip past the journal.
 
 Commands check everything first and write last: a StoreError is only ever raised before a command's first `put`, so a
-failed command needs no savepoint (`Rows.changes` says whether it kept the rule).
+failed command needs no savepoint (`Rows.changes` says whether it kept the rule).  Only DAMAGED may come later, where a
+command meets a row that lies: then the batch is undone and its commands are tried one by one.
 """
 
 from __future__ import annotations

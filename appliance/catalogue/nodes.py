@@ -14,9 +14,10 @@ from appliance.model import Node
 
 
 def put_node(tx: Rows, node: Node) -> None:
-    """Writes a node's row, and the sum of what it has."""
-    *columns, _, version = msgspec.structs.astuple(node)
-    tx.put(NODE, (*columns, content.sum_of(node), version))
+    """Writes a node's row, and the sum of what it has: a node that was read keeps the one it came with, or damage would
+    get a sum that says it is none.  So new content comes in a Node without one."""
+    *columns, found, version = msgspec.structs.astuple(node)
+    tx.put(NODE, (*columns, found or content.sum_of(node), version))
 
 
 def unlink_node(tx: Rows, node: Node, now_ns: int) -> None:

@@ -217,6 +217,8 @@ def _delete_version(
     bucket, key, wanted, now_ns = command.bucket, command.key, command.version_id, command.now_ns
     if current is not None and current.version_id == wanted:
         assert parent is not None, "what is current is somewhere"
+        if command.precondition is not None and command.precondition.noncurrent:
+            raise StoreError(Code.PRECONDITION_FAILED)
         check(command.precondition, current)
         if state is not None:
             lock.require_free(current.packed, command.lock_ns, bypass=command.bypass)
@@ -275,7 +277,7 @@ def change_attributes(tx: Rows, command: ChangeAttributes) -> None:
     node = names.node_by_id(tx.one, command.node)
     if node is None or node.links == 0:
         raise StoreError(Code.NO_SUCH_NODE)
-    if node.packed != command.before:
+    if node.version != command.version or node.packed != command.before:  # a mounted file's versions share its node
         raise StoreError(Code.CONFLICT, "the object was changed meanwhile")
     put_node(tx, msgspec.structs.replace(node, packed=command.packed, ctime_ns=command.now_ns))
 

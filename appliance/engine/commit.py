@@ -62,6 +62,9 @@ DROP_SHARE: Final = 1 * KIB  # of the ring for each slice that a batch frees: fi
 GATHER_MEMORY: Final = COPIES_MAX * (BATCH_BODY_MAX + 2 * MIB)  # bodies, headers and padding, for each copy's device
 
 
+_ALONE: Final = (Code.NO_SPACE, Code.TOO_LARGE, Code.DAMAGED)  # failures of one command that undo its batch
+
+
 class Ticket:
     """A submitted command: `store.Ticket`.  Settled on the loop; any number of tasks may wait."""
 
@@ -175,8 +178,9 @@ class Committer:
             with self.retrieval.long.batch:
                 return self._run(tickets)
         except StoreError as error:
-            if error.code in (Code.NO_SPACE, Code.TOO_LARGE) and len(tickets) > 1 and self.failed is None:
-                # one by one: a body that does not fit must not keep a delete from happening (a full box still deletes)
+            if error.code in _ALONE and len(tickets) > 1 and self.failed is None:
+                # one by one: a body that does not fit must not keep a delete from happening (a full box still deletes),
+                # nor a damaged file other people's writes
                 results = [self.run([ticket]) for ticket in tickets]
                 return Batch(
                     tickets,
@@ -262,12 +266,16 @@ class Committer:
     def _apply(self, tx: Rows, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:
             mark = tx.changes
-            ticket.error = None
+            failure: StoreError | None = None
             try:
                 ticket.result = apply(tx, self.cache, ticket.command)
             except StoreError as error:
-                assert tx.changes == mark, f"{type(ticket.command).__name__} changed rows before it failed"
-                ticket.error = error
+                failure = error
+            ticket.error = failure
+            if failure is not None and tx.changes != mark:  # half of it is in the transaction, which must go
+                late = failure.code is Code.DAMAGED
+                assert late, f"{type(ticket.command).__name__} changed rows before it failed"
+                raise failure
 
     def _build(
         self, tx: Rows, seq: int, gathered: list[tuple[int, int]]

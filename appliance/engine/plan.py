@@ -188,14 +188,13 @@ class LongReads:
 
         Raises NO_SUCH_NODE when the node is not in that generation any more.
         """
-        with self.batch:
-            with self._lock:
-                self._plans[plan.node] = (*self._plans.get(plan.node, ()), plan)
+        with self.batch:  # to the end: a batch that saw a plan which is given up here would keep the node for nobody
             with self._using:
                 rows = self._every("SELECT generation FROM node WHERE id=? AND links>0", (plan.node,))
-        if not rows or rows[0][0] != generation:
-            self.end(plan)
-            raise StoreError(Code.NO_SUCH_NODE, "the object was replaced meanwhile")
+            if not rows or rows[0][0] != generation:
+                raise StoreError(Code.NO_SUCH_NODE, "the object was replaced meanwhile")
+            with self._lock:
+                self._plans[plan.node] = (*self._plans.get(plan.node, ()), plan)
 
     def end(self, plan: LongPlan) -> None:
         """The plan is read, or given up."""

@@ -3,7 +3,8 @@
 Why a walk and not a calendar: rules change under objects, and a listing already has what almost every rule looks at.
 A round reads pages of at most PAGE entries in key order and rests after each as long as it took, so that clients
 hardly notice it; it holds one page in memory.  Each deletion carries the ETag and time of what the rule saw: an object
-written meanwhile is left alone.  What is locked is passed over and looked at again in the next round.
+written meanwhile is left alone, also one that took over the id "null", and so is a version that became current again.
+What is locked is passed over and looked at again in the next round.
 
 The time is the one by which locks end: never before what it was, and a clock set forward makes nothing due.  Rules and
 their meaning are lifecycle.py's; whoever calls this decides when.
@@ -187,7 +188,8 @@ class Worker:
         if marker is not None:
             version = Version(marker.key, 0, {}, marker.written_ns, marker=True)
             if await self._due(bucket, rules, version, marker.version_id) is Act.REMOVE:
-                targets.append(_Target(marker.key, marker.version_id, None))
+                condition = Precondition(if_written_ns=marker.written_ns, noncurrent=True)
+                targets.append(_Target(marker.key, marker.version_id, condition))
 
     async def _judge(
         self,
@@ -206,7 +208,8 @@ class Worker:
             condition = Precondition(if_match=listed.etag, if_written_ns=listed.written_ns)
             targets.append(_Target(listed.key, "", condition))
         elif act is Act.REMOVE:
-            targets.append(_Target(listed.key, listed.version_id, None))
+            condition = Precondition(if_match=listed.etag, if_written_ns=listed.written_ns, noncurrent=True)
+            targets.append(_Target(listed.key, listed.version_id, condition))
 
     async def _due(self, bucket: Bucket, rules: RuleSet, version: Version, version_id: str) -> Act:
         """What is due.  Tags are looked up only where nothing but they can decide."""

@@ -28,6 +28,7 @@ class KeyVerbs(Verbs):
         super().__init__(engine, database_path)
         self._ring = ring
         self._making = trio.Lock()
+        self.rotating = trio.Lock()  # one rotation of the master key at a time: each forgets what it did not make
         engine.pool.data_key = ring.secret
 
     async def data_key(self) -> DataKey:
@@ -74,10 +75,11 @@ class KeyVerbs(Verbs):
     async def rewrap_data_keys(self) -> tuple[int, list[int]]:
         """Every data key under the vault's current master key, durable; how many were changed, and the numbers of those
         that an absent master key wraps.  Raises DAMAGED, UNAVAILABLE (no master keys at all)."""
-        keys, closed = self._ring.rewrapped()
-        if keys:
-            await self.commit(commands.PutDataKeys(keys=tuple(keys)))
-        return len(keys), closed
+        async with self._making:  # a key that is being made may be under the master key that is about to go
+            keys, closed = self._ring.rewrapped()
+            if keys:
+                await self.commit(commands.PutDataKeys(keys=tuple(keys)))
+            return len(keys), closed
 
     def data_keys(self) -> list[WrappedKey]:
         """All, oldest first."""

@@ -38,7 +38,9 @@ class VersionVerbs(ObjectVerbs):
         while True:
             node = await self.look_up_version(bucket, key, version_id)
             packed = pack_attributes(change(node, unpack_attributes(node.packed)))
-            command = commands.ChangeAttributes(node=node.id, before=node.packed, packed=packed, now_ns=now())
+            command = commands.ChangeAttributes(
+                node=node.id, version=node.version, before=node.packed, packed=packed, now_ns=now()
+            )
             try:
                 await self.commit(command)
             except StoreError as error:

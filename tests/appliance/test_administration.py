@@ -32,6 +32,7 @@ class Store:
         self.made: dict[str, Bucket] = {}
         self.keys: dict[str, AccessKey] = {}
         self.people = {DEFAULT_USER.id: DEFAULT_USER}
+        self.rotating = trio.Lock()
 
     def user(self, user_id: str) -> User | None:
         return self.people.get(user_id)
@@ -71,7 +72,12 @@ class Store:
     def access_keys(self) -> list[AccessKey]:
         return list(self.keys.values())
 
-    async def put_access_key(self, key: AccessKey) -> None:
+    async def settle(self) -> None:
+        """Everything is settled at once."""
+
+    async def put_access_key(self, key: AccessKey, *, replaces: bool = False) -> None:
+        if replaces and key.id not in self.keys:
+            raise StoreError(Code.NO_SUCH_KEY)
         self.keys[key.id] = key
 
     async def remove_access_key(self, key_id: str) -> None:

@@ -11,10 +11,22 @@ import trio
 
 from appliance import settings
 from appliance.errors import Code, StoreError
-from appliance.model import EMPTY_BODY, NO_ATTRIBUTES, Attributes, Grant, Node, User, version_id, version_number
-from appliance.store import DEFAULT_USER
+from appliance.model import (
+    EMPTY_BODY,
+    NO_ATTRIBUTES,
+    Attributes,
+    Bucket,
+    Grant,
+    NewChunk,
+    NewSlice,
+    Node,
+    User,
+    version_id,
+    version_number,
+)
+from appliance.store import DEFAULT_USER, ObjectStore
 from appliance.upkeep.audit import audit
-from tests.models.boxes import make_devices, make_pool, store_over
+from tests.models.boxes import make_devices, make_pool, run_store, store_over
 
 ANN = User("a" * 64, "ann", "Ann", "ann@example.com", 1)
 BOB = User("b" * 64, "bob", "Bob", "", 2)
@@ -104,6 +116,31 @@ def test_attributes_change_without_the_bytes(tmp_path: Path) -> None:
             assert (after.id, after.written_ns, after.etag) == (before.id, before.written_ns, before.etag)
 
     trio.run(main)
+
+
+def test_a_version_that_moves_to_another_node_keeps_what_was_said_of_it(tmp_path: Path) -> None:
+    """A mounted file keeps its node: what was its version when the change was made is a clone when it is committed."""
+
+    async def scene(store: ObjectStore, bucket: Bucket) -> None:
+        await store.set_bucket_setting(bucket, settings.VERSIONING, settings.ENABLED)
+        bucket = store.bucket(bucket.name)
+        written = await store.put_object(bucket, b"key", store.small_body(b"old"), "e", NO_ATTRIBUTES)
+
+        def change(node: Node, attributes: Attributes) -> Attributes:
+            if node.id == written.node:
+                chunk = NewChunk(store.engine.new_id(), 3, b"new")
+                store.submit_file(
+                    bucket, node=node.id, create=None, mode=node.mode, uid=0, gid=0, atime_ns=1, mtime_ns=1, now_ns=1,
+                    size=3, chunks=[chunk], slices=[NewSlice(0, 3, chunk.id)], begins=True,
+                )  # fmt: skip
+            return msgspec.structs.replace(attributes, legal_hold="ON")
+
+        await store.change_attributes(bucket, b"key", change, version_id=written.version_id)
+        held = await store.look_up_version(bucket, b"key", written.version_id)
+        assert (held.data, held.attributes.legal_hold) == (b"old", "ON")
+        assert (await store.look_up(bucket, b"key")).attributes.legal_hold == ""
+
+    run_store(tmp_path, scene)
 
 
 def test_version_ids_are_read_back() -> None:

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -105,6 +106,7 @@ async def read(store: ObjectStore, bucket: Bucket, key: bytes) -> bytes:
 
 OTHER = "(SELECT node FROM entry WHERE name=x'62')"
 HURT = "(SELECT node FROM entry WHERE name=x'61')"
+REF = f"(SELECT ref FROM node WHERE id={HURT})"
 # what is hurt, and how many slices the objects have
 LEADS = {
     "a name leads to another's node": (f"UPDATE entry SET node={OTHER} WHERE name=x'61'", 1),
@@ -158,6 +160,57 @@ def test_what_a_damaged_row_names_is_not_freed(tmp_path: Path, what: str) -> Non
             await store.engine.settle()
         store.engine.retrieval.cache.clear()
         assert await read(store, bucket, b"d/b") == b"b" * 5000 * pieces
+
+    run(tmp_path, work)
+
+
+@pytest.mark.parametrize("what", ["inline", "a node has another's chunk", "a node has another's map"])
+def test_damage_gets_no_new_sum_from_a_change_of_attributes(tmp_path: Path, what: str) -> None:
+    sql, pieces = LEADS.get(what, (f"UPDATE node SET data=x'62' WHERE id={HURT}", 1))
+
+    async def work(store: ObjectStore) -> None:
+        bucket = await two_objects(store, size=1 if what == "inline" else 5000, pieces=pieces)
+        store.engine.retrieval.cache.clear()
+        hurt(tmp_path / "catalogue.db", sql)
+        await store.change_attributes(bucket, b"d/a", lambda _, held: msgspec.structs.replace(held, tags={"a": "b"}))
+        node = await store.look_up(bucket, b"d/a")
+        await store.set_attributes(node.id, 1, mode=0o600)
+        with pytest.raises(StoreError) as caught:
+            await read(store, bucket, b"d/a")
+        assert caught.value.code is Code.DAMAGED
+
+    run(tmp_path, work)
+
+
+def test_a_damaged_file_fails_alone(tmp_path: Path) -> None:
+    """A slice is met, and found to lie, after the first rows of the command were changed."""
+
+    async def work(store: ObjectStore) -> None:
+        bucket = await two_objects(store, pieces=3)
+        hurt(tmp_path / "catalogue.db", f"UPDATE slice SET roff=1 WHERE off=5000 AND map={REF}")
+        node = await store.look_up(bucket, b"d/a")
+        chunk = await store.stage(bucket, [b"x" * 20])
+        ticket = store.submit_file(
+            bucket,
+            node=node.id,
+            create=None,
+            mode=node.mode,
+            uid=0,
+            gid=0,
+            atime_ns=1,
+            mtime_ns=1,
+            now_ns=1,
+            size=node.size,
+            chunks=[chunk],
+            slices=[NewSlice(0, 10, chunk.id), NewSlice(5000, 10, chunk.id, 10)],
+        )
+        await store.put_object(bucket, b"d/other", store.small_body(b"other"), "e", NO_ATTRIBUTES)
+        with pytest.raises(StoreError) as caught:
+            await ticket.wait()
+        assert caught.value.code is Code.DAMAGED
+        assert await read(store, bucket, b"d/other") == b"other"
+        with store.reader(await store.look_up(bucket, b"d/a"), 0, 10) as reader:
+            assert await reader.read() == b"a" * 10
 
     run(tmp_path, work)
 

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from appliance import encryption
-from appliance.credentials import Vault, open_vault
+from appliance.catalogue import commands
+from appliance.credentials import Vault, new_access_key, open_vault
 from appliance.engine.pool import PageRef
 from appliance.errors import Code, StoreError
 from appliance.limits import BLOCK, CHUNK_SIZE, GATHER_MAX, MIB, PAGE_PAYLOAD
 from appliance.model import CUSTOMER, NO_ATTRIBUTES, Bucket, DataKey, NewSlice, Node, WrappedKey
 from appliance.ondisk import superblock
 from appliance.ondisk.geometry import SLOT
+from appliance.rotation import rotate_master_key
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
 from tests.appliance.engine.test_retrieve import change, forget
@@ -215,6 +218,45 @@ def test_a_new_master_key_wraps_every_data_key(tmp_path: Path) -> None:
             bucket = store.bucket("bucket")
             for name in (b"old", b"new"):
                 assert await read_all(store, await store.look_up(bucket, name)) == name * 1000
+
+    trio.run(main)
+
+
+def test_keys_that_are_made_while_the_master_key_changes_are_not_lost(tmp_path: Path) -> None:
+    devices = make_devices(1)
+    make_pool(devices, copies=1)
+    vault = open_vault(tmp_path / "master.key", {})
+
+    async def main() -> None:
+        making, go = trio.Event(), trio.Event()
+        async with store_over(devices, tmp_path / "c.db", vault=vault) as store:
+            revoked, _ = new_access_key("me", "revoked", vault, 1)
+            await store.put_access_key(revoked)
+            commit = store.commit
+
+            async def late(command: commands.Command) -> object:
+                if isinstance(command, commands.PutDataKeys) and not making.is_set():
+                    making.set()
+                    await go.wait()
+                if isinstance(command, commands.PutAccessKey) and command.key.id == revoked.id:
+                    await store.remove_access_key(revoked.id)
+                return await commit(command)
+
+            store.commit = late  # type: ignore[method-assign]
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(store.new_data_key)
+                await making.wait()
+                pending, secret = new_access_key("me", "pending", vault, 1)
+                store.engine.submit(commands.PutAccessKey(key=pending))
+                for _ in range(2):  # rotations wait for each other, and for what is under way
+                    nursery.start_soon(rotate_master_key, store, vault)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                go.set()
+        async with store_over(devices, tmp_path / "c.db", vault=open_vault(tmp_path / "master.key", {})) as store:
+            assert len((await store.data_key()).secret) == 32
+            assert len(store.data_keys()) == 1
+            (found,) = store.access_keys()
+            assert open_vault(tmp_path / "master.key", {}).unseal(found) == secret
 
     trio.run(main)
 

@@ -202,6 +202,16 @@ def test_a_node_that_was_replaced_before_the_read_began_is_looked_up_again(
     run_store(tmp_path, work)
 
 
+def test_a_long_read_that_cannot_begin_keeps_no_node() -> None:
+    def connect() -> sqlite3.Connection:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    reads = plan.LongReads(connect, list)
+    with pytest.raises(sqlite3.OperationalError):
+        reads.begin(plan.LongPlan(7, 0, 1), 1)
+    assert not reads.reads(7)
+
+
 @pytest.mark.slow
 def test_five_tebibytes_begin_at_once_and_hold_little(tmp_path: Path) -> None:
     """A composed map of 10,240 parts of 512 MiB, all of them the same 64 times the same chunk."""

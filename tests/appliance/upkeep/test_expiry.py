@@ -183,6 +183,41 @@ def test_versions_and_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     run_store(tmp_path, scene)
 
 
+@pytest.mark.parametrize("what", ["marker", "null version", "promoted"])
+def test_what_became_current_meanwhile_is_spared(tmp_path: Path, what: str) -> None:
+    """The id "null" may be another's when its deletion comes, and a noncurrent version may be all that is left."""
+
+    async def scene(store: ObjectStore, bucket: Bucket) -> None:
+        written = await put(store, bucket, b"a", b"old")
+        await store.set_bucket_setting(bucket, settings.LIFECYCLE, rules(Rule("r", True, noncurrent_days=1)))
+        await store.set_bucket_setting(bucket, settings.VERSIONING, settings.ENABLED)
+        bucket = store.bucket(bucket.name)
+        if what == "marker":
+            await store.set_bucket_setting(bucket, settings.LIFECYCLE, rules(Rule("r", True, expired_marker=True)))
+        else:
+            newer = await store.put_object(bucket, b"a", store.small_body(b"newer"), "e", Attributes())
+        if what != "promoted":
+            await store.set_bucket_setting(bucket, settings.VERSIONING, settings.SUSPENDED)
+        bucket = store.bucket(bucket.name)
+        if what == "marker":
+            await store.delete_object(bucket, b"a")
+        listing = store.list_versions
+
+        async def list_then_change(*arguments: Any) -> object:
+            page = await listing(*arguments)
+            if what == "promoted":
+                await store.delete_object(bucket, b"a", version_id=newer.version_id)
+            else:
+                await store.put_object(bucket, b"a", store.small_body(b"newest"), "another", Attributes())
+            return page
+
+        store.list_versions = list_then_change  # type: ignore[method-assign, assignment]
+        assert await round_at(store, written + 3 * DAY * NS) == Done(spared=1)
+        assert (await store.look_up(bucket, b"a")).data == (b"old" if what == "promoted" else b"newest")
+
+    run_store(tmp_path, scene)
+
+
 def test_tags_of_a_version_decide_about_that_version(tmp_path: Path) -> None:
     async def scene(store: ObjectStore, bucket: Bucket) -> None:
         await store.set_bucket_setting(bucket, settings.VERSIONING, settings.ENABLED)
