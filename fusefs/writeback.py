@@ -395,12 +395,14 @@ class WriteBack:
         try:
             await commit.ticket.wait()  # settled: raises or returns at once
         except StoreError as error:
+            file.begins = True  # perhaps it was this one that was to begin a version: better one more than one changed
             if error.code is Code.NO_SUCH_NODE and not commit.makes:
                 log.info("inode %d was removed through the other door as it was opened here", file.inode)
             else:
                 log.error("commit of inode %d failed: %r", file.inode, error)
                 file.error = error
         except Exception:
+            file.begins = True
             log.exception("commit of inode %d failed", file.inode)
             file.error = StoreError(Code.IO_ERROR)
         self.memory -= commit.carried

@@ -248,9 +248,13 @@ def _leave(tx: Rows, state: bytes, command: Rename, node: Node, target: Node | N
     for each in (node, target):
         history.require_free(state, each, command.lock_ns)
     new_key = history.key_at(tx, node.bucket, command.new_parent, new)
-    versions.make_way(tx, state, node.bucket, new_key, target, now_ns)
-    if not stat.S_ISREG(node.mode):
+    if not stat.S_ISREG(node.mode):  # to S3 nothing comes, but a file may go
+        if target is not None and stat.S_ISREG(target.mode):
+            history.removed(tx, state, new_key, target, now_ns)
+        elif target is not None:
+            unlink_node(tx, target, now_ns)
         return node
+    versions.make_way(tx, state, node.bucket, new_key, target, now_ns)
     return history.moved(tx, state, history.key_at(tx, node.bucket, command.parent, old), node, now_ns)
 
 
@@ -298,8 +302,9 @@ def _exchange(tx: Rows, cache: DirectoryCache, command: Rename, node: Node, stat
             raise StoreError(Code.INVALID_ARGUMENT, "directories of versions do not change places")
         for each in (node, other):
             history.require_free(state, each, command.lock_ns)
-        node = _exchanged(tx, state, node, command.parent, old, command.now_ns)
-        other = _exchanged(tx, state, other, command.new_parent, new, command.now_ns)
+        source, target = node, other
+        node = _exchanged(tx, state, source, target, command.parent, old, command.now_ns)
+        other = _exchanged(tx, state, target, source, command.new_parent, new, command.now_ns)
     tx.delete(ENTRY, (command.parent, old))
     tx.delete(ENTRY, (command.new_parent, new))
     for name, is_directory in ((old, command.directory), (new, stat.S_ISDIR(other.mode))):
@@ -317,11 +322,17 @@ def _exchange(tx: Rows, cache: DirectoryCache, command: Rename, node: Node, stat
     tx.note(Change(command.new_parent, command.new_name, stat.S_ISDIR(other.mode), other.id, False))
 
 
-def _exchanged(tx: Rows, state: bytes, node: Node, parent: int, name: bytes, now_ns: int) -> Node:
-    """One of two files that change places: what its key was stays, and it begins a version of the other key."""
+def _exchanged(tx: Rows, state: bytes, node: Node, other: Node, parent: int, name: bytes, now_ns: int) -> Node:
+    """One of two files that change places: what its key was stays, and it begins a version of the other key.  Where a
+    symbolic link comes a delete marker hides the key; where it goes no second null version remains."""
+    key = history.key_at(tx, node.bucket, parent, name)
     if not stat.S_ISREG(node.mode):
+        if stat.S_ISREG(other.mode):
+            versions.make_way(tx, state, node.bucket, key, None, now_ns)
         return node
-    version, flags = history.begin_version(tx, state, history.key_at(tx, node.bucket, parent, name), node, now_ns)
+    if not stat.S_ISREG(other.mode):
+        return history.moved(tx, state, key, node, now_ns)
+    version, flags = history.begin_version(tx, state, key, node, now_ns)
     return msgspec.structs.replace(node, version=version, flags=flags)
 
 

@@ -384,3 +384,51 @@ def test_older_versions_are_read_in_a_directory_of_their_own(tmp_path: Path) -> 
         assert not mount.ops.names.past._numbers
 
     run(tmp_path, main)
+
+
+def test_symbolic_links_take_and_leave_keys(tmp_path: Path) -> None:
+    """A link is nothing to S3: a key that it takes is hidden by a delete marker, also while versions are suspended."""
+
+    async def main(scene: History) -> None:
+        mount = scene.mount
+        for state in (settings.ENABLED, settings.SUSPENDED):
+            await scene.enable(state)
+            await mount.write_file("bucket/f", b"one")
+            await mount.symlink("f", "bucket/l")
+            await mount.rename("bucket/l", "bucket/f")
+            assert (await scene.contents(b"f"))[0] is None
+            await mount.write_file("bucket/g", b"two")
+            await mount.rename("bucket/f", "bucket/g", pyfuse3.RENAME_EXCHANGE)
+            assert (await scene.contents(b"f"))[0] == b"two"
+            assert (await scene.contents(b"g"))[0] is None
+            report = await audit(scene.store, verify=True)
+            assert report.clean, (state, report.problems)
+            await mount.unlink("bucket/f")
+            await mount.unlink("bucket/g")
+
+    run(tmp_path, main)
+
+
+def test_a_version_whose_commit_failed_has_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written after the error must not change what the key was before."""
+
+    async def main(scene: History) -> None:
+        mount = scene.mount
+        await mount.write_file("bucket/f", b"one")
+        assert await scene.contents(b"f") == [b"one"]
+        handle = await mount.open("bucket/f", os.O_RDWR)
+        await mount.ops.write(handle, 0, b"a")
+
+        def fail(*_: object) -> None:
+            raise StoreError(Code.UNAVAILABLE, "a device failed: try again")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(scene.store.engine.committer, "_barrier", fail)
+            with pytest.raises(pyfuse3.FUSEError):
+                await mount.ops.fsync(handle, False)
+        await mount.ops.write(handle, 0, b"b")
+        await mount.ops.fsync(handle, False)
+        await mount.close(handle)
+        assert await scene.contents(b"f") == [b"bne", b"one"]
+
+    run(tmp_path, main)
