@@ -117,7 +117,7 @@ class Mount:
         """Begins the session; true if mount(2) was called here, so that unmounting is also ours."""
         options = {"default_permissions"} | ({"allow_other"} if self._allow_other else set())
         if not self._allow_other:
-            self.operations.names.root = (os.geteuid(), os.getegid())  # nobody else can enter, root neither
+            self.operations.names.belong(os.geteuid(), os.getegid())  # nobody else can enter, root neither
         if os.geteuid() == 0 or self._made_for_us is not None:
             handshake = Handshake(self.point, options, self._made_for_us)
             fastloop.install(handshake.step)

@@ -39,6 +39,10 @@ class Names:
         self.past = Past(store, inodes)
         self.root = (0, 0)  # the user and group to whom root's files are shown to belong
 
+    def belong(self, uid: int, gid: int) -> None:
+        """Root's files are shown to belong to this user and group."""
+        self.root = self.past.root = (uid, gid)
+
     # ------------------------------------------------------------------ finding
     def find(self, parent: int, name: bytes) -> Entry | File | None:
         """What the mount's `name` is in `parent`.  ENAMETOOLONG: the kernel's own bound for FUSE is wider than ours."""
@@ -213,7 +217,7 @@ class Names:
             return answer
         if isinstance(found, Entry) and (parent in self.past or found.node.id in self.past):
             self.past.known(found.node, self.bucket_id(parent))
-            return past.told(self.store, found.node)
+            return self.past.told(found.node)
         file = self.file(found)
         if file is not None:
             self.known(parent, file.inode, found)

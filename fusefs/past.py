@@ -8,6 +8,9 @@ No key is hidden by it: a name that begins with `.tierce~` is some key's alias o
 nobody's.  Inside, a directory whose own name ends like a version's is shown with `.tierce~d~` in front, which is no
 alias either; so a name means a version or a directory, never both.
 
+Who may not enter a directory sees nothing of its past either: each has the owner, group and permissions of the one that
+it is the past of.  Of one that is gone nobody knows them, and only the owner of what it was in may enter.
+
 Directories here have no node.  Their inode numbers come from the same source as nodes', so they are nobody else's, and
 last as long as the kernel remembers them.
 """
@@ -33,7 +36,8 @@ if TYPE_CHECKING:
 NAME: Final = tree.PREFIX + b"versions"
 _DIRECTORY: Final = tree.PREFIX + b"d~"
 _VERSION: Final = re.compile(rb"(.*)@([0-9a-f]{16}|null)", re.DOTALL)
-_MODE: Final = stat.S_IFDIR | 0o555
+_ENTERED: Final = 0o555  # what a directory's permissions mean here, where nothing is written
+_GONE: Final = 0o500
 STEP: Final = 256  # names asked of the store at once
 TIMEOUT: Final = 1.0  # seconds: S3 makes versions without a word to who looks here
 
@@ -53,6 +57,7 @@ class Past:
     """The folders that the kernel knows."""
 
     def __init__(self, store: ObjectStore, inodes: Inodes) -> None:
+        self.root = (0, 0)  # the user and group to whom root's files are shown to belong
         self._store = store
         self._inodes = inodes
         self._folders: dict[int, Folder] = {}
@@ -119,7 +124,7 @@ class Past:
                 given.append(place)
                 if len(name) > NAME_MAX:
                     continue  # has no name here
-                answer = told(self._store, node)
+                answer = self.told(node)
                 if not pyfuse3.readdir_reply(token, FileNameT(name), answer, len(given)):
                     given.pop()
                     return
@@ -140,21 +145,34 @@ class Past:
             self._folders[inode] = Folder(bucket, prefix, inode)
         return self._folders[inode]
 
+    def told(self, node: Node) -> pyfuse3.EntryAttributes:
+        """What the kernel hears of a node here, for a moment only."""
+        answer = attributes.of_node(self._store, node)
+        answer.st_uid = answer.st_uid or self.root[0]
+        answer.st_gid = answer.st_gid or self.root[1]
+        answer.entry_timeout = answer.attr_timeout = TIMEOUT
+        return answer
+
     def _node(self, folder: Folder) -> Node:
         now = folder.bucket.created_ns
-        return Node(folder.inode, _MODE, 0, 0, 2, 0, now, now, now, now, 0, "", 0, 0, b"", 0, b"", folder.bucket.id)
+        mode, uid, gid = self._permissions(folder)
+        return Node(folder.inode, mode, uid, gid, 2, 0, now, now, now, now, 0, "", 0, 0, b"", 0, b"", folder.bucket.id)
+
+    def _permissions(self, folder: Folder) -> tuple[int, int, int]:
+        """(mode, owner, group) of the directory that this is the past of."""
+        present, kept = self._store.node(folder.bucket.root), _ENTERED
+        for name in folder.prefix.split(b"/")[:-1]:
+            entry = self._store.entry(present.id, name, True)
+            if entry is None:
+                kept = _GONE
+                break
+            present = entry.node
+        return stat.S_IFDIR | (present.mode & kept), present.uid, present.gid
 
 
 def read_only(node: Node) -> Node:
     """As it is shown: nobody may write it."""
     return msgspec.structs.replace(node, mode=node.mode & ~0o222)
-
-
-def told(store: ObjectStore, node: Node) -> pyfuse3.EntryAttributes:
-    """What the kernel hears of it, for a moment only."""
-    answer = attributes.of_node(store, node)
-    answer.entry_timeout = answer.attr_timeout = TIMEOUT
-    return answer
 
 
 def _directory_name(segment: bytes) -> bytes:

@@ -298,6 +298,36 @@ def test_the_default_retention_begins_with_the_last_close(tmp_path: Path) -> Non
     run(tmp_path, main)
 
 
+def test_who_may_not_enter_a_directory_sees_nothing_of_its_past(tmp_path: Path) -> None:
+    async def main(scene: History) -> None:
+        mount = scene.mount
+        past = "bucket/.tierce~versions"
+        await mount.mkdir("bucket/private")
+        await mount.mkdir("bucket/private/d")
+        await mount.setattr("bucket/private", st_mode=0o40710, st_uid=1234, st_gid=99)
+        for content in (b"one", b"two"):
+            await mount.write_file("bucket/private/d/f", content)
+        await mount.store.settle()
+
+        async def permissions(path: str) -> tuple[int, int, int]:
+            looked_up = await mount.stat(path)
+            told = await mount.ops.getattr(looked_up.st_ino, mount.ctx)
+            assert (told.st_mode, told.st_uid, told.st_gid) == (looked_up.st_mode, looked_up.st_uid, looked_up.st_gid)
+            return looked_up.st_mode & 0o7777, looked_up.st_uid, looked_up.st_gid
+
+        whose = await permissions("bucket")
+        assert await permissions(past) == (whose[0] & 0o555, *whose[1:])
+        assert await permissions(past + "/private") == (0o510, 1234, 99)
+        await mount.unlink("bucket/private/d/f")
+        await mount.rmdir("bucket/private/d")
+        assert await permissions(past + "/private/d") == (0o500, 1234, 99), "gone: for the owner of what it was in"
+        await mount.rmdir("bucket/private")
+        for gone in ("/private", "/private/d"):
+            assert await permissions(past + gone) == (whose[0] & 0o500, *whose[1:])
+
+    run(tmp_path, main)
+
+
 def test_a_new_version_inherits_no_retention_that_is_over(tmp_path: Path) -> None:
     """It would be protected by nothing: neither by what was over nor by the bucket's default."""
 
