@@ -79,6 +79,7 @@ class File:
         "scan_at",
         "size",
         "staged",
+        "stays",
         "uid",
         "writers",
     )
@@ -93,6 +94,7 @@ class File:
         self.create = name  # the same until the commit that makes the entry is submitted
         self.place = name  # where it was found last: its key, where keys have versions
         self.begins = True  # the next change of its bytes begins a version
+        self.stays = -1  # the version that the last one to begin was to leave as it is
         self.done = True  # no writer has it, or its last one is closing: the bucket's retention begins
         self.mode = mode
         self.uid = uid

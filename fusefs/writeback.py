@@ -304,6 +304,8 @@ class WriteBack:
             chunks = _chunks(segments)
             ids = {chunk.id for chunk in chunks}
             unused = [chunk for chunk in file.staged if chunk.id not in ids]
+            if file.begins and file.base is not None:
+                file.stays = file.base.version
             ticket = self.store.submit_file(
                 file.bucket,
                 node=file.inode,
@@ -321,6 +323,7 @@ class WriteBack:
                 attributes=file.attributes if file.attributes_changed else None,
                 place=file.place,
                 begins=file.begins,
+                stays=file.stays,
                 done=file.done,
             )
         except BaseException:

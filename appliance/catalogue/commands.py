@@ -241,6 +241,7 @@ class WriteFile(Command, frozen=True, kw_only=True):
     label: bytes
     place: tuple[int, bytes] | None = None  # where the file was found: its key, in a bucket with versions
     begins: bool = False  # a new version, in a bucket with versions: the first change since it was opened
+    stays: int = -1  # the version that the first change left behind, or would have, had it not failed
     lock_ns: int = 0  # retentions that ended before are over
     retention_mode: str = ""  # of the bucket's default, when the writer is done
     retain_until_ns: int = 0

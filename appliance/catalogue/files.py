@@ -396,7 +396,8 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
             history.require_free(state, before, command.lock_ns)
             if changed:
                 key = history.key_of_node(tx, before, command.place)
-                if command.begins or history.is_of_other_state(state, before):
+                begins = command.begins or before.version == command.stays
+                if begins or history.is_of_other_state(state, before):
                     version, flags = history.begin_version(tx, state, key, before, command.now_ns)
                     flags |= TIMED
                     packed = history.unlocked(packed)

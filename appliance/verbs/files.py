@@ -204,6 +204,7 @@ class FileVerbs(VersionVerbs):
         attributes: Attributes | None = None,
         place: tuple[int, bytes] | None = None,
         begins: bool = False,
+        stays: int = -1,
         done: bool = False,
     ) -> Ticket:
         """Commits what a mounted file's writer has: one atomic change.
@@ -215,8 +216,9 @@ class FileVerbs(VersionVerbs):
         commit is stored inline.  The ETag becomes a fresh opaque one when bytes changed.  The ticket's result is
         Written; it fails with NO_SUCH_NODE when the node was unlinked and is not held.
 
-        In a bucket with versions `begins` makes a change of the bytes a version of its own; `place` (parent, name) is
-        where the file was found, and saves a search for its key.  `done`: no writer has it any more, and the bucket's
+        In a bucket with versions `begins` makes a change of the bytes a version of its own, and so does each change of
+        the version `stays`, in case the commit that was to leave it behind fails; `place` (parent, name) is where the
+        file was found, and saves a search for its key.  `done`: no writer has it any more, and the bucket's
         default retention begins.  Then it fails with LOCKED where the file is retained or held.
         """
         bucket = self.engine.buckets.get(bucket.name, bucket)
@@ -241,6 +243,7 @@ class FileVerbs(VersionVerbs):
             label=label(bucket, create[1] if create is not None else b""),
             place=place,
             begins=begins,
+            stays=stays,
             lock_ns=self.releasing() if bucket.settings else 0,
             retention_mode=default.retention_mode,
             retain_until_ns=default.retain_until_ns,

@@ -422,6 +422,7 @@ class MemoryStore:
         attributes: Attributes | None = None,
         place: tuple[int, bytes] | None = None,
         begins: bool = False,
+        stays: int = -1,
         done: bool = False,
     ) -> MemoryTicket:
         bodies = {chunk.id: chunk.data or self.chunks[chunk.id] for chunk in chunks}

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pyfuse3
@@ -15,6 +16,7 @@ import trio
 
 from appliance import lock, settings
 from appliance.catalogue import history
+from appliance.engine import engine
 from appliance.errors import Code, StoreError
 from appliance.lock import Default
 from appliance.model import Attributes, Node
@@ -459,6 +461,40 @@ def test_a_version_whose_commit_failed_has_not_begun(tmp_path: Path, monkeypatch
         await mount.ops.write(handle, 0, b"b")
         await mount.ops.fsync(handle, False)
         await mount.close(handle)
+        assert await scene.contents(b"f") == [b"bne", b"one"]
+
+    run(tmp_path, main)
+
+
+def test_a_commit_that_follows_a_failed_one_begins_the_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both were under way when the first failed."""
+
+    async def main(scene: History) -> None:
+        mount = scene.mount
+        await mount.write_file("bucket/f", b"one")
+        assert await scene.contents(b"f") == [b"one"]
+        monkeypatch.setattr(engine, "BATCH_COMMANDS_MAX", 1)
+        barrier, calls = scene.store.engine.committer._barrier, 0
+
+        def fail_once(*arguments: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                raise StoreError(Code.UNAVAILABLE, "a device failed: try again")
+            barrier(*arguments)
+
+        handle = await mount.open("bucket/f", os.O_RDWR)
+        file = mount.ops.files.files[await mount.inode("bucket/f")]
+        monkeypatch.setattr(scene.store.engine.committer, "_barrier", fail_once)
+        for data in (b"a", b"b"):
+            await mount.ops.write(handle, 0, data)
+            await mount.ops.files.commit(file)
+        with pytest.raises(pyfuse3.FUSEError):
+            await mount.ops.fsync(handle, False)
+        await mount.close(handle)
+        assert calls == 2
         assert await scene.contents(b"f") == [b"bne", b"one"]
 
     run(tmp_path, main)
