@@ -466,9 +466,7 @@ def test_a_version_whose_commit_failed_has_not_begun(tmp_path: Path, monkeypatch
     run(tmp_path, main)
 
 
-def test_a_commit_that_follows_a_failed_one_begins_the_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_commit_that_follows_a_failed_one_begins_the_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both were under way when the first failed."""
 
     async def main(scene: History) -> None:
