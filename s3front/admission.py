@@ -37,9 +37,11 @@ _ALSO: Final[dict[bytes, Action]] = {
     b"x-amz-object-lock-legal-hold": Action.PUT_OBJECT_LEGAL_HOLD,
 }
 # An operation that asks for more than its own action ("Required permissions for Amazon S3 API operations"): attributes
-# are some of what GetObject gives, and a write that depends on an ETag tells whether it is that one.
+# are some of what GetObject gives, and a write that depends on an ETag, a date or a size tells whether it is that one.
 _WITH: Final[dict[Action, Action]] = {Action.GET_OBJECT_ATTRIBUTES: Action.GET_OBJECT}
-_IF_MATCH: Final = b"if-match"
+_GUESSES: Final = frozenset(
+    {b"if-match", b"if-unmodified-since", b"x-amz-if-match-last-modified-time", b"x-amz-if-match-size"}
+)
 _CONDITIONAL: Final = frozenset({Action.PUT_OBJECT, Action.DELETE_OBJECT})
 # What makes or finishes an object asks nothing about the one that is there.
 _BLIND: Final = frozenset({Action.PUT_OBJECT, Action.ABORT_MULTIPART_UPLOAD, Action.LIST_MULTIPART_UPLOAD_PARTS})
@@ -156,7 +158,7 @@ def _also(action: Action, headers: Mapping[bytes, bytes]) -> set[Action]:
     also = {other for header, other in _ALSO.items() if header in headers}
     if action in _WITH:
         also.add(_WITH[action])
-    if action in _CONDITIONAL and _IF_MATCH in headers:
+    if action in _CONDITIONAL and not _GUESSES.isdisjoint(headers):
         also.add(Action.GET_OBJECT)
     if action is Action.PUT_OBJECT and not grants.HEADERS.isdisjoint(headers):
         also.add(Action.PUT_OBJECT_ACL)

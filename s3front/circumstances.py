@@ -15,7 +15,6 @@ from appliance.access.actions import Action
 from s3front import object_lock, sigv4, xml
 from s3front.dates import NS
 from s3front.errors import S3Error
-from s3front.router import COPY_SOURCE
 from s3front.tagging import HEADER as TAGGING
 from s3front.tagging import OBJECT_TAGS_MAX, from_header, parse
 from s3front.verified import Payload
@@ -150,9 +149,8 @@ class Circumstances:
             case "s3:resourceaccount" | "aws:resourceaccount":
                 return self.bucket.owner
             case "s3:x-amz-copy-source":
-                if COPY_SOURCE not in request.headers:
-                    return None
-                return f"{request.source.bucket_name}/{request.source.key.decode('utf-8', 'replace')}"
+                source = getattr(request, "source", None)  # only a copy has one, whoever sends the header
+                return None if source is None else f"{source.bucket_name}/{source.key.decode('utf-8', 'replace')}"
             case "s3:requestobjecttagkeys":
                 tags = self._request_tags()
                 return tuple(tags) if tags else None

@@ -80,6 +80,8 @@ async def _judged(admission: Admission, headers: Mapping[bytes, bytes], target: 
     if refused is None:
         try:
             await admission.judge(deletion.key, deletion.version_id, headers)
+            if deletion.precondition is not None:  # its outcome tells what the object is
+                await admission.allow(Action.GET_OBJECT, deletion.key, deletion.version_id)
         except StoreError as error:
             refused = from_store(error)
     return deletion, refused

@@ -235,6 +235,30 @@ def test_a_denied_acl_or_tag_does_not_come_with_a_new_object_either(people: Box)
         assert status(people, OTHER, "POST", "/b/k", "uploads=", **asked) == 403
 
 
+def test_who_may_only_write_learns_nothing_by_conditions(people: Box) -> None:
+    people.send("PUT", "/b/k", body=b"x")
+    put_policy(people, policy(action=["s3:PutObject", "s3:DeleteObject"]))
+    ways: list[dict[str, Any]] = [
+        {"if_unmodified_since": "Mon, 01 Jan 1990 00:00:00 GMT"},
+        {"x_amz_if_match_size": "7"},
+        {"x_amz_if_match_last_modified_time": "Mon, 01 Jan 1990 00:00:00 GMT"},
+    ]
+    for guess in ways:
+        assert status(people, OTHER, "DELETE", "/b/k", **guess) == 403, guess
+    for element in ("<ETag>x</ETag>", "<Size>7</Size>"):
+        body = f"<Delete><Object><Key>k</Key>{element}</Object></Delete>".encode()
+        answer = ask(people, OTHER, "POST", "/b", "delete=", body, content_md5=_md5(body))
+        assert b"<Code>AccessDenied</Code>" in answer.body, element
+
+
+def test_a_copy_source_where_nothing_is_copied_means_nothing_to_a_condition(people: Box) -> None:
+    people.send("PUT", "/b/k", body=b"x")
+    put_policy(people, policy(Condition={"StringLike": {"s3:x-amz-copy-source": "b/*"}}))
+    named: dict[str, Any] = {"x_amz_copy_source": "/b/k"}
+    assert [status(people, who, "GET", "/b/k", **named) for who in (KEY, OTHER)] == [200, 403]
+    assert status(people, OTHER, "POST", "/b/n", "uploads=", **named) == 403
+
+
 def test_an_upload_is_its_initiators_to_end(people: Box) -> None:
     put_policy(people, policy(action="s3:PutObject"))
     begun = ask(people, OTHER, "POST", "/b/k", "uploads=")
