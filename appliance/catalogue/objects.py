@@ -232,7 +232,7 @@ def _delete_version(
     if row is None:
         check(command.precondition, None)
         return Deleted(False, wanted if state is not None else "")
-    node = names.node_by_id(tx.one, row[1])
+    node = versions.node_of(tx.one, bucket, key, wanted)
     assert node is not None, "what a version names is there"
     check(command.precondition, node)
     lock.require_free(node.packed, command.lock_ns, bypass=command.bypass)

@@ -11,9 +11,10 @@ depth <= 2.
 
 Who vouches for what:  SQLite's file has no sums, so a bit that flips in it could lead from a name to another's bytes.
 A page's header says whose chunk it is; from there up each row that leads on has a sum of its own: `slice.sum`,
-`node.dsum`, `entry.sum`.  A row is proven when it is followed, and one that does not match is DAMAGED: the catalogue is
-then rebuilt from the devices, whose records and snapshots have digests.  A sum of 0, or none, is that of a row that an
-older program wrote.  Listings do not prove the names that they show: whoever follows one does.
+`node.dsum`, `entry.sum`; a version's row is proven by its node's number of the version.  A row is proven
+when it is followed, and one that does not match is DAMAGED: the catalogue is then rebuilt from the devices, whose
+records and snapshots have digests.  A sum of 0, or none, is that of a row that an older program wrote.
+Listings do not prove the names that they show: whoever follows one does.
 """
 
 from __future__ import annotations

@@ -86,9 +86,23 @@ def row_of(one: names.type_one, bucket: int, key: bytes, version_id: str) -> Any
 
 
 def node_of(one: names.type_one, bucket: int, key: bytes, version_id: str) -> Node | None:
-    """The noncurrent version or delete marker with this id."""
-    row = row_of(one, bucket, key, version_id)
-    return names.node_by_id(one, row[1]) if row is not None else None
+    """The noncurrent version or delete marker with this id.  Raises DAMAGED."""
+    while True:
+        row = row_of(one, bucket, key, version_id)
+        node = names.node_by_id(one, row[1]) if row is not None else None
+        if node is None or _is_named(node, bucket, row):
+            return node
+        if row_of(one, bucket, key, version_id) == row:  # else a commit came between the two
+            raise _damaged(key, row)
+
+
+def _is_named(node: Node, bucket: int, row: Any) -> bool:
+    """Whether the node is the one that the row was written for: no two nodes have one version, but for 0."""
+    return bool(node.version == row[0] and node.bucket == bucket)
+
+
+def _damaged(key: bytes, row: Any) -> StoreError:
+    return StoreError(Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"version {row[0]} of {key!r}")
 
 
 # ---------------------------------------------------------------------- writing
@@ -168,11 +182,11 @@ def add_marker(tx: Rows, state: bytes, bucket: int, key: bytes, packed: bytes, n
 
 
 def remove_row(tx: Rows, bucket: int, key: bytes, row: Any, now_ns: int) -> None:
-    """A noncurrent version or delete marker is gone for good."""
-    version, number, _ = row
-    node = names.node_by_id(tx.one, number)
-    assert node is not None, f"version {version} names node {number}, which is not there"
-    tx.delete(VERSION_TABLE, (bucket, key, version))
+    """A noncurrent version or delete marker is gone for good.  Raises DAMAGED."""
+    node = names.node_by_id(tx.one, row[1])
+    if node is None or not _is_named(node, bucket, row):
+        raise _damaged(key, row)
+    tx.delete(VERSION_TABLE, (bucket, key, row[0]))
     unlink_node(tx, node, now_ns)
 
 
@@ -183,10 +197,14 @@ def promote(
     key has an entry again.
 
     `parent` is the key's directory, None when there is none; `gone` the node that was current, 0 for a delete marker.
+    Raises DAMAGED.
     """
     row = newest(tx.one, bucket, key)
     if row is None or row[2] & MARKER:
         return False
+    node = names.node_by_id(tx.one, row[1])
+    if node is None or not _is_named(node, bucket, row):
+        raise _damaged(key, row)
     directories, name = names.split(key)
     if parent is None:
         parent = names.make_parents(tx, cache, bucket, root, directories, now_ns)

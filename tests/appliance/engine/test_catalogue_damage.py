@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 import trio
 
+from appliance import settings
 from appliance.errors import Code, StoreError
 from appliance.model import NO_ATTRIBUTES, Bucket, NewSlice
 from appliance.store import ObjectStore
@@ -178,6 +180,29 @@ def test_damage_gets_no_new_sum_from_a_change_of_attributes(tmp_path: Path, what
         with pytest.raises(StoreError) as caught:
             await read(store, bucket, b"d/a")
         assert caught.value.code is Code.DAMAGED
+
+    run(tmp_path, work)
+
+
+def test_a_version_that_names_another_node_is_never_followed(tmp_path: Path) -> None:
+    async def work(store: ObjectStore) -> None:
+        bucket = await store.create_bucket("bucket", "me", settings={settings.VERSIONING: settings.ENABLED})
+        old = [
+            await store.put_object(bucket, key, store.small_body(data), "e", NO_ATTRIBUTES)
+            for data in (b"old", b"new")
+            for key in (b"a", b"b")
+        ]
+        hurt(tmp_path / "catalogue.db", f"UPDATE version SET node={old[1].node} WHERE key=x'61'")
+        id_of_a = old[0].version_id
+        for verb in (
+            partial(store.look_up_version, bucket, b"a", id_of_a),
+            partial(store.delete_object, bucket, b"a", version_id=id_of_a),
+            partial(store.delete_object, bucket, b"a", version_id=old[2].version_id),  # promotes it
+        ):
+            with pytest.raises(StoreError) as caught:
+                await verb()
+            assert caught.value.code is Code.DAMAGED
+        assert (await store.look_up_version(bucket, b"b", old[1].version_id)).data == b"old"
 
     run(tmp_path, work)
 
