@@ -19,11 +19,11 @@ from fusefs import attributes, past, tree
 from fusefs.handles import File
 from fusefs.inodes import PAST, ROOT, Inodes
 from fusefs.past import Past
+from fusefs.permits import Permits
 from fusefs.writeback import WriteBack
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
-    from fusefs.permits import Permits
 
 SCAN_STEP: Final = 256  # entries per call of the store
 

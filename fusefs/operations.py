@@ -39,15 +39,17 @@ from pyfuse3 import (
 from appliance.authority import MOUNT, Action, Principal
 from appliance.errors import StoreError
 from appliance.limits import FILE_SIZE_MAX, NAME_MAX
-from appliance.model import IMPLIED, Attributes, Entry
-from fusefs import attributes, changes, tree, xattrs
+from appliance.model import Attributes, Entry
+from fusefs import attributes, changes, xattrs
 from fusefs.answered import answered
+from fusefs.entries import Entries
+from fusefs.guarded import handling, reading, writing
 from fusefs.handles import DirectoryHandle, File, FileHandle
 from fusefs.inodes import ROOT, Inodes
-from fusefs.invalidation import NO_PARENT, Invalidation, Kernel
+from fusefs.invalidation import Invalidation, Kernel
 from fusefs.listing import list_buckets, list_directory
-from fusefs.names import Names, bucket_name
-from fusefs.permits import Permits, handling, reading, writing
+from fusefs.names import Names
+from fusefs.permits import Permits
 from fusefs.reading import read
 from fusefs.writeback import WriteBack
 
@@ -75,6 +77,7 @@ class Operations(pyfuse3.Operations):
         self.files = WriteBack(store, durable_close=durable_close)
         self.names = Names(store, self.inodes, self.files, self.permits)
         self.invalidation = Invalidation(store, self.inodes, self.files, kernel)
+        self.entries = Entries(store, self.permits, self.inodes, self.names, self.files, self.invalidation)
         self.handles: dict[int, FileHandle | DirectoryHandle] = {}
         self._numbers = count(1)
         self._started_ns = time.time_ns()
@@ -95,96 +98,33 @@ class Operations(pyfuse3.Operations):
 
     @writing
     async def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
-        if parent_inode == ROOT:
-            self.permits.require(Action.MOUNT_WRITE, new_bucket := bucket_name(name))
-            with self.invalidation.ours((NO_PARENT, name, True)):
-                bucket = await self.store.create_bucket(new_bucket, self.permits.principal.owner)
-            node = await self.store.set_attributes(
-                bucket.root, time.time_ns(), mode=stat.S_IFDIR | stat.S_IMODE(mode), uid=ctx.uid, gid=ctx.gid
-            )
-            return self.names.looked_up(ROOT, Entry(name, True, node))
-        new = self.names.new(parent_inode, name)
-        gid, mode = self._inherit(parent_inode, ctx.gid, mode)
-        with self.invalidation.ours((parent_inode, new, True)):
-            entry = await self.store.make_directory(
-                parent_inode, new, stat.S_IFDIR | stat.S_IMODE(mode), ctx.uid, gid, time.time_ns()
-            )
-        return self.names.looked_up(parent_inode, entry)
+        return await self.entries.mkdir(parent_inode, name, mode, ctx)
 
     @writing
     async def symlink(
         self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        new = self.names.new(parent_inode, name)
-        gid, _ = self._inherit(parent_inode, ctx.gid, 0)
-        with self.invalidation.ours((parent_inode, new, False)):
-            entry = await self.store.make_symlink(parent_inode, new, target, ctx.uid, gid, time.time_ns())
-        return self.names.looked_up(parent_inode, entry)
+        return await self.entries.symlink(parent_inode, name, target, ctx)
 
     @writing
     async def mknod(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        if not stat.S_ISREG(mode):
-            raise FUSEError(errno.EPERM)  # mknod(2): the file system does not support nodes of this type
-        file = self._new_file(parent_inode, name, mode, ctx)
-        await self.files.make_durable(file)
-        return self.names.looked_up(parent_inode, file)
+        return await self.entries.mknod(parent_inode, name, mode, rdev, ctx)
 
     @writing
     async def link(
         self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        new = self.names.new(new_parent_inode, new_name)
-        file = self.files.get(inode)
-        if file is not None:
-            await self.files.make_durable(file)
-        with self.invalidation.ours((new_parent_inode, new, False)):
-            entry = await self.store.make_link(inode, new_parent_inode, new, time.time_ns())
-        if file is not None:
-            file.base = entry.node
-        return self.names.looked_up(new_parent_inode, entry)
+        return await self.entries.link(inode, new_parent_inode, new_name)
 
     @writing
     async def unlink(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        if parent_inode == ROOT:
-            raise FUSEError(errno.EISDIR)
-        found = self.names.existing(parent_inode, name)
-        file = found if isinstance(found, File) else self.files.get(found.node.id)
-        if file is not None and file.base is None and await self._drop_uncommitted(file):
-            return
-        if isinstance(found, Entry):
-            if found.directory:
-                raise FUSEError(errno.EISDIR)
-            stored = found.name
-        else:
-            stored = _file_name(found, name)
-        await self._keep(parent_inode)
-        with self.invalidation.ours((parent_inode, stored, False)):
-            await self.store.unlink(parent_inode, stored, time.time_ns())
-        self.invalidation.epoch += 1
-        if file is not None:
-            self.files.unlinked(file)
+        await self.entries.unlink(parent_inode, name)
 
     @writing
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
-        if parent_inode == ROOT:
-            bucket = self.store.bucket(bucket_name(name))
-            self.permits.require(Action.MOUNT_WRITE, bucket)
-            self.names.check_empty(bucket.root)
-            with self.invalidation.ours((NO_PARENT, name, True)):
-                await self.store.delete_bucket(bucket.name)
-            return
-        found = self.names.existing(parent_inode, name)
-        if not isinstance(found, Entry) or not found.directory:
-            raise FUSEError(errno.ENOTDIR)
-        if self.files.names.get(found.node.id):
-            raise FUSEError(errno.ENOTEMPTY)
-        await self._keep(parent_inode)
-        with self.invalidation.ours((parent_inode, found.name, True)):
-            await self.store.remove_directory(parent_inode, found.name, time.time_ns())
-        self.invalidation.epoch += 1
-        self.invalidation.unshadowed(parent_inode, found.name)
+        await self.entries.rmdir(parent_inode, name)
 
     @writing
     async def rename(
@@ -196,65 +136,7 @@ class Operations(pyfuse3.Operations):
         flags: FlagT,
         ctx: RequestContext,
     ) -> None:
-        if ROOT in (parent_inode_old, parent_inode_new):
-            raise FUSEError(errno.EPERM)
-        if flags & ~(pyfuse3.RENAME_EXCHANGE | pyfuse3.RENAME_NOREPLACE):
-            raise FUSEError(errno.EINVAL)
-        if self.names.bucket_id(parent_inode_old) != self.names.bucket_id(parent_inode_new):
-            raise FUSEError(errno.EXDEV)
-        source = self.names.existing(parent_inode_old, name_old)
-        target = self.names.find(parent_inode_new, name_new)
-        exchange = bool(flags & pyfuse3.RENAME_EXCHANGE)
-        directory = isinstance(source, Entry) and source.directory
-        if target is None:
-            if exchange:
-                raise FUSEError(errno.ENOENT)
-            new = self.names.new(parent_inode_new, name_new, absent=True)
-        else:
-            if flags & pyfuse3.RENAME_NOREPLACE:
-                raise FUSEError(errno.EEXIST)
-            onto = isinstance(target, Entry) and target.directory
-            if directory != onto:
-                raise FUSEError(errno.EINVAL if exchange else errno.EISDIR if onto else errno.ENOTDIR)
-            if onto and isinstance(target, Entry) and not exchange and self.files.names.get(target.node.id):
-                raise FUSEError(errno.ENOTEMPTY)
-            new = target.name if isinstance(target, Entry) else _file_name(target, name_new)
-        stored = source.name if isinstance(source, Entry) else _file_name(source, name_old)
-        moved, replaced = self.names.file(source), self.names.file(target)
-        if moved is not None and moved is replaced:
-            return  # rename(2): two names of one file, nothing happens
-        commit = None
-        if moved is not None:  # new bytes before the new name: a crash leaves the old file or the whole new one
-            commit = await self.files.commit(moved)
-            if moved.base is not None or len(moved.pending) != 1:
-                await self.files.make_durable(moved)  # otherwise its one commit fails together with the rename
-        if replaced is not None:
-            if exchange:
-                await self.files.make_durable(replaced)
-            elif replaced.base is None and await self._drop_uncommitted(replaced):
-                replaced = None
-        await self._keep(parent_inode_old)
-        with self.invalidation.ours((parent_inode_old, stored, directory), (parent_inode_new, new, directory)):
-            await self.store.rename(
-                parent_inode_old,
-                stored,
-                directory,
-                parent_inode_new,
-                new,
-                time.time_ns(),
-                replace=not flags & pyfuse3.RENAME_NOREPLACE,
-                exchange=exchange,
-            )
-        if commit is not None:
-            await self.files.wait(commit)
-        self._placed(source, (parent_inode_new, new))
-        if exchange:
-            self._placed(target, (parent_inode_old, stored))
-        self.invalidation.epoch += 1
-        if replaced is not None and not exchange:
-            self.files.unlinked(replaced)
-        if directory:
-            self.invalidation.unshadowed(parent_inode_old, stored)
+        await self.entries.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
 
     @reading
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
@@ -367,7 +249,7 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         found = None if parent_inode == ROOT else self.names.find(parent_inode, name)
         if found is None:
-            file = self._new_file(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx, absent=True)
+            file = self.entries.new_file(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx, absent=True)
         elif flags & os.O_EXCL:
             raise FUSEError(errno.EEXIST)
         elif isinstance(found, Entry):
@@ -493,33 +375,7 @@ class Operations(pyfuse3.Operations):
             ctime_ns=self._started_ns,
         )
 
-    async def _keep(self, directory: int) -> None:
-        """A directory that exists only because keys lie below it must not vanish under a program that removes its last
-        entry: it becomes one of its own."""
-        if self.names.node(directory).flags & IMPLIED:
-            await self.store.set_attributes(directory, time.time_ns())
-
     # ------------------------------------------------------------------ files
-    def _inherit(self, parent: int, gid: int, mode: int) -> tuple[int, int]:
-        """Group and mode of what is made in a set-group-ID directory (inode(7))."""
-        node = self.names.node(parent)
-        if not node.mode & stat.S_ISGID:
-            return gid, mode
-        return node.gid, mode | stat.S_ISGID if stat.S_ISDIR(mode) else mode
-
-    def _new_file(self, parent: int, name: bytes, mode: int, ctx: RequestContext, *, absent: bool = False) -> File:
-        """An uncommitted file under `name`; `absent` as of `Names.new`."""
-        new = self.names.new(parent, name, absent=absent)
-        bucket = self.names.bucket_of(parent)
-        gid, mode = self._inherit(parent, ctx.gid, mode)
-        inode = self.store.new_node_id()
-        assert inode != ROOT
-        file = File(inode, bucket, mode=mode, uid=ctx.uid, gid=gid, now_ns=time.time_ns(), name=(parent, new))
-        self.files.add(file)
-        self.files.touch(file)
-        self.invalidation.epoch += 1
-        return file
-
     def _open(self, file: File, flags: int) -> FileInfo:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         try:
@@ -540,15 +396,6 @@ class Operations(pyfuse3.Operations):
         # keep_cache: an S3 PUT makes a new node, so a node's bytes change through this mount alone
         return FileInfo(fh=FileHandleT(number), keep_cache=True)
 
-    def _placed(self, found: Entry | File | None, place: tuple[int, bytes]) -> None:
-        """A file has another name from now on."""
-        file = self.names.file(found)
-        if file is not None:
-            file.place = place
-        inode = file.inode if file is not None else found.node.id if isinstance(found, Entry) else 0
-        if self.inodes.place(inode) is not None:
-            self.inodes.placed(inode, place)
-
     def _found(self, inode: int) -> File:
         """The file of an inode that no memory holds yet.  ESTALE when its key has another version by now."""
         node = self.names.node(inode)
@@ -564,15 +411,6 @@ class Operations(pyfuse3.Operations):
         assert isinstance(handle, FileHandle)
         return handle
 
-    async def _drop_uncommitted(self, file: File) -> bool:
-        """Drops a file that no commit has taken yet; otherwise waits until the commit is durable.  True if dropped."""
-        if not file.pending and not file.lock.locked():
-            self.files.unlinked(file)
-            self.invalidation.epoch += 1
-            return True
-        await self.files.make_durable(file)
-        return False
-
     def _attributes(self, inode: int) -> Attributes:
         file = self.files.get(inode)
         return self.names.node(inode).attributes if file is None else file.current_attributes()
@@ -587,12 +425,3 @@ class Operations(pyfuse3.Operations):
             self.files.touch(file)
         if not file.writers:
             await self.files.commit(file)
-
-
-def _file_name(file: File, name: bytes) -> bytes:
-    """The catalogue name of an uncommitted file."""
-    if file.name is not None:
-        return file.name[1]
-    target = tree.from_mount(name)
-    assert isinstance(target, tree.Name)
-    return target.name

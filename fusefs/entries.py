@@ -1,0 +1,264 @@
+"""The names of a mount made, moved and removed: mkdir, symlink, mknod, link, unlink, rmdir, rename.
+
+Each first looks at what is there (`Names`), then tells the store, and keeps what memory holds in step: files that no
+commit has taken yet have their name here alone, and what an open file loses with its last name is its place, not its
+bytes.  Whether the mount may do it was asked before (`guarded`); what a process may, the kernel has decided.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+import time
+from typing import TYPE_CHECKING
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileNameT, FlagT, FUSEError, InodeT, ModeT, RequestContext
+
+from appliance.authority import Action
+from appliance.model import IMPLIED, Entry
+from fusefs import tree
+from fusefs.handles import File
+from fusefs.inodes import ROOT, Inodes
+from fusefs.invalidation import NO_PARENT, Invalidation
+from fusefs.names import Names, bucket_name
+from fusefs.permits import Permits
+from fusefs.writeback import WriteBack
+
+if TYPE_CHECKING:
+    from appliance.store import ObjectStore
+
+
+class Entries:
+    """What a mount does to its names."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        permits: Permits,
+        inodes: Inodes,
+        names: Names,
+        files: WriteBack,
+        invalidation: Invalidation,
+    ) -> None:
+        self.store = store
+        self.permits = permits
+        self.inodes = inodes
+        self.names = names
+        self.files = files
+        self.invalidation = invalidation
+
+    # ------------------------------------------------------------------ making
+    async def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
+        """mkdir(2); in the root, a bucket."""
+        if parent_inode == ROOT:
+            self.permits.require(Action.MOUNT_WRITE, new_bucket := bucket_name(name))
+            with self.invalidation.ours((NO_PARENT, name, True)):
+                bucket = await self.store.create_bucket(new_bucket, self.permits.principal.owner)
+            node = await self.store.set_attributes(
+                bucket.root, time.time_ns(), mode=stat.S_IFDIR | stat.S_IMODE(mode), uid=ctx.uid, gid=ctx.gid
+            )
+            return self.names.looked_up(ROOT, Entry(name, True, node))
+        new = self.names.new(parent_inode, name)
+        gid, mode = self._inherit(parent_inode, ctx.gid, mode)
+        with self.invalidation.ours((parent_inode, new, True)):
+            entry = await self.store.make_directory(
+                parent_inode, new, stat.S_IFDIR | stat.S_IMODE(mode), ctx.uid, gid, time.time_ns()
+            )
+        return self.names.looked_up(parent_inode, entry)
+
+    async def symlink(
+        self, parent_inode: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        """symlink(2)."""
+        new = self.names.new(parent_inode, name)
+        gid, _ = self._inherit(parent_inode, ctx.gid, 0)
+        with self.invalidation.ours((parent_inode, new, False)):
+            entry = await self.store.make_symlink(parent_inode, new, target, ctx.uid, gid, time.time_ns())
+        return self.names.looked_up(parent_inode, entry)
+
+    async def mknod(
+        self, parent_inode: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        """mknod(2), durable when it returns."""
+        if not stat.S_ISREG(mode):
+            raise FUSEError(errno.EPERM)  # mknod(2): the file system does not support nodes of this type
+        file = self.new_file(parent_inode, name, mode, ctx)
+        await self.files.make_durable(file)
+        return self.names.looked_up(parent_inode, file)
+
+    async def link(self, inode: InodeT, new_parent_inode: InodeT, new_name: FileNameT) -> EntryAttributes:
+        """link(2)."""
+        new = self.names.new(new_parent_inode, new_name)
+        file = self.files.get(inode)
+        if file is not None:
+            await self.files.make_durable(file)
+        with self.invalidation.ours((new_parent_inode, new, False)):
+            entry = await self.store.make_link(inode, new_parent_inode, new, time.time_ns())
+        if file is not None:
+            file.base = entry.node
+        return self.names.looked_up(new_parent_inode, entry)
+
+    def _inherit(self, parent: int, gid: int, mode: int) -> tuple[int, int]:
+        """Group and mode of what is made in a set-group-ID directory (inode(7))."""
+        node = self.names.node(parent)
+        if not node.mode & stat.S_ISGID:
+            return gid, mode
+        return node.gid, mode | stat.S_ISGID if stat.S_ISDIR(mode) else mode
+
+    def new_file(self, parent: int, name: bytes, mode: int, ctx: RequestContext, *, absent: bool = False) -> File:
+        """An uncommitted file under `name`; `absent` as of `Names.new`."""
+        new = self.names.new(parent, name, absent=absent)
+        bucket = self.names.bucket_of(parent)
+        gid, mode = self._inherit(parent, ctx.gid, mode)
+        inode = self.store.new_node_id()
+        assert inode != ROOT
+        file = File(inode, bucket, mode=mode, uid=ctx.uid, gid=gid, now_ns=time.time_ns(), name=(parent, new))
+        self.files.add(file)
+        self.files.touch(file)
+        self.invalidation.epoch += 1
+        return file
+
+    # ------------------------------------------------------------------ removing and moving
+    async def unlink(self, parent_inode: InodeT, name: FileNameT) -> None:
+        """unlink(2)."""
+        if parent_inode == ROOT:
+            raise FUSEError(errno.EISDIR)
+        found = self.names.existing(parent_inode, name)
+        file = found if isinstance(found, File) else self.files.get(found.node.id)
+        if file is not None and file.base is None and await self._drop_uncommitted(file):
+            return
+        if isinstance(found, Entry):
+            if found.directory:
+                raise FUSEError(errno.EISDIR)
+            stored = found.name
+        else:
+            stored = _file_name(found, name)
+        await self._keep(parent_inode)
+        with self.invalidation.ours((parent_inode, stored, False)):
+            await self.store.unlink(parent_inode, stored, time.time_ns())
+        self.invalidation.epoch += 1
+        if file is not None:
+            self.files.unlinked(file)
+
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT) -> None:
+        """rmdir(2); in the root, of a bucket."""
+        if parent_inode == ROOT:
+            bucket = self.store.bucket(bucket_name(name))
+            self.permits.require(Action.MOUNT_WRITE, bucket)
+            self.names.check_empty(bucket.root)
+            with self.invalidation.ours((NO_PARENT, name, True)):
+                await self.store.delete_bucket(bucket.name)
+            return
+        found = self.names.existing(parent_inode, name)
+        if not isinstance(found, Entry) or not found.directory:
+            raise FUSEError(errno.ENOTDIR)
+        if self.files.names.get(found.node.id):
+            raise FUSEError(errno.ENOTEMPTY)
+        await self._keep(parent_inode)
+        with self.invalidation.ours((parent_inode, found.name, True)):
+            await self.store.remove_directory(parent_inode, found.name, time.time_ns())
+        self.invalidation.epoch += 1
+        self.invalidation.unshadowed(parent_inode, found.name)
+
+    async def rename(
+        self,
+        parent_inode_old: InodeT,
+        name_old: FileNameT,
+        parent_inode_new: InodeT,
+        name_new: FileNameT,
+        flags: FlagT,
+    ) -> None:
+        """renameat2(2), within one bucket."""
+        if ROOT in (parent_inode_old, parent_inode_new):
+            raise FUSEError(errno.EPERM)
+        if flags & ~(pyfuse3.RENAME_EXCHANGE | pyfuse3.RENAME_NOREPLACE):
+            raise FUSEError(errno.EINVAL)
+        if self.names.bucket_id(parent_inode_old) != self.names.bucket_id(parent_inode_new):
+            raise FUSEError(errno.EXDEV)
+        source = self.names.existing(parent_inode_old, name_old)
+        target = self.names.find(parent_inode_new, name_new)
+        exchange = bool(flags & pyfuse3.RENAME_EXCHANGE)
+        directory = isinstance(source, Entry) and source.directory
+        if target is None:
+            if exchange:
+                raise FUSEError(errno.ENOENT)
+            new = self.names.new(parent_inode_new, name_new, absent=True)
+        else:
+            if flags & pyfuse3.RENAME_NOREPLACE:
+                raise FUSEError(errno.EEXIST)
+            onto = isinstance(target, Entry) and target.directory
+            if directory != onto:
+                raise FUSEError(errno.EINVAL if exchange else errno.EISDIR if onto else errno.ENOTDIR)
+            if onto and isinstance(target, Entry) and not exchange and self.files.names.get(target.node.id):
+                raise FUSEError(errno.ENOTEMPTY)
+            new = target.name if isinstance(target, Entry) else _file_name(target, name_new)
+        stored = source.name if isinstance(source, Entry) else _file_name(source, name_old)
+        moved, replaced = self.names.file(source), self.names.file(target)
+        if moved is not None and moved is replaced:
+            return  # rename(2): two names of one file, nothing happens
+        commit = None
+        if moved is not None:  # new bytes before the new name: a crash leaves the old file or the whole new one
+            commit = await self.files.commit(moved)
+            if moved.base is not None or len(moved.pending) != 1:
+                await self.files.make_durable(moved)  # otherwise its one commit fails together with the rename
+        if replaced is not None:
+            if exchange:
+                await self.files.make_durable(replaced)
+            elif replaced.base is None and await self._drop_uncommitted(replaced):
+                replaced = None
+        await self._keep(parent_inode_old)
+        with self.invalidation.ours((parent_inode_old, stored, directory), (parent_inode_new, new, directory)):
+            await self.store.rename(
+                parent_inode_old,
+                stored,
+                directory,
+                parent_inode_new,
+                new,
+                time.time_ns(),
+                replace=not flags & pyfuse3.RENAME_NOREPLACE,
+                exchange=exchange,
+            )
+        if commit is not None:
+            await self.files.wait(commit)
+        self._placed(source, (parent_inode_new, new))
+        if exchange:
+            self._placed(target, (parent_inode_old, stored))
+        self.invalidation.epoch += 1
+        if replaced is not None and not exchange:
+            self.files.unlinked(replaced)
+        if directory:
+            self.invalidation.unshadowed(parent_inode_old, stored)
+
+    async def _keep(self, directory: int) -> None:
+        """A directory that exists only because keys lie below it must not vanish under a program that removes its last
+        entry: it becomes one of its own."""
+        if self.names.node(directory).flags & IMPLIED:
+            await self.store.set_attributes(directory, time.time_ns())
+
+    async def _drop_uncommitted(self, file: File) -> bool:
+        """Drops a file that no commit has taken yet; otherwise waits until the commit is durable.  True if dropped."""
+        if not file.pending and not file.lock.locked():
+            self.files.unlinked(file)
+            self.invalidation.epoch += 1
+            return True
+        await self.files.make_durable(file)
+        return False
+
+    def _placed(self, found: Entry | File | None, place: tuple[int, bytes]) -> None:
+        """A file has another name from now on."""
+        file = self.names.file(found)
+        if file is not None:
+            file.place = place
+        inode = file.inode if file is not None else found.node.id if isinstance(found, Entry) else 0
+        if self.inodes.place(inode) is not None:
+            self.inodes.placed(inode, place)
+
+
+def _file_name(file: File, name: bytes) -> bytes:
+    """The catalogue name of an uncommitted file."""
+    if file.name is not None:
+        return file.name[1]
+    target = tree.from_mount(name)
+    assert isinstance(target, tree.Name)
+    return target.name
