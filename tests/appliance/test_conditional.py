@@ -49,6 +49,7 @@ def one_wins(ends: list[str], loser: str = "PRECONDITION_FAILED") -> None:
     assert ends == ["", *[loser] * (CROWD - 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("versioned", [False, True])
 @pytest.mark.parametrize("threaded", [False, True])
 def test_exactly_one_of_many_wins(tmp_path: Path, threaded: bool, versioned: bool) -> None:

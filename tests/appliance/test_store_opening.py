@@ -302,6 +302,7 @@ FOREIGN = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("older", [True, False])
 def test_a_catalogue_of_another_structure(
     devices: list[MemoryDevice], database: Path, caplog: pytest.LogCaptureFixture, older: bool
@@ -370,6 +371,7 @@ def test_a_journal_damaged_in_the_middle(tmp_path: Path) -> None:
     check(devices, database)
 
 
+@pytest.mark.slow
 def test_a_damaged_journal_is_no_loss_beside_a_whole_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host's file has all that the ring had; older than the ring, hurt or another's it does not help."""
     devices = make_devices(1)

@@ -56,11 +56,13 @@ def bases(world: Path) -> list[tuple[Base, Host]]:
     return made
 
 
+@pytest.mark.slow
 def test_an_overwrite_is_old_or_new_at_every_call(world: Path) -> None:
     base, host = bases(world)[0]
     assert visit(base, [exhaustive.overwrite], host) >= 10
 
 
+@pytest.mark.slow
 def test_a_lost_page_is_noticed(world: Path) -> None:
     """The visit itself is checked: without I3's verification a record would stand whose page was lost."""
     base, host = bases(world)[1]

@@ -13,7 +13,7 @@ import pytest
 from tests.crash import mutations
 from tests.crash.simulation import LIVES, Counts, Trial, run_seed, small_world
 
-QUICK: Final = 10  # seeds in every run: some sixty crashes
+QUICK: Final = 3  # seeds in every run: some twenty crashes
 LONG: Final = 350  # some two thousand
 BOUND: Final = 500  # seeds within which a fault must be noticed
 
@@ -51,6 +51,7 @@ def test_two_thousand_crashes_lose_nothing(world: Path) -> None:
         assert counts[happened], f"no {happened} in {counts}"
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_exactly(world: Path) -> None:
     runs = []
     for name in ("one", "two"):

@@ -243,6 +243,7 @@ def test_a_body_where_none_was_signed_is_refused(way: Way) -> None:
     assert refused(way, plan(verified, 4), b"body").code == "XAmzContentSHA256Mismatch"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_torn_upload_is_refused(way: Way) -> None:
     assert refused(way, plan(signed(BODY), len(BODY)), BODY[:-1]).code == "IncompleteBody"

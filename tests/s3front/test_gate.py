@@ -493,6 +493,7 @@ def test_memory_of_guessers_is_bounded() -> None:
     assert len(slowdown) == 100
 
 
+@pytest.mark.slow
 def test_caches_stay_bounded_under_random_claims() -> None:
     request = sign_by_header()
     tracemalloc.start()

@@ -268,6 +268,7 @@ def copy_of(one: Patient) -> list[MemoryDevice]:
     return copies
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_quiet")
 def test_hurt_pages_are_never_served(one: Patient, tmp_path: Path) -> None:
     run_live(one, 150, 1, tmp_path)
@@ -346,6 +347,7 @@ def on_devices(place: Place) -> bool:
     return place.device >= 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_quiet")
 def test_a_hurt_pool_opens_whole_or_refuses(one: Patient, tmp_path: Path) -> None:
     run_closed(one, 20, 3, tmp_path, on_devices)

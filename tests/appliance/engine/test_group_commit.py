@@ -45,6 +45,7 @@ def put(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threaded", [False, True])
 def test_many_tickets_share_batches_and_settle_in_order(tmp_path: Path, threaded: bool) -> None:
     count = 3 * BATCH_COMMANDS_MAX // 2

@@ -186,6 +186,7 @@ def test_it_does_not_matter_how_many_keys_there_are(small: Bucket, large: Bucket
         assert many.steps <= 1.5 * few.steps + 1000, question
 
 
+@pytest.mark.slow
 def test_a_common_prefix_is_one_seek_however_it_ends(small: Bucket, large: Bucket) -> None:
     """A prefix with all keys below it: found, and passed over, by a handful of steps."""
     for bucket in (small, large):
@@ -203,6 +204,7 @@ def test_a_common_prefix_is_one_seek_however_it_ends(small: Bucket, large: Bucke
             assert cost.steps <= 1500, (prefix, delimiter)
 
 
+@pytest.mark.slow
 def test_uploads_cost_what_they_show() -> None:
     """A thousand uploads under a common prefix are one row to find and one seek to pass over."""
     bucket = Bucket([])

@@ -134,6 +134,7 @@ def test_a_long_read_sees_what_it_began_with(
     run_store(tmp_path, work, threaded=threaded)
 
 
+@pytest.mark.slow
 def test_many_changes_before_and_behind_the_reader(tmp_path: Path, small_windows: None) -> None:
     async def work(store: ObjectStore, bucket: Bucket) -> None:
         dice = random.Random(3)

@@ -101,6 +101,7 @@ def test_an_overwrite_of_a_huge_object_leaves_the_new_one_whole(tmp_path: Path) 
     trio.run(main)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rebuild", [False, True])
 def test_a_stop_between_two_steps_is_made_up_at_start(tmp_path: Path, rebuild: bool) -> None:
     members = pool()

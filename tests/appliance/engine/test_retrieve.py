@@ -109,6 +109,7 @@ def test_pins_remember_the_oldest_state() -> None:
 SHAPES = [0, 1, 2048, 2049, BLOCK, GATHER_MAX, GATHER_MAX + 1, PAGE_PAYLOAD, PAGE_PAYLOAD + 1, CHUNK_SIZE + 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SHAPES)
 def test_any_range_of_any_size(tmp_path: Path, size: int) -> None:
     data = random.Random(size).randbytes(size)

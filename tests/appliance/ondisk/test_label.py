@@ -26,6 +26,7 @@ def writes(size: int, sector: int, name: str = "tierce:home:ssd0") -> list[tuple
     return label.protect(size, sector, name, disk=DISK, partition=PARTITION)
 
 
+@pytest.mark.slow
 @rows("sector", label.SECTORS)
 @rows("size", SIZES)
 def test_both_tables_hold_and_agree(size: int, sector: int) -> None:
@@ -133,6 +134,7 @@ def test_util_linux_sees_the_table_and_the_name(tmp_path: Path) -> None:
     assert probe("wipefs", "--no-act", str(disk)) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_clearing_covers_labels_and_slots(size: int) -> None:
     image = bytearray(b"\xff" * size)

@@ -73,6 +73,7 @@ def test_round_trip(sb: Superblock) -> None:
     assert decode(slot) == sb
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_found() -> None:
     slot = encode(SUPERBLOCK)
     head_and_body, tail = range(2048 * 8), range((SLOT - 64) * 8, SLOT * 8)

@@ -17,5 +17,6 @@ def test_two_hundred_histories_are_linearizable() -> None:
     assert operations > HISTORIES * 40
 
 
+@pytest.mark.slow
 def test_a_history_repeats() -> None:
     assert run_seed(1) == run_seed(1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 
+import pytest
+
 from s3front import xml
 from tests.rows import rows
 from tests.s3front.box import SCOPED, Answer, Box
@@ -46,6 +48,7 @@ def test_quiet_mentions_failures_only(box: Box) -> None:
     assert box.send("GET", "/b/a").status == 404
 
 
+@pytest.mark.slow
 def test_a_thousand_keys_and_no_more(box: Box) -> None:
     answer = delete(box, objects(*(f"k{n}" for n in range(1000))))
     assert answer.body.count(b"<Deleted>") == 1000

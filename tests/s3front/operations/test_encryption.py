@@ -168,6 +168,7 @@ def test_a_part_that_is_not_there_is_said_without_a_key(box: Box) -> None:
 # ---------------------------------------------------------------------- copies
 
 
+@pytest.mark.slow
 @rows("size", [0, 700, 5000, limits.GATHER_MAX + 7])
 @rows("to", list(WAYS))
 @rows("origin", list(WAYS))

@@ -6,6 +6,7 @@ import re
 import urllib.parse
 import xml.etree.ElementTree as ET
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -164,6 +165,7 @@ def test_no_token_breaks_the_decoder(token: str) -> None:
 odd_keys = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(60), deadline=None)
 @given(st.lists(odd_keys, min_size=1, max_size=5, unique=True))
 def test_any_key_is_listed_by_url_encoding(names: list[str]) -> None:

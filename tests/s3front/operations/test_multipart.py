@@ -163,6 +163,7 @@ ALL = {
 }
 
 
+@pytest.mark.slow
 @rows("algorithm", ALL)
 def test_every_algorithm_on_objects_and_on_parts(double: Box, algorithm: str) -> None:
     header, mode = ALL[algorithm], {"x-amz-checksum-mode": "ENABLED"}

@@ -175,6 +175,7 @@ def test_governance(box: Box, bucket: str) -> None:
     assert box.send("DELETE", f"{bucket}/k", f"versionId={version}", BYPASS).status == 204
 
 
+@pytest.mark.slow
 def test_compliance_and_holds(box: Box, bucket: str) -> None:
     soon = time.time() + 0.4
     moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(soon)) + f".{int(soon % 1 * 1000):03}Z"
