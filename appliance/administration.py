@@ -25,6 +25,7 @@ from appliance.credentials import Vault, new_access_key, new_user
 from appliance.errors import Code, StoreError
 from appliance.metrics import CONTENT_TYPE, Collector, exposition
 from appliance.model import AccessKey, Bucket, User
+from appliance.quota import Quota
 from appliance.rotation import rotate_master_key
 
 if TYPE_CHECKING:
@@ -149,6 +150,15 @@ def _bucket_routes(app: QuartTrio, box: Box) -> None:
         owner = _user(box.store, str(values.get("user") or "default"))
         bucket = await box.store.create_bucket(_text(values, "name"), owner.id, copies=copies)
         return _json(_bucket_row(box.store, bucket))
+
+    @app.post("/buckets/<name>/quota")
+    async def set_quota(name: str) -> Response:
+        """{"size": bytes or null, "objects": number or null}; both null: none."""
+        values = await _values()
+        bucket = box.store.bucket(name)
+        quota = Quota(_limit(values, "size"), _limit(values, "objects"))
+        await box.store.set_quota(bucket, None if quota == Quota() else quota)
+        return _json(_bucket_row(box.store, box.store.bucket(name)))
 
     @app.delete("/buckets/<name>")
     async def delete_bucket(name: str) -> Response:
@@ -281,6 +291,8 @@ async def _follow(app: QuartTrio, work: Callable[[Report], Awaitable[Mapping[str
 
 def _bucket_row(store: ObjectStore, bucket: Bucket) -> dict[str, Any]:
     usage = store.usage(bucket)
+    limited = store.quota(bucket.id)
+    quota = Quota() if limited is None else limited[0]
     return {
         "name": bucket.name,
         "created_ns": bucket.created_ns,
@@ -288,6 +300,9 @@ def _bucket_row(store: ObjectStore, bucket: Bucket) -> dict[str, Any]:
         "owner": bucket.owner,
         "objects": usage.objects,
         "bytes": usage.bytes,
+        "unfinished": usage.parts,
+        "quota_objects": quota.objects,
+        "quota_size": quota.size,
     }
 
 
@@ -329,6 +344,13 @@ async def _values() -> dict[str, Any]:
         return msgspec.json.decode(await request.get_data(), type=dict[str, Any])
     except msgspec.DecodeError as error:
         raise StoreError(Code.INVALID_ARGUMENT, f"the request is not a JSON object: {error}") from error
+
+
+def _limit(values: Mapping[str, Any], name: str) -> int | None:
+    value = values.get(name)
+    if value is not None and type(value) is not int:
+        raise StoreError(Code.INVALID_ARGUMENT, f"{name} is a number")
+    return value
 
 
 def _text(values: Mapping[str, Any], name: str) -> str:

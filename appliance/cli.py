@@ -22,6 +22,7 @@ from appliance import logs
 from appliance.config import Config, ConfigError, load
 from appliance.control import Control, NoDaemon, Refused
 from appliance.errors import StoreError
+from appliance.quota import bytes_of
 from appliance.terminal import bytes_text, progress, show_facts, show_json, show_rows
 
 FAILED: Final = 1
@@ -316,7 +317,41 @@ def bucket_list(settings: _Settings, as_json: bool) -> None:
     """List the buckets with what they hold."""
     rows = settings.control().get("/buckets")
     columns = [("name", "name"), ("objects", "objects"), ("bytes", "bytes"), ("copies", "copies")]
+    columns += [("quota_objects", "quota objects"), ("quota_size", "quota bytes")]
     show_json(rows) if as_json else show_rows(rows, [*columns, ("created_ns", "created")], "no buckets")
+
+
+@bucket.command("quota")
+@click.argument("name")
+@click.option("--size", metavar="SIZE", help="At most so many bytes: 500MB, 10GiB, or a number.")
+@click.option("--objects", type=click.IntRange(0), metavar="N", help="At most so many objects, versions included.")
+@click.option("--none", "unlimited", is_flag=True, help="As much as there is room for.")
+@as_json
+@click.pass_obj
+def bucket_quota(
+    settings: _Settings, name: str, size: str | None, objects: int | None, unlimited: bool, as_json: bool
+) -> None:
+    """Limit what a bucket may hold, or show its limits.  What is given replaces the whole quota.
+
+    What is over the limit already stays; nothing more fits until enough is deleted.
+    """
+    given = size is not None or objects is not None
+    if given and unlimited:
+        raise click.UsageError("--none goes with no limit")
+    if given or unlimited:
+        limit = None if size is None else bytes_of(size)
+        row = settings.control().post(f"/buckets/{quote(name, safe='')}/quota", size=limit, objects=objects)
+    else:
+        row = next((row for row in settings.control().get("/buckets") if row["name"] == name), None)
+        if row is None:
+            raise Refused(f"no such bucket: {name}")
+    if as_json:
+        show_json(row)
+        return
+    held = bytes_text(row["bytes"] + row["unfinished"])
+    limits = "no limit" if row["quota_size"] is None else bytes_text(row["quota_size"])
+    most = "no limit" if row["quota_objects"] is None else row["quota_objects"]
+    show_facts({"bytes": f"{held} of {limits}", "objects": f"{row['objects']} of {most}"})
 
 
 @bucket.command("delete")

@@ -426,8 +426,9 @@ class AccessKey(Frozen, frozen=True):
 class Usage(Frozen, frozen=True):
     """Counted, not estimated."""
 
-    objects: int
-    bytes: int
+    objects: int  # keys, noncurrent versions, delete markers
+    bytes: int  # of them, holes included, one copy of each
+    parts: int = 0  # bytes of the parts of unfinished uploads
 
 
 class Change(Frozen, frozen=True):

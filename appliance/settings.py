@@ -25,6 +25,7 @@ REQUEST_PAYMENT: Final = "request-payment"
 ACCELERATE: Final = "accelerate"
 LOGGING: Final = "logging"
 NOTIFICATION: Final = "notification"
+QUOTA: Final = "quota"  # no document of S3's but ours: appliance/quota.py
 
 ENABLED: Final = b"Enabled"
 SUSPENDED: Final = b"Suspended"

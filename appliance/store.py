@@ -28,12 +28,13 @@ from appliance.ondisk.superblock import Tier
 from appliance.verbs.files import FileVerbs
 from appliance.verbs.keys import KeyVerbs
 from appliance.verbs.objects import check_bucket_name as check_bucket_name
+from appliance.verbs.quotas import QuotaVerbs
 from appliance.verbs.uploads import UploadVerbs
 
 DEFAULT_USER: Final = User("default", "default", "default", "", 0)  # who owns what was made without naming a user
 
 
-class ObjectStore(FileVerbs, UploadVerbs, KeyVerbs):
+class ObjectStore(FileVerbs, UploadVerbs, KeyVerbs, QuotaVerbs):
     """Buckets, objects, uploads, files, credentials, and the state of the box."""
 
     # ------------------------------------------------------------------ credentials

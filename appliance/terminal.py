@@ -89,7 +89,7 @@ def _cell(key: str, value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int) and key.endswith("_ns"):
         return dt.datetime.fromtimestamp(value / 1e9, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
-    if isinstance(value, int) and key in ("size", "free", "bytes", "available", "pages_size"):
+    if isinstance(value, int) and key in ("size", "free", "bytes", "available", "pages_size", "quota_size"):
         return bytes_text(value)
     if isinstance(value, list):
         return ", ".join(map(str, value))

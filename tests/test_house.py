@@ -31,6 +31,7 @@ OPEN: Final = {
     "appliance.access.policy",
     "appliance.lifecycle",
     "appliance.lock",
+    "appliance.quota",
     "appliance.settings",
 }
 """Nouns, errors, bounds, modes, who may do what: open to every room; they know nothing of ours but each other."""
@@ -95,6 +96,7 @@ ARROWS: Final[dict[str, set[str]]] = {
 PURE: Final = (
     "appliance.access",
     "appliance.lock",
+    "appliance.quota",
     "appliance.space",
     "appliance.ondisk",
     "appliance.model",

@@ -118,6 +118,7 @@ def delete_bucket(tx: Rows, cache: DirectoryCache, command: DeleteBucket) -> Buc
     tx.delete(BUCKET, (bucket.id,))
     tx.delete(USAGE, (bucket.id,))
     tx.usage.pop(bucket.id, None)
+    tx.charged.pop(bucket.id, None)
     tx.buckets.pop(bucket.id, None)
     tx.note(Change(0, bucket.label, True, bucket.root, True))
     return bucket

@@ -245,6 +245,7 @@ class WriteFile(Command, frozen=True, kw_only=True):
     lock_ns: int = 0  # retentions that ended before are over
     retention_mode: str = ""  # of the bucket's default, when the writer is done
     retain_until_ns: int = 0
+    promised: tuple[int, int] = (0, 0)  # objects and bytes that the quota was asked for when they were written
 
     @property
     def new_chunks(self) -> tuple[NewChunk, ...]:

@@ -4,8 +4,9 @@ Every change goes through `Rows.put` and `Rows.delete`, which execute the statem
 images of a batch are its journal record, so no free-hand UPDATE can slip past the journal.
 
 Commands check everything first and write last: a StoreError is only ever raised before a command's first `put`, so a
-failed command needs no savepoint (`Rows.changes` says whether it kept the rule).  Only DAMAGED may come later, where a
-command meets a row that lies: then the batch is undone and its commands are tried one by one.
+failed command needs no savepoint (`Rows.changes` says whether it kept the rule).  Two may come later: DAMAGED, where a
+command meets a row that lies (then the batch is undone and its commands are tried one by one), and QUOTA_EXCEEDED, when
+all that it adds has been counted (then the batch is undone and applied again with a savepoint before each command).
 """
 
 from __future__ import annotations
@@ -102,6 +103,16 @@ class NewData(NamedTuple):
     key: DataKey | None = None  # seals them
 
 
+class Mark(NamedTuple):
+    """A batch as it was before a command."""
+
+    held: tuple[dict[Any, Any], dict[Any, Any], dict[Any, Any], dict[Any, Any]]
+    usage: dict[int, list[int]]
+    lengths: list[int]
+    drops: int
+    changes: int
+
+
 class Rows:
     """One batch's transaction: reads see its own writes."""
 
@@ -119,7 +130,8 @@ class Rows:
         self.images: dict[tuple[Any, ...], type_row | None] = {}
         self.changes = 0
         self.top_id = 0
-        self.usage: dict[int, list[int]] = {}
+        self.usage: dict[int, list[int]] = {}  # bucket -> objects, bytes, bytes of parts
+        self.charged: dict[int, list[int]] = {}  # by one command: bucket -> objects, bytes, objects that no quota stops
         self.touched: dict[int, int] = {}  # directory -> latest time
         self.new_data: dict[int, NewData] = {}  # chunks whose bytes the batch's gathered write carries
         self.new_pages: dict[
@@ -183,14 +195,22 @@ class Rows:
             self.top_id = number
         return number
 
-    def charge(self, bucket: int, objects: int, size: int) -> None:
-        """The one quota charge (H6): in the commit's own transaction."""
+    def charge(self, bucket: int, objects: int, size: int, *, parts: int = 0, always: bool = False) -> None:
+        """The one quota charge (H6): in the commit's own transaction, admitted or not when the command is done.
+
+        `parts` are bytes of unfinished uploads.  `always`: no quota stops it, for it is how something is deleted."""
         counted = self.usage.get(bucket)
         if counted is None:
-            self.usage[bucket] = [objects, size]
+            self.usage[bucket] = [objects, size, parts]
         else:
             counted[0] += objects
             counted[1] += size
+            counted[2] += parts
+        charged = self.charged.get(bucket)
+        if charged is None:
+            charged = self.charged[bucket] = [0, 0, 0]
+        charged[2 if always else 0] += objects
+        charged[1] += size + parts
 
     def touch(self, directory: int, now_ns: int) -> None:
         """A name in `directory` changed: POSIX moves its mtime and ctime.  Written once per batch."""
@@ -203,6 +223,34 @@ class Rows:
     def drop_directory(self, parent: int, name: bytes) -> None:
         """The loop's directory cache forgets this name before the commit is acknowledged."""
         self.dropped.append((parent, name))
+
+    # -- a command that may have to be undone
+    def mark(self) -> Mark:
+        """Where `undo` leads back to; `keep` ends it.  Not nested."""
+        self._execute("SAVEPOINT command")
+        return Mark(
+            (self.images.copy(), self.touched.copy(), self.new_data.copy(), self.new_pages.copy()),
+            {bucket: counted.copy() for bucket, counted in self.usage.items()},
+            [len(grown) for grown in self._growing()],
+            self.drops,
+            self.changes,
+        )
+
+    def keep_marked(self) -> None:
+        """What was changed since `mark` stays."""
+        self._execute("RELEASE command")
+
+    def undo(self, mark: Mark) -> None:
+        """Nothing was changed since; ids that were taken stay taken."""
+        self._execute("ROLLBACK TO command")
+        self._execute("RELEASE command")
+        self.images, self.touched, self.new_data, self.new_pages = mark.held
+        self.usage, self.drops, self.changes = mark.usage, mark.drops, mark.changes
+        for grown, length in zip(self._growing(), mark.lengths, strict=True):
+            del grown[length:]
+
+    def _growing(self) -> tuple[list[Any], ...]:
+        return self.freed, self.reaps, self.notes, self.dropped
 
     # -- the record
     def image_list(self) -> list[list[Any]]:

@@ -234,7 +234,8 @@ USAGE: Final = _table(
     """
     bucket INTEGER PRIMARY KEY,
     objects INTEGER NOT NULL,
-    bytes INTEGER NOT NULL
+    bytes INTEGER NOT NULL,
+    parts INTEGER NOT NULL     -- bytes of the parts of unfinished uploads
     """,
     rowid=True,
 )

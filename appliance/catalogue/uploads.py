@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from appliance.catalogue import content, names, objects, versions
 from appliance.catalogue.commands import AbortUpload, CompleteUpload, CopyPart, CreateUpload, PutPart
-from appliance.catalogue.content import NOTHING, Content, Maker
+from appliance.catalogue.content import EMPTY, NOTHING, Content, Maker
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.nodes import content_of
@@ -60,7 +60,7 @@ def create_upload(tx: Rows, command: CreateUpload) -> Upload:
 
 def _set_part(
     tx: Rows,
-    upload: str,
+    upload: Upload,
     number: int,
     size: int,
     etag: str,
@@ -69,27 +69,25 @@ def _set_part(
     algorithm: str,
     checksum: bytes,
 ) -> Part:
-    row = (upload, number, size, etag, now_ns, made.kind, made.ref, algorithm, checksum)
+    """The part takes the place of the one with its number."""
+    old = tx.one("SELECT kind, ref, size FROM part WHERE upload=? AND number=?", (upload.id, number))
+    kind, ref, old_size = old or (EMPTY, 0, 0)
+    content.drop(tx, kind, ref)
+    tx.charge(upload.bucket, 0, 0, parts=size - old_size)
+    row = (upload.id, number, size, etag, now_ns, made.kind, made.ref, algorithm, checksum)
     tx.put(PART, row)
     return part_of(row[1:])
 
 
-def _replaced(tx: Rows, upload: str, number: int) -> Content:
-    old = tx.one("SELECT kind, ref FROM part WHERE upload=? AND number=?", (upload, number))
-    return Content(*old) if old else NOTHING
-
-
 def put_part(tx: Rows, command: PutPart) -> Part:
     """Raises NO_SUCH_UPLOAD, INVALID_ARGUMENT."""
-    find(tx.one, command.upload)
+    upload = find(tx.one, command.upload)
     if not 1 <= command.number <= PART_NUMBER_MAX:
         raise StoreError(Code.INVALID_ARGUMENT, f"part numbers go from 1 to {PART_NUMBER_MAX}")
-    old = _replaced(tx, command.upload, command.number)
     made = content.add_body(tx, command.body, Maker(command.copies, 0, command.label), inline=False)
-    content.drop(tx, old.kind, old.ref)
     return _set_part(
         tx,
-        command.upload,
+        upload,
         command.number,
         command.body.size,
         command.etag,
@@ -102,7 +100,7 @@ def put_part(tx: Rows, command: PutPart) -> Part:
 
 def copy_part(tx: Rows, command: CopyPart) -> Part:
     """Raises NO_SUCH_UPLOAD, NO_SUCH_NODE (the source is gone or changed), INVALID_ARGUMENT (beyond its end)."""
-    find(tx.one, command.upload)
+    upload = find(tx.one, command.upload)
     if not 1 <= command.number <= PART_NUMBER_MAX:
         raise StoreError(Code.INVALID_ARGUMENT, f"part numbers go from 1 to {PART_NUMBER_MAX}")
     source = names.node_by_id(tx.one, command.source)
@@ -115,14 +113,12 @@ def copy_part(tx: Rows, command: CopyPart) -> Part:
         raise StoreError(Code.NO_SUCH_NODE, "the source was replaced meanwhile")
     if command.start + command.length > source.size:
         raise StoreError(Code.INVALID_ARGUMENT, "the range is beyond the end of the source")
-    old = _replaced(tx, command.upload, command.number)
     made = content.clone_range(
         tx, content_of(source), command.start, command.length, Maker(command.copies, 0, command.label)
     )
-    content.drop(tx, old.kind, old.ref)
     return _set_part(
         tx,
-        command.upload,
+        upload,
         command.number,
         command.length,
         command.etag,
@@ -179,7 +175,7 @@ def complete_upload(tx: Rows, cache: DirectoryCache, command: CompleteUpload) ->
     else:
         made = content.add_map(tx, slices)
     taken = {row[0] for row in chosen}
-    _remove(tx, command.upload, taken)
+    _remove(tx, upload, taken)
     version, flags = versions.numbered(tx, state, command.flags)
     node = Node(
         tx.new_id(),
@@ -206,22 +202,22 @@ def complete_upload(tx: Rows, cache: DirectoryCache, command: CompleteUpload) ->
     return objects.place(tx, cache, command.root, upload.key, parent, directories, name, replaced, node, state)
 
 
-def _remove(tx: Rows, upload: str, taken: set[int]) -> None:
+def _remove(tx: Rows, upload: Upload, taken: set[int]) -> None:
     """The upload's rows go; parts that no object took lose their bytes."""
-    for number, kind, ref in tx.all("SELECT number, kind, ref FROM part WHERE upload=?", (upload,)):
-        tx.delete(PART, (upload, number))
+    for number, kind, ref, size in tx.all("SELECT number, kind, ref, size FROM part WHERE upload=?", (upload.id,)):
+        tx.delete(PART, (upload.id, number))
+        tx.charge(upload.bucket, 0, 0, parts=-size)
         if number not in taken:
             content.drop(tx, kind, ref)
-    tx.delete(UPLOAD, (upload,))
+    tx.delete(UPLOAD, (upload.id,))
 
 
 def abort_all(tx: Rows, bucket: int) -> None:
     """Every upload of a bucket that is going."""
-    for (upload,) in tx.all("SELECT id FROM upload WHERE bucket=?", (bucket,)):
-        _remove(tx, upload, set())
+    for row in tx.all(f"SELECT {UPLOAD_COLUMNS} FROM upload WHERE bucket=?", (bucket,)):
+        _remove(tx, Upload(*row), set())
 
 
 def abort_upload(tx: Rows, command: AbortUpload) -> None:
     """Raises NO_SUCH_UPLOAD."""
-    find(tx.one, command.upload)
-    _remove(tx, command.upload, set())
+    _remove(tx, find(tx.one, command.upload), set())

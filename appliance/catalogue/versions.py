@@ -177,7 +177,7 @@ def add_marker(tx: Rows, state: bytes, bucket: int, key: bytes, packed: bytes, n
     )
     put_node(tx, node)
     add_row(tx, key, node)
-    tx.charge(bucket, 1, 0)
+    tx.charge(bucket, 1, 0, always=True)
     return node
 
 

@@ -41,6 +41,7 @@ from appliance.device.buffers import aligned
 from appliance.device.fan import Fan
 from appliance.engine import journal
 from appliance.engine.journal import Place, Ring
+from appliance.engine.ledger import NONE, Ledger, Promise
 from appliance.engine.pool import Pool, PoolDevice, header_for
 from appliance.engine.retrieve import Retrieval
 from appliance.errors import Code, StoreError
@@ -144,6 +145,7 @@ class Committer:
         id_limit: int,
         held: Callable[[int], bool],
         make_room: Callable[[], None],
+        ledger: Ledger,
         undisturbed: Callable[[Callable[[], Any]], Any] = lambda function: function(),
     ) -> None:
         self.pool = pool
@@ -156,6 +158,7 @@ class Committer:
         self._take_id = take_id
         self._id_limit = id_limit
         self._held = held
+        self._ledger = ledger
         self._make_room = make_room  # a checkpoint that lets ring space be reused
         self._undisturbed = undisturbed  # runs a function where no other thread fights for the GIL
         self._buffer = aligned(GATHER_MEMORY)  # takes memory only where it was touched
@@ -211,6 +214,13 @@ class Committer:
                 self.pool.allocator.forfeit(item.device, item.offset)
 
     def _run(self, tickets: Sequence[Ticket]) -> Batch:
+        try:
+            return self._attempt(tickets, guarded=False)
+        except _OverQuota:
+            return self._attempt(tickets, guarded=True)
+
+    def _attempt(self, tickets: Sequence[Ticket], *, guarded: bool) -> Batch:
+        """`guarded`: each command can be undone alone."""
         connection = self.connection
         tx = Rows(connection, self._take_id, self._held, min(DROP_STEP, self.ring.length // DROP_SHARE))
         tx.keep = partial(self.retrieval.long.keep, tx.all)
@@ -224,10 +234,11 @@ class Committer:
         try:
             many = len(tickets) >= UNDISTURBED_MIN
             for start in range(0, len(tickets), UNDISTURBED_STEP):
-                some = partial(self._apply, tx, tickets[start : start + UNDISTURBED_STEP])
+                some = partial(self._apply, tx, tickets[start : start + UNDISTURBED_STEP], guarded=guarded)
                 self._undisturbed(some) if many else some()
             if not tx.changes:
                 connection.execute("ROLLBACK")
+                self._ledger.commit()
                 self._settle_space(tickets, [])
                 return Batch(tickets, [], [])
             seq = self.ring.seq + 1
@@ -247,6 +258,7 @@ class Committer:
                 connection.execute("ROLLBACK")
             self.cache.known.clear()
             self._buckets.clear()
+            self._ledger.rollback()
             self.pool.allocator.cancel_free(freeing)
             if self.failed is None:
                 for device_id, at in gathered:
@@ -254,7 +266,7 @@ class Committer:
             if isinstance(error, _RingFull):
                 self._checkpoint()
                 return self._run(tickets)
-            if isinstance(error, StoreError):
+            if isinstance(error, StoreError | _OverQuota):
                 raise
             if isinstance(error, sqlite3.Error):
                 raise _catalogue_error(error) from error
@@ -263,19 +275,36 @@ class Committer:
         self._commit(tx, tickets, Place(seq, offset, total), digest, gathered, freeing)
         return Batch(tickets, tx.notes, tx.dropped, list(tx.images), 1, tx.reaps)
 
-    def _apply(self, tx: Rows, tickets: Sequence[Ticket]) -> None:
+    def _apply(self, tx: Rows, tickets: Sequence[Ticket], *, guarded: bool) -> None:
         for ticket in tickets:
-            mark = tx.changes
+            changes, mark = tx.changes, tx.mark() if guarded else None
             failure: StoreError | None = None
             try:
                 ticket.result = apply(tx, self.cache, ticket.command)
+                self._admit(tx, ticket.command)
             except StoreError as error:
                 failure = error
             ticket.error = failure
-            if failure is not None and tx.changes != mark:  # half of it is in the transaction, which must go
-                late = failure.code is Code.DAMAGED
-                assert late, f"{type(ticket.command).__name__} changed rows before it failed"
-                raise failure
+            tx.charged.clear()
+            if failure is not None and tx.changes != changes:  # half of it is in the transaction, which must go
+                if failure.code is not Code.QUOTA_EXCEEDED:
+                    late = failure.code is Code.DAMAGED
+                    assert late, f"{type(ticket.command).__name__} changed rows before it failed"
+                    raise failure
+                if mark is None:
+                    raise _OverQuota
+                tx.undo(mark)
+                self.cache.known.clear()
+                ticket.result = None
+            elif mark is not None:
+                tx.keep_marked()
+
+    def _admit(self, tx: Rows, command: commands.Command) -> None:
+        """Raises QUOTA_EXCEEDED: the command must be undone."""
+        if isinstance(command, commands.WriteFile):
+            self._ledger.admit(tx.charged, command.bucket, Promise(*command.promised))
+        elif tx.charged:
+            self._ledger.admit(tx.charged, 0, NONE)
 
     def _build(
         self, tx: Rows, seq: int, gathered: list[tuple[int, int]]
@@ -296,9 +325,9 @@ class Committer:
 
     def _finish(self, tx: Rows) -> None:
         """Rows that are written once per batch: counters, directories' times, the promise of ids."""
-        for bucket, (objects, size) in tx.usage.items():
-            row = tx.one("SELECT objects, bytes FROM usage WHERE bucket=?", (bucket,)) or (0, 0)
-            tx.put(USAGE, (bucket, row[0] + objects, row[1] + size))
+        for bucket, (objects, size, parts) in tx.usage.items():
+            row = tx.one("SELECT objects, bytes, parts FROM usage WHERE bucket=?", (bucket,)) or (0, 0, 0)
+            tx.put(USAGE, (bucket, row[0] + objects, row[1] + size, row[2] + parts))
         for directory, now_ns in tx.touched.items():
             row = tx.one("SELECT * FROM node WHERE id=?", (directory,))
             if row is not None and row[8] < now_ns:
@@ -464,6 +493,13 @@ class Committer:
             self.failed = StoreError(Code.READ_ONLY, "the catalogue cannot be written: restart to recover")
             log.critical("COMMIT failed after a durable record: %s", error)
             raise self.failed from error
+        self._ledger.commit()
+        for ticket in tickets:
+            if isinstance(ticket.command, commands.SetBucketSetting | commands.DeleteBucket) and ticket.error is None:
+                bucket = (
+                    ticket.command.bucket if isinstance(ticket.command, commands.SetBucketSetting) else ticket.result.id
+                )
+                self._ledger.load(self.connection, bucket)
         self.ring.append(place, digest)
         if tx.top_id >= self._id_limit:
             self._id_limit = tx.top_id + ID_STEP
@@ -514,6 +550,10 @@ def _catalogue_error(error: sqlite3.Error) -> StoreError:
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
         return StoreError(Code.NO_SPACE, "the host's disk is full: the catalogue cannot grow", cause=str(error))
     return StoreError(Code.UNAVAILABLE, "the catalogue cannot be written now", cause=str(error))
+
+
+class _OverQuota(Exception):
+    """A command adds more than a quota allows: the batch is applied again so that the command can be left out."""
 
 
 class _RingFull(Exception):

@@ -29,6 +29,7 @@ from appliance.device.fan import Fan
 from appliance.device.lanes import CallLanes
 from appliance.engine.commit import Batch, Committer, Ticket
 from appliance.engine.ingest import Staged
+from appliance.engine.ledger import Ledger
 from appliance.engine.retrieve import Retrieval
 from appliance.engine.snapshot import FREE_SHARE
 from appliance.engine.startup import OpenParts
@@ -67,6 +68,7 @@ class Engine:
         self.retrieval = Retrieval(self.pool, lanes, self.reader, partial(connect, parts.database, read_only=True))
         self.retrieval.unread = self._unread
         self.staged = Staged(self.pool)
+        self.ledger = Ledger(parts.writer)
         fan = Fan(len(self.pool.devices) + 1 if threaded else 0)
         self._fan = fan
         self.committer = Committer(
@@ -79,6 +81,7 @@ class Engine:
             id_limit=parts.id_limit,
             held=self._is_held,
             make_room=self.checkpointer.take,
+            ledger=self.ledger,
             undisturbed=self._in_loop if threaded else _at_once,
         )
         self.retrieval.unpinned = self.committer.release_freed
@@ -408,7 +411,7 @@ class Engine:
         """Counted at each commit."""
         where = " WHERE bucket=?" if bucket is not None else ""
         parameters = (bucket.id,) if bucket is not None else ()
-        sql = f"SELECT coalesce(sum(objects), 0), coalesce(sum(bytes), 0) FROM usage{where}"
+        sql = f"SELECT coalesce(sum(objects), 0), coalesce(sum(bytes), 0), coalesce(sum(parts), 0) FROM usage{where}"
         return Usage(*self.reader.execute(sql, parameters).fetchone())
 
     def space(self, copies: int = 1) -> tuple[int, int]:

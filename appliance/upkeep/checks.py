@@ -153,14 +153,16 @@ CHECKS: Final = (
         "WITH stored AS (SELECT p.bucket AS bucket, n.size AS size FROM entry e"
         f" JOIN node p ON p.id=e.parent JOIN node n ON n.id=e.node WHERE {_IS_FILE}"
         " UNION ALL SELECT v.bucket, n.size FROM version v JOIN node n ON n.id=v.node),"
-        " truth AS (SELECT bucket, count(*) AS objects, sum(size) AS bytes FROM stored GROUP BY bucket)"
-        " SELECT b.id, coalesce(u.objects, 0), coalesce(u.bytes, 0), coalesce(t.objects, 0), coalesce(t.bytes, 0)"
-        " FROM (SELECT id FROM bucket UNION SELECT bucket FROM usage) b"
-        " LEFT JOIN usage u ON u.bucket=b.id LEFT JOIN truth t ON t.bucket=b.id"
+        " truth AS (SELECT bucket, count(*) AS objects, sum(size) AS bytes FROM stored GROUP BY bucket),"
+        " begun AS (SELECT l.bucket AS bucket, sum(p.size) AS parts FROM part p JOIN upload l ON l.id=p.upload"
+        " GROUP BY l.bucket)"
+        " SELECT b.id, coalesce(u.objects, 0), coalesce(u.bytes, 0), coalesce(u.parts, 0), coalesce(t.objects, 0),"
+        " coalesce(t.bytes, 0), coalesce(a.parts, 0) FROM (SELECT id FROM bucket UNION SELECT bucket FROM usage) b"
+        " LEFT JOIN usage u ON u.bucket=b.id LEFT JOIN truth t ON t.bucket=b.id LEFT JOIN begun a ON a.bucket=b.id"
         " WHERE coalesce(u.objects, 0)<>coalesce(t.objects, 0) OR coalesce(u.bytes, 0)<>coalesce(t.bytes, 0)"
-        " OR b.id NOT IN (SELECT id FROM bucket)",
+        " OR coalesce(u.parts, 0)<>coalesce(a.parts, 0) OR b.id NOT IN (SELECT id FROM bucket)",
         "usage of bucket {0}",
-        "says {1} objects of {2} bytes; there are {3} of {4}",
+        "says {1} objects of {2} bytes and {3} of parts; there are {4} of {5} and {6}",
     ),
     *(
         Check(

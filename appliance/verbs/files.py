@@ -206,6 +206,7 @@ class FileVerbs(VersionVerbs):
         begins: bool = False,
         stays: int = -1,
         done: bool = False,
+        promised: tuple[int, int] = (0, 0),
     ) -> Ticket:
         """Commits what a mounted file's writer has: one atomic change.
 
@@ -220,6 +221,9 @@ class FileVerbs(VersionVerbs):
         the version `stays`, in case the commit that was to leave it behind fails; `place` (parent, name) is where the
         file was found, and saves a search for its key.  `done`: no writer has it any more, and the bucket's
         default retention begins.  Then it fails with LOCKED where the file is retained or held.
+
+        `promised`: objects and bytes that `reserve` promised for this change: redeemed if it succeeds, else the
+        caller's to give back.  What it adds beyond that may fail with QUOTA_EXCEEDED.
         """
         bucket = self.engine.buckets.get(bucket.name, bucket)
         default = self.retained(bucket, NO_ATTRIBUTES, now_ns) if done and bucket.settings else NO_ATTRIBUTES
@@ -247,6 +251,7 @@ class FileVerbs(VersionVerbs):
             lock_ns=self.releasing() if bucket.settings else 0,
             retention_mode=default.retention_mode,
             retain_until_ns=default.retain_until_ns,
+            promised=promised,
         )
         ticket = self.engine.submit(command)
         self.unsettled[bucket.id] = ticket

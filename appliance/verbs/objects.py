@@ -165,8 +165,10 @@ class ObjectVerbs(Verbs):
         self, bucket: Bucket, size: int | None, key: bytes = b"", encryption: DataKey | None = None
     ) -> Ingest:
         """Waits for a buffer.  `size` as announced, None if unknown; `encryption` seals what is written.  Raises
-        NO_SPACE at once when it cannot fit, UNAVAILABLE when devices failed."""
+        NO_SPACE and QUOTA_EXCEEDED at once when it cannot fit, UNAVAILABLE when devices failed."""
         self.engine.require_writable()
+        if size is not None and key:
+            self._require_quota(bucket, key, size)
         if size is not None and size > self.engine.space(bucket.copies)[1]:
             if sum(device.online for device in self.engine.pool.devices.values()) < bucket.copies:
                 raise StoreError(Code.UNAVAILABLE, "too few devices are left for the bucket's copies")
@@ -184,6 +186,22 @@ class ObjectVerbs(Verbs):
             self.engine.ring.seq + 1,
             encryption,
         )
+
+    def _require_quota(self, bucket: Bucket, key: bytes, size: int) -> None:
+        """A body that cannot fit, whatever of the key it will replace, is not received at all.  Its commit decides."""
+        found = self.engine.ledger.room(bucket.id)
+        if found is None or found[0].size is None:
+            return
+        quota, _, taken = found
+        directories, name = names.split(key)
+        parent = names.find_parent(self.one, self.engine.directories, bucket.root, directories)
+        node = names.node_at(self.one, parent, name) if parent is not None else None
+        (parts,) = self.one(
+            "SELECT coalesce(sum(p.size), 0) FROM upload u JOIN part p ON p.upload=u.id WHERE u.bucket=? AND u.key=?",
+            (bucket.id, key),
+        )
+        if taken + size - parts - (0 if node is None else node.size) > quota.size:
+            raise StoreError(Code.QUOTA_EXCEEDED, f"the bucket's quota is {quota.size} bytes: delete something")
 
     def small_body(self, data: bytes, encryption: DataKey | None = None) -> Body:
         """A body of at most limits.GATHER_MAX bytes: inline or gathered, no I/O before the commit."""

@@ -22,6 +22,7 @@ from appliance.credentials import Vault, open_vault
 from appliance.errors import Code, StoreError
 from appliance.metrics import Collector, Requests
 from appliance.model import AccessKey, Bucket, DataKey, DeviceStatus, Usage, User, WrappedKey
+from appliance.quota import Quota
 from appliance.store import DEFAULT_USER
 
 
@@ -31,6 +32,7 @@ class Store:
     def __init__(self) -> None:
         self.made: dict[str, Bucket] = {}
         self.keys: dict[str, AccessKey] = {}
+        self.quotas: dict[int, Quota] = {}
         self.people = {DEFAULT_USER.id: DEFAULT_USER}
         self.rotating = trio.Lock()
 
@@ -67,7 +69,16 @@ class Store:
         del self.made[name]
 
     def usage(self, bucket: Bucket | None = None) -> Usage:
-        return Usage(3, 30)
+        return Usage(3, 30, 7)
+
+    async def set_quota(self, bucket: Bucket, quota: Quota | None) -> None:
+        if quota is None:
+            self.quotas.pop(bucket.id, None)
+        else:
+            self.quotas[bucket.id] = quota
+
+    def quota(self, bucket: int) -> tuple[Quota, int, int] | None:
+        return (self.quotas[bucket], 3, 37) if bucket in self.quotas else None
 
     def access_keys(self) -> list[AccessKey]:
         return list(self.keys.values())
@@ -152,6 +163,23 @@ def talk(tmp_path: Path) -> Callable[[Talk], None]:
         trio.run(serve)
 
     return run
+
+
+def test_a_bucket_has_a_quota(talk: Callable[[Talk], None]) -> None:
+    def main(control: Control, box: FakeBox) -> None:
+        control.post("/buckets", name="photos")
+        row = control.post("/buckets/photos/quota", size=10 << 30, objects=None)
+        assert (row["quota_size"], row["quota_objects"], row["unfinished"]) == (10 << 30, None, 7)
+        assert control.get("/buckets")[0]["quota_size"] == 10 << 30
+        row = control.post("/buckets/photos/quota", size=None, objects=None)
+        assert (row["quota_size"], row["quota_objects"]) == (None, None)
+        for values in ({"size": "1"}, {"objects": True}, {"size": 1.5}):
+            with pytest.raises(Refused, match="is a number"):
+                control.post("/buckets/photos/quota", **values)
+        with pytest.raises(Refused, match="no bucket"):
+            control.post("/buckets/phtoos/quota", size=1)
+
+    talk(main)
 
 
 def test_buckets_come_and_go(talk: Callable[[Talk], None]) -> None:

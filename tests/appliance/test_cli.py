@@ -114,6 +114,31 @@ def test_buckets_are_made_and_deleted(daemon: Answers, tmp_path: Path) -> None:
     ]
 
 
+def test_a_quota_is_set_shown_and_taken_away(daemon: Answers, tmp_path: Path) -> None:
+    limited = BUCKET | {"unfinished": GIB, "quota_size": 10 * GIB, "quota_objects": None}
+    daemon.canned["POST", "/buckets/photos/quota"] = (200, limited)
+    daemon.canned["GET", "/buckets"] = (200, [limited])
+    said = run("bucket", "quota", "photos", "--size", "10GiB", state=tmp_path)
+    assert said.stdout.splitlines() == ["bytes    4.0 GiB of 10.0 GiB", "objects  2 of no limit"]
+    run("bucket", "quota", "photos", "--objects", "5", state=tmp_path)
+    run("bucket", "quota", "photos", "--none", state=tmp_path)
+    assert run("bucket", "quota", "photos", state=tmp_path).stdout == said.stdout
+    assert daemon.asked == [
+        ("POST", "/buckets/photos/quota", {"size": 10 * GIB, "objects": None}),
+        ("POST", "/buckets/photos/quota", {"size": None, "objects": 5}),
+        ("POST", "/buckets/photos/quota", {"size": None, "objects": None}),
+        ("GET", "/buckets", None),
+    ]
+    assert "10.0 GiB" in run("bucket", "list", state=tmp_path).stdout
+    for words, code in (
+        (("nosuch",), 1),
+        (("photos", "--size", "many"), 1),
+        (("photos", "--objects", "-1"), 2),
+        (("photos", "--none", "--size", "1"), 2),
+    ):
+        assert run("bucket", "quota", *words, state=tmp_path).exit_code == code, words
+
+
 def test_a_name_cannot_reach_another_route(daemon: Answers, tmp_path: Path) -> None:
     run("bucket", "delete", "a/../../keys/b?x", state=tmp_path)
     assert daemon.asked == [("DELETE", "/buckets/a%2F..%2F..%2Fkeys%2Fb%3Fx", None)]

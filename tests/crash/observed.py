@@ -191,7 +191,13 @@ def _audit_usage(rows: type_rows) -> None:
         " (SELECT node FROM entry UNION ALL SELECT node FROM version) e JOIN node n ON n.id=e.node"
         " WHERE n.mode BETWEEN 32768 AND 36863 GROUP BY 1 ORDER BY 1"
     )
-    _require("usage", counted, rows("SELECT * FROM usage WHERE objects OR bytes ORDER BY 1"))
+    _require("usage", counted, rows("SELECT bucket, objects, bytes FROM usage WHERE objects OR bytes ORDER BY 1"))
+    parts = rows("SELECT u.bucket, sum(p.size) FROM part p JOIN upload u ON u.id=p.upload GROUP BY 1 ORDER BY 1")
+    _require(
+        "usage by parts",
+        [row for row in parts if row[1]],
+        rows("SELECT bucket, parts FROM usage WHERE parts ORDER BY 1"),
+    )
 
 
 def _audit_space(store: ObjectStore, rows: type_rows) -> None:

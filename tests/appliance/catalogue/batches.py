@@ -47,9 +47,9 @@ class Catalogue:
         """What the writer does at the end of a batch, without devices: pages of new chunks, counters, COMMIT."""
         for number, item in tx.new_data.items():
             self._place(tx, number, item)
-        for bucket, (objects, size) in tx.usage.items():
-            row = tx.one("SELECT objects, bytes FROM usage WHERE bucket=?", (bucket,)) or (0, 0)
-            tx.put(USAGE, (bucket, row[0] + objects, row[1] + size))
+        for bucket, (objects, size, parts) in tx.usage.items():
+            row = tx.one("SELECT objects, bytes, parts FROM usage WHERE bucket=?", (bucket,)) or (0, 0, 0)
+            tx.put(USAGE, (bucket, row[0] + objects, row[1] + size, row[2] + parts))
         self.connection.execute("COMMIT")
         self.reaps += tx.reaps
 

@@ -33,8 +33,8 @@ class Shelf:
 
     def __init__(self) -> None:
         self.catalogue = Catalogue()
-        bucket = self.catalogue.create_bucket()
-        self.catalogue.within(lambda tx: tx.put(UPLOAD, ("u", bucket.id, b"k", NOW, "me", b"", "", "")))
+        self.bucket = bucket = self.catalogue.create_bucket().id
+        self.catalogue.within(lambda tx: tx.put(UPLOAD, ("u", bucket, b"k", NOW, "me", b"", "", "")))
         self.held: list[Held] = []
 
     def write(self, tx: Rows, data: bytes) -> NewChunk:
@@ -48,9 +48,11 @@ class Shelf:
         assert self.catalogue.problems() == []
 
     def _name_parts(self, tx: Rows) -> None:
-        for (number,) in tx.all("SELECT number FROM part"):
+        for number, size in tx.all("SELECT number, size FROM part"):
             tx.delete(PART, ("u", number))
+            tx.charge(self.bucket, 0, 0, parts=-size)
         for number, item in enumerate(self.held, 1):
+            tx.charge(self.bucket, 0, 0, parts=len(item.image))
             kind = item.content.kind if item.content.kind != INLINE else EMPTY
             tx.put(PART, ("u", number, len(item.image), "e", NOW, kind, item.content.ref, "", b""))
 
