@@ -112,6 +112,27 @@ def test_random_writes_truncates_and_holes_agree_with_a_bytearray() -> None:
     run(scene)
 
 
+def test_a_small_file_is_rewritten_over_what_the_writer_has_already_changed(play: Play) -> None:
+    """Between the commit in the writer's thread and its settling in the loop, memory has the node as it was."""
+
+    async def scene(mount: Unmounted) -> None:
+        await mount.write_file("photos/a", b"one" * 1000)
+        await settled(mount)
+        fh = await mount.open("photos/a", os.O_RDWR)
+        file = mount.ops.files.get(await mount.inode("photos/a"))
+        assert file is not None
+        before = file.base
+        await mount.ops.write(fh, 0, b"two" * 1000)
+        await mount.ops.fsync(fh, False)
+        file.base = before
+        await mount.ops.write(fh, 3, b"THREE")
+        await mount.ops.flush(fh)
+        assert await mount.read_all(fh) == b"twoTHREE" + (b"two" * 1000)[8:]
+        await mount.close(fh)
+
+    play(scene)
+
+
 def test_a_long_sequential_write_needs_little_memory() -> None:
     async def scene(mount: Unmounted) -> None:
         fh = await mount.create("photos/film")

@@ -1,0 +1,79 @@
+"""Where an exerciser works, and how its command line begins.
+
+An exerciser needs a directory and, to look at the same files through the other door, a bucket.  It gets either a box of
+its own, made and audited for the occasion, or the place it is pointed at: a running box by its box.json, or any
+directory at all (then there is no other door; on a local file system this shows that the exerciser itself is right).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.system.box import Box, running, s3_client
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+SPARSE_ROOT: Final = os.environ.get("TIERCE_TORTURE_DIRECTORY")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory to work in.  With `facts` (a box.json) it is the mount of `bucket`."""
+
+    directory: Path
+    bucket: str = ""
+    facts: dict[str, Any] | None = None
+
+    def s3(self) -> S3Client | None:
+        """A client of the other door, if there is one: for one process and thread."""
+        return s3_client(self.facts) if self.facts else None
+
+    def daemon(self) -> int | None:
+        """The daemon's process id."""
+        return int(self.facts["pid"]) if self.facts else None
+
+
+def place_in(box: Box, bucket: str) -> Place:
+    """A new bucket of a running box."""
+    place = Place(box.mount / bucket, bucket, box.facts)
+    place.directory.mkdir()
+    return place
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The options that every exerciser has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seed", type=int, help="replay this one")
+    parser.add_argument("--first", type=int, default=time.time_ns() // 1000, help="count seeds from here")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for so long")
+    parser.add_argument("--box", type=Path, help="box.json of a running box, instead of one made for the occasion")
+    parser.add_argument("--directory", type=Path, help="any directory, instead of a box")
+    return parser
+
+
+@contextlib.contextmanager
+def chosen(options: argparse.Namespace) -> Iterator[Place]:
+    """The place that the options name: a new directory or bucket in it."""
+    name = f"torture-{os.getpid()}-{time.time_ns() // 1_000_000 % 1_000_000}"
+    if options.directory:
+        place = Place(options.directory / name)
+        place.directory.mkdir()
+        yield place
+    elif options.box:
+        facts = json.loads(options.box.read_text())
+        place = Place(Path(facts["mount"]) / name, name, facts)
+        place.directory.mkdir()
+        yield place
+    else:
+        with tempfile.TemporaryDirectory(prefix="tierce-", dir=SPARSE_ROOT) as state, running(Path(state)) as box:
+            yield place_in(box, name)
