@@ -52,6 +52,24 @@ async def _committed(store: ObjectStore, file: File, start: int, end: int) -> by
             return data + bytes(end - stop) if stop < end else data
 
 
+def committed_now(store: ObjectStore, file: File, start: int, end: int) -> bytes | None:
+    """The same, if memory has it."""
+    while True:
+        base = file.base
+        stop = 0 if base is None else min(end, base.size)
+        if base is None or stop <= start:
+            return bytes(end - start)
+        try:
+            with store.reader(base, start, stop - start) as reader:
+                data = reader.ready()
+        except StoreError:  # the writer has changed it, and its ticket is not taken in yet
+            file.base = store.node(file.inode)
+            if file.base == base:
+                raise
+        else:
+            return None if data is None else data + bytes(end - stop)
+
+
 async def _staged(store: ObjectStore, chunk: NewChunk, start: int, length: int) -> bytes:
     if chunk.data:
         return chunk.data[start : start + length]

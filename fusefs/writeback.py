@@ -32,6 +32,7 @@ from appliance.model import Bucket, NewChunk, NewSlice, Node
 from fusefs.answered import BeingRemoved
 from fusefs.dirty import Segment, gather, halve
 from fusefs.handles import NOT_DIRTY, Commit, File
+from fusefs.reading import committed_now
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
@@ -358,7 +359,7 @@ class WriteBack:
         parts = []
         for start, end, segment in file.overlay.pieces(0, file.size):
             if segment is None:
-                data = self._committed_now(file, start, end)
+                data = committed_now(self.store, file, start, end)
                 if data is None:
                     return None
                 parts.append(data)
@@ -372,16 +373,6 @@ class WriteBack:
             else:
                 parts.append(bytes(segment.view()[start - segment.start : end - segment.start]))
         return b"".join(parts)
-
-    def _committed_now(self, file: File, start: int, end: int) -> bytes | None:
-        """Bytes of the committed map if memory has them; zeros where there is none."""
-        stop = 0 if file.base is None else max(min(file.base.size, end), start)
-        if stop <= start:
-            return bytes(end - start)
-        assert file.base is not None
-        with self.store.reader(file.base, start, stop - start) as reader:
-            data = reader.ready()
-        return None if data is None else data + bytes(end - stop)
 
     # ------------------------------------------------------------------ settling
     async def wait(self, commit: Commit) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections import deque
 from typing import Any
 
 import pyfuse3
@@ -112,23 +113,33 @@ def test_random_writes_truncates_and_holes_agree_with_a_bytearray() -> None:
     run(scene)
 
 
-def test_a_small_file_is_rewritten_over_what_the_writer_has_already_changed(play: Play) -> None:
+def test_a_small_file_is_rewritten_over_what_the_writer_has_already_changed(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between the commit in the writer's thread and its settling in the loop, memory has the node as it was."""
 
     async def scene(mount: Unmounted) -> None:
-        await mount.write_file("photos/a", b"one" * 1000)
+        await mount.write_file("photos/a", b"one" * 10_000)
         await settled(mount)
         fh = await mount.open("photos/a", os.O_RDWR)
         file = mount.ops.files.get(await mount.inode("photos/a"))
         assert file is not None
-        before = file.base
-        await mount.ops.write(fh, 0, b"two" * 1000)
+        await mount.ops.write(fh, 0, b"two")
         await mount.ops.fsync(fh, False)
-        file.base = before
-        await mount.ops.write(fh, 3, b"THREE")
+        await mount.ops.write(fh, 4, b"TWO")
+        with monkeypatch.context() as patch:
+            patch.setattr(mount.ops.files, "_submitted", trio.Event())
+            patch.setattr(mount.ops.files, "_commits", deque())
+            await mount.ops.flush(fh)
+            await file.pending[0].ticket.wait()
+            waiting = list(mount.ops.files._commits)
+        await mount.truncate("photos/a", 1000)
         await mount.ops.flush(fh)
-        assert await mount.read_all(fh) == b"twoTHREE" + (b"two" * 1000)[8:]
+        mount.ops.files._commits.extendleft(waiting)
+        assert await mount.read_all(fh) == b"twooTWO" + (b"one" * 1000)[7:1000]
         await mount.close(fh)
+        await settled(mount)
+        assert await mount.door.get("photos", b"a") == b"twooTWO" + (b"one" * 1000)[7:1000]
 
     play(scene)
 
