@@ -37,13 +37,17 @@ NOT_DIRTY: Final = -1.0
 class Commit:
     """One submitted commit of one file."""
 
-    __slots__ = ("carried", "file", "makes", "ticket", "token")
+    __slots__ = ("carried", "file", "makes", "promised", "size", "ticket", "token")
 
-    def __init__(self, file: File, token: int, ticket: Ticket, carried: int, *, makes: bool) -> None:
+    def __init__(
+        self, file: File, token: int, ticket: Ticket, carried: int, *, makes: bool, size: int, promised: tuple[int, int]
+    ) -> None:
         self.file = file
         self.token = token
         self.ticket = ticket
         self.makes = makes  # the file's entry
+        self.size = size  # that the file has after it
+        self.promised = promised  # objects and bytes by its bucket's quota
         self.carried = carried  # bytes of small chunks that travel with the commit: in memory until it is settled
 
 
@@ -57,6 +61,7 @@ class File:
         "base",
         "begins",
         "bucket",
+        "charged",
         "counted",
         "create",
         "ctime_ns",
@@ -68,6 +73,7 @@ class File:
         "inode",
         "lock",
         "made_ns",
+        "misled",
         "mode",
         "mtime_ns",
         "name",
@@ -76,6 +82,8 @@ class File:
         "overlay",
         "pending",
         "place",
+        "promised",
+        "refused",
         "scan_at",
         "size",
         "staged",
@@ -105,12 +113,16 @@ class File:
         self.attributes: Attributes | None = None
         self.attributes_changed = False
         self.overlay = Overlay()
+        self.promised = (0, 0)  # objects and bytes that its next commit may add to its bucket (`promises`)
+        self.charged = 0  # the size that the last commit to be submitted gives it
         self.counted = 0  # of the overlay's memory, in the write-back's total
         self.cut: int | None = None  # the committed map ends here, not yet committed
         self.staged: list[NewChunk] = []  # on devices or ready for them, in no commit yet
         self.pending: deque[Commit] = deque()
         self.lock = Lock()  # one staging or commit at a time
         self.error: StoreError | None = None  # of a commit nobody has been told about
+        self.refused: StoreError | None = None  # of bytes that the kernel's cache had: each fsync and close is told
+        self.misled = False  # the kernel counts bytes in the file's size that were refused
         self.opens = 0
         self.writers = 0
         self.orphan = False
@@ -122,7 +134,7 @@ class File:
         """A file that is in the catalogue."""
         file = cls(node.id, bucket, mode=node.mode, uid=node.uid, gid=node.gid, now_ns=0, name=None)
         file.base = node
-        file.size = node.size
+        file.size = file.charged = node.size
         file.atime_ns, file.mtime_ns, file.ctime_ns = node.atime_ns, node.mtime_ns, node.ctime_ns
         file.orphan = node.links == 0
         return file
@@ -167,13 +179,15 @@ class File:
 
 
 class FileHandle:
-    """One open(2).  `writable` handles commit when they are closed."""
+    """One open(2).  `writable` handles commit when they are closed.  `direct`: what is written comes from write(2)
+    itself, not from the kernel's cache."""
 
-    __slots__ = ("file", "writable")
+    __slots__ = ("direct", "file", "writable")
 
-    def __init__(self, file: File, writable: bool) -> None:
+    def __init__(self, file: File, writable: bool, *, direct: bool) -> None:
         self.file = file
         self.writable = writable
+        self.direct = direct
 
 
 class DirectoryHandle:

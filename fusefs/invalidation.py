@@ -20,6 +20,7 @@ import trio
 
 from appliance.model import Change
 from fusefs import tree
+from fusefs.handles import File
 from fusefs.inodes import ROOT, Inodes
 from fusefs.writeback import WriteBack
 
@@ -94,6 +95,13 @@ class Invalidation:
             if file is not None:
                 self.files.unlinked(file)
         return self._begin(names, inodes) if names or inodes else None
+
+    async def forget_file(self, file: File) -> None:
+        """The kernel looks the file up again once nobody has it open: of a file that it writes to it believes only its
+        own size.  Where it found the file last is known of new ones and in buckets with a quota or versions."""
+        if file.place is not None and not file.orphan:
+            parent, name = file.place
+            await self._begin([(parent, tree.to_mount(name)), (parent, tree.to_mount(name, True))], [])
 
     async def close(self) -> None:
         """No more; returns when those under way are done."""

@@ -227,10 +227,11 @@ class Names:
         return self.attributes(found.node)
 
     def known(self, parent: int, inode: int, found: Entry | File) -> None:
-        """The kernel counts a lookup of it; where keys have versions, its name is noted: a version needs its key."""
+        """The kernel counts a lookup of it.  Where keys have versions its name is noted, because a version needs its
+        key; where a quota may refuse what the kernel has, so that it can be made to forget the file."""
         bucket = self.bucket_id(parent)
         self.inodes.looked_up(inode, bucket)
-        if self.store.versioned(bucket):
+        if self.store.versioned(bucket) or self.store.limited(bucket):
             if isinstance(found, Entry):
                 self.inodes.placed(inode, (parent, found.name))
             elif found.name is not None:

@@ -282,13 +282,19 @@ class Operations(pyfuse3.Operations):
 
     @handling
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        file = self._file_handle(fh).file
+        handle = self._file_handle(fh)
+        file = handle.file
         if file.error is not None:
             self.files.report(file)
         if off + len(buf) > FILE_SIZE_MAX:
             raise FUSEError(errno.EFBIG)
-        await self.files.make_room(file)
-        self.files.write(file, off, buf, time.time_ns())
+        try:
+            await self.files.make_room(file)
+            self.files.write(file, off, buf, time.time_ns())
+        except StoreError as error:
+            if self.files.promises.refuse(handle, error):
+                return len(buf)
+            raise
         if file.mode & SUID_SGID:
             changes.drop_privileges(file)
         return len(buf)
@@ -298,15 +304,21 @@ class Operations(pyfuse3.Operations):
         handle = self._file_handle(fh)
         if not handle.writable:
             return
+        file = handle.file
+        if file.misled:
+            await self.invalidation.forget_file(file)
         if self.files.durable_close:
-            await self.files.make_durable(handle.file)
-            return
-        await self.files.commit(handle.file)
-        self.files.report(handle.file)
+            await self.files.make_durable(file)
+        else:
+            await self.files.commit(file)
+            self.files.report(file)
+        self.files.promises.report(file)
 
     @handling
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self.files.make_durable(self._file_handle(fh).file)
+        file = self._file_handle(fh).file
+        await self.files.make_durable(file)
+        self.files.promises.report(file)
 
     @answered
     async def release(self, fh: FileHandleT) -> None:
@@ -324,6 +336,7 @@ class Operations(pyfuse3.Operations):
             file.writers -= handle.writable
             if not file.writers:
                 file.begins = file.done = True  # the next writer's first change is another version
+                file.refused, file.misled = None, False
             self.files.let_go(file)
 
     # ------------------------------------------------------------------ directories
@@ -392,7 +405,7 @@ class Operations(pyfuse3.Operations):
         file.writers += writable
         file.done = not file.writers
         number = next(self._numbers)
-        self.handles[number] = FileHandle(file, writable)
+        self.handles[number] = FileHandle(file, writable, direct=bool(flags & os.O_DIRECT))
         # keep_cache: an S3 PUT makes a new node, so a node's bytes change through this mount alone
         return FileInfo(fh=FileHandleT(number), keep_cache=True)
 

@@ -32,6 +32,7 @@ from appliance.model import Bucket, NewChunk, NewSlice, Node
 from fusefs.answered import BeingRemoved
 from fusefs.dirty import Segment, gather, halve
 from fusefs.handles import NOT_DIRTY, Commit, File
+from fusefs.promises import Promises
 from fusefs.reading import committed_now
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class WriteBack:
         self._commits: deque[Commit] = deque()
         self._submitted = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self.promises = Promises(store)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The background: ends only by cancellation."""
@@ -79,14 +81,19 @@ class WriteBack:
     def add(self, file: File) -> File:
         """Takes it into memory.  Held until it is let go: an unlinked or overwritten file keeps its bytes.
 
-        Raises BeingRemoved when the other door's commit under way removes it, or the directory it would be made in."""
+        Raises BeingRemoved when the other door's commit under way removes it, or the directory it would be made in, and
+        QUOTA_EXCEEDED when there is no room for one more."""
+        if file.create is not None:
+            self.promises.require(file, 0)
         if not self.store.hold(file.inode):
+            self.promises.drop(file)
             raise BeingRemoved(self.store.settle)
         if file.name is not None:
             parent, name = file.name
             if parent not in self.names:
                 if not self.store.hold(parent):  # held, it stays, though all its keys be deleted
                     self.store.release(file.inode)
+                    self.promises.drop(file)
                     raise BeingRemoved(self.store.settle)
                 self.names[parent] = {}
             self.names[parent][name] = file
@@ -102,6 +109,7 @@ class WriteBack:
         if not file.idle or self.files.get(file.inode) is not file:
             return
         self._discard(file)
+        self.promises.drop(file)
         del self.files[file.inode]
         self.store.release(file.inode)
 
@@ -113,7 +121,8 @@ class WriteBack:
             self._dirty[file.inode] = file
 
     def write(self, file: File, offset: int, data: bytes, now_ns: int) -> None:
-        """`data` at `offset`: in memory only.  Call `make_room` first."""
+        """`data` at `offset`: in memory only.  Call `make_room` first.  Raises QUOTA_EXCEEDED."""
+        self.promises.require(file, max(file.size, offset + len(data)))
         file.overlay.write(offset, data)
         self._count(file)
         file.size = max(file.size, offset + len(data))
@@ -125,12 +134,14 @@ class WriteBack:
                 self._nursery.start_soon(self._stage_early, file)
 
     def truncate(self, file: File, size: int, now_ns: int) -> None:
-        """The file ends at `size`; it may grow by a hole."""
+        """The file ends at `size`; it may grow by a hole.  Raises QUOTA_EXCEEDED."""
+        self.promises.require(file, size)
         if size < file.size:
             file.overlay.truncate(size)
             file.cut = _lower(size, file.cut)
         self._count(file)
         file.size = size
+        self.promises.shrink(file)
         file.mtime_ns = file.ctime_ns = now_ns
         self.touch(file)
 
@@ -165,6 +176,7 @@ class WriteBack:
         if file.orphan:
             file.dirty_since = NOT_DIRTY
             self._dirty.pop(file.inode, None)
+            self.promises.shrink(file)
             self.let_go(file)
 
     # ------------------------------------------------------------------ committing
@@ -307,6 +319,8 @@ class WriteBack:
             unused = [chunk for chunk in file.staged if chunk.id not in ids]
             if file.begins and file.base is not None:
                 file.stays = file.base.version
+            changed = bool(segments) or cut is not None or file.base is None or size != file.base.size
+            promised = self.promises.of_commit(file, size) if changed else (0, 0)
             ticket = self.store.submit_file(
                 file.bucket,
                 node=file.inode,
@@ -326,6 +340,7 @@ class WriteBack:
                 begins=file.begins,
                 stays=file.stays,
                 done=file.done,
+                promised=promised,
             )
         except BaseException:
             file.overlay.unclaim(token)
@@ -333,7 +348,7 @@ class WriteBack:
             file.cut = _lower(cut, file.cut)
             raise
         file.staged = []
-        if segments or cut is not None or file.base is None or size != file.base.size:
+        if changed:
             file.begins = False
         makes, file.create = file.create is not None, None
         file.attributes_changed = False
@@ -341,7 +356,9 @@ class WriteBack:
         if not file.dirty:
             self._dirty.pop(file.inode, None)
         carried = sum(len(chunk.data) for chunk in chunks)
-        commit = Commit(file, token, ticket, carried, makes=makes)
+        if changed:
+            self.promises.taken(file, size, promised)
+        commit = Commit(file, token, ticket, carried, makes=makes, size=size, promised=promised)
         file.pending.append(commit)
         self._commits.append(commit)
         self._submitted.set()
@@ -409,8 +426,11 @@ class WriteBack:
             file.orphan = not file.pending
         if file.base is not None or file.orphan:
             self._forget_name(file)
+        if commit.ticket.error is not None:
+            self.promises.failed(commit)
         if file.orphan:
             self._dirty.pop(file.inode, None)
+            self.promises.shrink(file)
         self.let_go(file)
 
     def _forget_name(self, file: File) -> None:

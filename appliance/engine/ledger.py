@@ -45,7 +45,7 @@ class Ledger:
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Of the committed catalogue."""
         self._lock = threading.Lock()
-        self._limits: dict[int, Quota] = {}
+        self.limits: dict[int, Quota] = {}
         self._used: dict[int, list[int]] = {}  # objects and bytes, of buckets with a quota
         self._promised: dict[int, list[int]] = {}
         self._admitted: list[tuple[int, int, int, Promise]] = []  # in the batch under way
@@ -66,17 +66,18 @@ class Ledger:
         usage = connection.execute("SELECT objects, bytes+parts FROM usage WHERE bucket=?", (bucket,)).fetchone()
         with self._lock:
             if quota is None:
-                self._limits.pop(bucket, None)
+                self.limits.pop(bucket, None)
                 self._used.pop(bucket, None)
             else:
-                self._limits[bucket] = quota
+                self.limits[bucket] = quota
                 self._used[bucket] = list(usage or (0, 0))
 
     # ------------------------------------------------------------------ the loop
-    def reserve(self, bucket: int, objects: int, size: int) -> None:
-        """Promises so much more.  Raises QUOTA_EXCEEDED."""
+    def reserve(self, bucket: int, objects: int, size: int, *, ask: bool) -> None:
+        """Promises so much more.  Raises QUOTA_EXCEEDED if it was to `ask`."""
         with self._lock:
-            self._require_room(bucket, objects, size, NONE)
+            if ask:
+                self._require_room(bucket, objects, size)
             self._promise(bucket, objects, size)
 
     def release(self, bucket: int, objects: int, size: int) -> None:
@@ -84,30 +85,32 @@ class Ledger:
         with self._lock:
             self._promise(bucket, -objects, -size)
 
-    def require_room(self, bucket: int, objects: int, size: int) -> None:
-        """Raises QUOTA_EXCEEDED if so much would not fit now; promises nothing."""
-        with self._lock:
-            self._require_room(bucket, objects, size, NONE)
-
     def room(self, bucket: int) -> tuple[Quota, int, int] | None:
         """The quota, and the objects and bytes that count against it, promised ones too; None without a quota."""
         with self._lock:
-            quota = self._limits.get(bucket)
+            quota = self.limits.get(bucket)
             if quota is None:
                 return None
             objects, size = self._taken(bucket)
             return quota, objects, size
 
+    def promised(self) -> dict[int, Promise]:
+        """What is promised now, by bucket."""
+        with self._lock:
+            return {bucket: Promise(*held) for bucket, held in self._promised.items()}
+
     # ------------------------------------------------------------------ the writer
     def admit(self, charged: Mapping[int, list[int]], bucket: int, promise: Promise) -> None:
         """One command was applied: `charged` has by bucket the objects and bytes that it adds, and objects that are
         added whatever the quota; `promise` is what was promised for it in `bucket`.  Raises QUOTA_EXCEEDED; then it
-        must be undone."""
-        if not self._limits and promise == NONE:
+        must be undone.  A command with a promise passes: should it add more (its file got another name meanwhile), it
+        is too late to say so."""
+        if not self.limits and promise == NONE:
             return
         with self._lock:
-            for number, (objects, size, _) in charged.items():
-                self._require_room(number, objects, size, promise if number == bucket else NONE)
+            if promise == NONE:
+                for number, (objects, size, _) in charged.items():
+                    self._require_room(number, objects, size)
             for number, (objects, size, always) in charged.items():
                 self._enter(number, objects + always, size)
                 self._admitted.append((number, objects + always, size, NONE))
@@ -132,16 +135,16 @@ class Ledger:
         used, promised = self._used[bucket], self._promised.get(bucket, NONE)
         return used[0] + promised[0], used[1] + promised[1]
 
-    def _require_room(self, bucket: int, objects: int, size: int, promise: Promise) -> None:
-        quota = self._limits.get(bucket)
+    def _require_room(self, bucket: int, objects: int, size: int) -> None:
+        quota = self.limits.get(bucket)
         if quota is None:
             return
         taken = self._taken(bucket)
-        for added, held, counted, limit, what in (
-            (objects, promise.objects, taken[0], quota.objects, "objects"),
-            (size, promise.size, taken[1], quota.size, "bytes"),
+        for added, counted, limit, what in (
+            (objects, taken[0], quota.objects, "objects"),
+            (size, taken[1], quota.size, "bytes"),
         ):
-            if limit is not None and added > max(held, 0) and counted - held + added > limit:
+            if limit is not None and added > 0 and counted + added > limit:
                 raise StoreError(Code.QUOTA_EXCEEDED, f"the bucket's quota is {limit} {what}: delete something")
 
     def _enter(self, bucket: int, objects: int, size: int) -> None:

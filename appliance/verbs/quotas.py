@@ -23,10 +23,14 @@ class QuotaVerbs(Verbs):
         unfinished uploads and of files that the mount has not committed yet.  None without a quota."""
         return self.engine.ledger.room(bucket)
 
-    def reserve(self, bucket: int, objects: int, size: int) -> None:
-        """Promises room for objects and bytes: a commit that redeems the promise (`submit_file`) is never refused for
-        want of it.  Raises QUOTA_EXCEEDED."""
-        self.engine.ledger.reserve(bucket, objects, size)
+    def limited(self, bucket: int) -> bool:
+        """Whether the bucket of this number has a quota.  A dict look-up."""
+        return bucket in self.engine.ledger.limits
+
+    def reserve(self, bucket: int, objects: int, size: int, *, ask: bool = True) -> None:
+        """Promises room for objects and bytes: a commit that redeems a promise (`submit_file`) is not refused.  Raises
+        QUOTA_EXCEEDED, unless nobody is to be asked: for room that a commit under way will free."""
+        self.engine.ledger.reserve(bucket, objects, size, ask=ask)
 
     def unreserve(self, bucket: int, objects: int, size: int) -> None:
         """Gives back so much of what was promised and not redeemed."""

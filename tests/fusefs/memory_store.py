@@ -137,6 +137,7 @@ class MemoryStore:
         self.stage_error: StoreError | None = None
         self.cold = False  # readers answer only through read()
         self.commits = 0
+        self.promised: dict[int, tuple[int, int]] = {}
 
     # ------------------------------------------------------------------ commits
     async def drain(self) -> None:
@@ -395,6 +396,18 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return data
 
+    def limited(self, bucket: int) -> bool:
+        return False
+
+    def reserve(self, bucket: int, objects: int, size: int, *, ask: bool = True) -> None:
+        held = self.promised.get(bucket, (0, 0))
+        self.promised[bucket] = held[0] + objects, held[1] + size
+
+    def unreserve(self, bucket: int, objects: int, size: int) -> None:
+        held = self.promised.get(bucket, (0, 0))
+        self.promised[bucket] = held[0] - objects, held[1] - size
+        assert min(self.promised[bucket]) >= 0, "more is given back than was promised"
+
     def versioned(self, bucket: int) -> bool:
         return False  # versions are the real store's
 
@@ -424,6 +437,7 @@ class MemoryStore:
         begins: bool = False,
         stays: int = -1,
         done: bool = False,
+        promised: tuple[int, int] = (0, 0),
     ) -> MemoryTicket:
         bodies = {chunk.id: chunk.data or self.chunks[chunk.id] for chunk in chunks}
         assert {piece.chunk for piece in slices} == set(bodies), "every chunk is used and every slice has its chunk"
@@ -462,6 +476,7 @@ class MemoryStore:
                 packed=row.packed if attributes is None else pack_attributes(attributes),
             )
             self.commits += 1
+            self.unreserve(bucket.id, *promised)
             return Written(node, self.nodes[node].etag, size, now_ns)
 
         ticket = MemoryTicket(self, apply)

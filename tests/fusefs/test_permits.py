@@ -97,7 +97,7 @@ def smuggled(store: MemoryStore, bounded: Unmounted) -> tuple[int, int, int, int
         bounded.ops.inodes.looked_up(inode, bucket.id)
     file = bounded.ops.files.of_node(entry.node, bucket)
     file.opens += 1
-    bounded.ops.handles[77] = FileHandle(file, True)
+    bounded.ops.handles[77] = FileHandle(file, True, direct=False)
     bounded.ops.handles[78] = DirectoryHandle(bucket.root, bucket.id)
     return bucket.root, entry.node.id, 78, 77
 

@@ -181,6 +181,7 @@ async def unmounted(*, durable_close: bool = False) -> AsyncIterator[Unmounted]:
     await store.create_bucket("photos", "me")
     async with _running(Unmounted(store, DictDoor(store), durable_close=durable_close)) as mount:
         yield mount
+        assert promised(mount) == {bucket: held for bucket, held in store.promised.items() if held != (0, 0)}
 
 
 @asynccontextmanager
@@ -195,6 +196,19 @@ async def unmounted_pool(directory: Path) -> AsyncIterator[Unmounted]:
         async with _running(Unmounted(store, StoreDoor(store))) as mount:
             yield mount
             await mount.ops.files.commit_all()
+            held = store.engine.ledger.promised()
+            assert promised(mount) == {bucket: (each.objects, each.size) for bucket, each in held.items()}
+
+
+def promised(mount: Unmounted) -> dict[int, tuple[int, int]]:
+    """Objects and bytes that the mount's files were promised and no commit has redeemed, by bucket."""
+    held: dict[int, tuple[int, int]] = {}
+    for file in mount.ops.files.files.values():
+        commits: list[Any] = [commit for commit in file.pending if not commit.ticket.settled or commit.ticket.error]
+        for objects, size in [file.promised, *(commit.promised for commit in commits)]:
+            before = held.get(file.bucket.id, (0, 0))
+            held[file.bucket.id] = before[0] + objects, before[1] + size
+    return {bucket: each for bucket, each in held.items() if each != (0, 0)}
 
 
 @asynccontextmanager

@@ -1,0 +1,218 @@
+"""A quota through the mount: who writes is told in time, and what was accepted is kept."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pyfuse3
+import pytest
+import trio
+
+from appliance import settings
+from appliance.errors import Code, StoreError
+from appliance.model import NO_ATTRIBUTES
+from appliance.quota import Quota
+from tests.fusefs.unmounted import Unmounted, unmounted_pool
+
+
+@asynccontextmanager
+async def limited(directory: Path, quota: Quota) -> AsyncIterator[Unmounted]:
+    """A mount whose bucket `photos` has a quota."""
+    async with unmounted_pool(directory) as mount:
+        await mount.store.set_quota(mount.store.bucket("photos"), quota)
+        yield mount
+
+
+async def refused(work: Awaitable[object]) -> None:
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await work
+    assert caught.value.errno == errno.EDQUOT
+
+
+async def put(mount: Unmounted, key: bytes, size: int) -> None:
+    bucket = mount.store.bucket("photos")
+    await mount.store.put_object(bucket, key, mount.store.small_body(b"s" * size), "e", NO_ATTRIBUTES)
+
+
+def used(mount: Unmounted) -> tuple[int, int]:
+    found = mount.store.quota(mount.store.bucket("photos").id)
+    return found[1], found[2]
+
+
+def test_direct_writes_are_refused_at_once_and_cached_ones_at_fsync_and_close(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with limited(tmp_path, Quota(10_000)) as mount:
+            direct = await mount.create("photos/direct", os.O_WRONLY | os.O_DIRECT)
+            assert await mount.ops.write(direct, 0, b"1" * 6000) == 6000
+            await refused(mount.ops.write(direct, 6000, b"1" * 6000))
+            assert used(mount) == (1, 6000)
+            await mount.close(direct)
+            cached = await mount.create("photos/cached", os.O_WRONLY)
+            other = await mount.open("photos/cached", os.O_RDWR)
+            assert await mount.ops.write(cached, 0, b"2" * 4000) == 4000
+            assert await mount.ops.write(cached, 4000, b"2" * 100) == 100, "the kernel's own copy: nobody waits for it"
+            for _ in range(2):
+                await refused(mount.ops.fsync(cached, False))
+            for handle in (cached, other):
+                await refused(mount.ops.flush(handle))
+            assert mount.kernel.names, "the kernel must not go on believing in its size"
+            for handle in (cached, other):
+                await mount.ops.release(handle)
+            assert (await mount.stat("photos/cached")).st_size == 4000
+            again = await mount.open("photos/cached", os.O_RDWR)
+            await mount.ops.write(again, 0, b"3" * 4000)
+            await mount.close(again)
+            assert await mount.read_file("photos/cached") == b"3" * 4000
+
+    trio.run(main)
+
+
+def test_names_truncation_and_links_are_refused_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with limited(tmp_path, Quota(10_000, 2)) as mount:
+            await mount.write_file("photos/a", b"1" * 4000)
+            await refused(mount.truncate("photos/a", 10_001))
+            await mount.truncate("photos/a", 10_000)
+            assert used(mount) == (1, 10_000)
+            await mount.truncate("photos/a", 4000)
+            await mount.link("photos/a", "photos/b")
+            assert used(mount) == (2, 8000)
+            await refused(mount.create("photos/c"))
+            await refused(mount.link("photos/a", "photos/c"))
+            await mount.mkdir("photos/d")
+            await mount.symlink("a", "photos/s")
+            handle = await mount.open("photos/b", os.O_WRONLY | os.O_DIRECT)
+            await refused(mount.ops.write(handle, 0, b"2" * 5001))  # counts twice
+            await mount.ops.write(handle, 0, b"2" * 5000)
+            await mount.close(handle)
+            await mount.unlink("photos/a")
+            await mount.ops.files.commit_all()
+            assert used(mount) == (1, 5000)
+            await mount.write_file("photos/c", b"3" * 5000)
+            await mount.rename("photos/c", "photos/b")
+            assert used(mount) == (1, 5000)
+
+    trio.run(main)
+
+
+def test_a_full_bucket_can_be_rewritten(tmp_path: Path) -> None:
+    """By O_TRUNC, while S3 waits for the very bytes that the truncation frees."""
+
+    async def main() -> None:
+        async with limited(tmp_path, Quota(10_000, 2)) as mount:
+            await mount.write_file("photos/a", b"1" * 10_000)
+            handle = await mount.open("photos/a", os.O_WRONLY | os.O_TRUNC)
+            await mount.ops.fsync(handle, False)
+            await put(mount, b"small", 1000)
+            await mount.ops.write(handle, 0, b"2" * 9000)
+            with pytest.raises(StoreError):
+                await put(mount, b"small", 1001)
+            await mount.close(handle)
+            await mount.ops.files.commit_all()
+            assert await mount.read_file("photos/a") == b"2" * 9000
+            assert used(mount) == (2, 10_000)
+
+    trio.run(main)
+
+
+def test_what_is_written_but_not_committed_counts_for_s3(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with limited(tmp_path, Quota(10_000, 2)) as mount:
+            handle = await mount.create("photos/a")
+            await mount.ops.write(handle, 0, b"1" * 9000)
+            assert used(mount) == (1, 9000)
+            with pytest.raises(StoreError) as caught:
+                await put(mount, b"b", 1001)
+            assert caught.value.code is Code.QUOTA_EXCEEDED
+            await put(mount, b"b", 1000)
+            with pytest.raises(StoreError):
+                await put(mount, b"c", 0)
+            await mount.close(handle)
+            await mount.ops.files.commit_all()
+            assert used(mount) == (2, 10_000)
+            gone = await mount.create("photos/b", os.O_RDWR)
+            await mount.ops.write(gone, 0, b"4" * 500)
+            await mount.unlink("photos/b")
+            await mount.close(gone)
+            assert used(mount) == (1, 9000)
+
+    trio.run(main)
+
+
+def test_a_version_that_stays_counts(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with limited(tmp_path, Quota(10_000, 3)) as mount:
+            await mount.store.set_bucket_setting(mount.store.bucket("photos"), settings.VERSIONING, settings.ENABLED)
+            await mount.write_file("photos/a", b"1" * 4000)
+            handle = await mount.open("photos/a", os.O_WRONLY | os.O_DIRECT)
+            await refused(mount.ops.write(handle, 4000, b"2" * 2001))  # 4000 stay, and the file is to have 6001
+            await mount.ops.write(handle, 4000, b"2" * 2000)
+            await mount.close(handle)
+            await mount.ops.files.commit_all()
+            assert used(mount) == (2, 10_000)
+            await mount.unlink("photos/a")
+            assert used(mount) == (3, 10_000)
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_doors_fill_a_bucket_exactly(tmp_path: Path, seed: int) -> None:
+    """Writers of both doors at once; nothing that was accepted is refused later, nor is the quota passed."""
+    chance = random.Random(seed)
+
+    async def by_mount(mount: Unmounted, number: int) -> None:
+        for turn in range(12):
+            name = f"photos/m{number}-{chance.randrange(3)}"
+            try:
+                handle = await (mount.open(name, os.O_RDWR) if await mount.exists(name) else mount.create(name))
+            except pyfuse3.FUSEError as error:
+                if error.errno != errno.EDQUOT:
+                    raise
+                continue
+            inode = await mount.inode(name)
+            with_direct = mount.ops.handles[handle]
+            with_direct.direct = True  # type: ignore[union-attr]
+            for _ in range(chance.randrange(4)):
+                try:
+                    await mount.ops.write(handle, chance.randrange(3000), bytes([turn]) * chance.randrange(1, 2000))
+                    if chance.random() < 0.3:
+                        await mount.setattr_inode(inode, {"st_size": chance.randrange(2500)})
+                except pyfuse3.FUSEError as error:
+                    if error.errno != errno.EDQUOT:
+                        raise
+                if chance.random() < 0.3:
+                    await mount.ops.fsync(handle, False)
+            await mount.close(handle)  # never EDQUOT: what is in the file was accepted
+            if chance.random() < 0.3:
+                await mount.unlink(name)
+            await trio.lowlevel.checkpoint()
+
+    async def by_s3(mount: Unmounted, number: int) -> None:
+        for _ in range(25):
+            key = b"s%d-%d" % (number, chance.randrange(3))
+            try:
+                await put(mount, key, chance.randrange(3000))
+            except StoreError as error:
+                if error.code is not Code.QUOTA_EXCEEDED:
+                    raise
+                await mount.store.delete_object(mount.store.bucket("photos"), key)
+
+    async def main() -> None:
+        async with limited(tmp_path, Quota(12_000, 9)) as mount:
+            work: list[Callable[[Unmounted, int], Awaitable[None]]] = [by_mount, by_s3]
+            async with trio.open_nursery() as nursery:
+                for number in range(6):
+                    nursery.start_soon(work[number % 2], mount, number)
+            await mount.ops.files.commit_all()
+            usage = mount.store.usage(mount.store.bucket("photos"))
+            assert (usage.objects, usage.bytes) == used(mount)
+            assert usage.objects <= 9
+            assert usage.bytes <= 12_000
+
+    trio.run(main)
