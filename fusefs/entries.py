@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import stat
 import time
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pyfuse3
@@ -20,7 +21,7 @@ from appliance.model import IMPLIED, Entry
 from fusefs import tree
 from fusefs.handles import File
 from fusefs.inodes import ROOT, Inodes
-from fusefs.invalidation import NO_PARENT, Invalidation
+from fusefs.invalidation import Invalidation
 from fusefs.names import Names, bucket_name
 from fusefs.permits import Permits
 from fusefs.writeback import WriteBack
@@ -53,15 +54,15 @@ class Entries:
         """mkdir(2); in the root, a bucket."""
         if parent_inode == ROOT:
             self.permits.require(Action.MOUNT_WRITE, new_bucket := bucket_name(name))
-            with self.invalidation.ours((NO_PARENT, name, True)):
-                bucket = await self.store.create_bucket(new_bucket, self.permits.principal.owner)
+            with self.invalidation.changing((ROOT, name)):
+                bucket = await self.store.create_bucket(new_bucket, self.permits.principal.owner, announce=False)
             node = await self.store.set_attributes(
                 bucket.root, time.time_ns(), mode=stat.S_IFDIR | stat.S_IMODE(mode), uid=ctx.uid, gid=ctx.gid
             )
             return self.names.looked_up(ROOT, Entry(name, True, node))
         new = self.names.new(parent_inode, name)
         gid, mode = self._inherit(parent_inode, ctx.gid, mode)
-        with self.invalidation.ours((parent_inode, new, True)):
+        with self.invalidation.changing((parent_inode, name)):
             entry = await self.store.make_directory(
                 parent_inode, new, stat.S_IFDIR | stat.S_IMODE(mode), ctx.uid, gid, time.time_ns()
             )
@@ -73,7 +74,7 @@ class Entries:
         """symlink(2)."""
         new = self.names.new(parent_inode, name)
         gid, _ = self._inherit(parent_inode, ctx.gid, 0)
-        with self.invalidation.ours((parent_inode, new, False)):
+        with self.invalidation.changing((parent_inode, name)):
             entry = await self.store.make_symlink(parent_inode, new, target, ctx.uid, gid, time.time_ns())
         return self.names.looked_up(parent_inode, entry)
 
@@ -93,10 +94,10 @@ class Entries:
         file = self.files.get(inode)
         if file is not None:
             await self.files.make_durable(file)
-        with self.invalidation.ours((new_parent_inode, new, False)):
+        with self.invalidation.changing((new_parent_inode, new_name)):
             entry = await self.store.make_link(inode, new_parent_inode, new, time.time_ns())
         if file is not None:
-            file.base = entry.node
+            file.base = self.store.node(inode)  # another commit may have come after
         return self.names.looked_up(new_parent_inode, entry)
 
     def _inherit(self, parent: int, gid: int, mode: int) -> tuple[int, int]:
@@ -135,7 +136,7 @@ class Entries:
         else:
             stored = _file_name(found, name)
         await self._keep(parent_inode)
-        with self.invalidation.ours((parent_inode, stored, False)):
+        with self.invalidation.changing((parent_inode, name)):
             await self.store.unlink(parent_inode, stored, time.time_ns())
         self.invalidation.epoch += 1
         if file is not None:
@@ -147,8 +148,8 @@ class Entries:
             bucket = self.store.bucket(bucket_name(name))
             self.permits.require(Action.MOUNT_WRITE, bucket)
             self.names.check_empty(bucket.root)
-            with self.invalidation.ours((NO_PARENT, name, True)):
-                await self.store.delete_bucket(bucket.name)
+            with self.invalidation.changing((ROOT, name)):
+                await self.store.delete_bucket(bucket.name, announce=False)
             return
         found = self.names.existing(parent_inode, name)
         if not isinstance(found, Entry) or not found.directory:
@@ -156,7 +157,7 @@ class Entries:
         if self.files.names.get(found.node.id):
             raise FUSEError(errno.ENOTEMPTY)
         await self._keep(parent_inode)
-        with self.invalidation.ours((parent_inode, found.name, True)):
+        with self.invalidation.changing((parent_inode, name)):
             await self.store.remove_directory(parent_inode, found.name, time.time_ns())
         self.invalidation.epoch += 1
         self.invalidation.unshadowed(parent_inode, found.name)
@@ -202,13 +203,14 @@ class Entries:
             commit = await self.files.commit(moved)
             if moved.base is not None or len(moved.pending) != 1:
                 await self.files.make_durable(moved)  # otherwise its one commit fails together with the rename
-        if replaced is not None:
-            if exchange:
-                await self.files.make_durable(replaced)
-            elif replaced.base is None and await self._drop_uncommitted(replaced):
-                replaced = None
+        if replaced is not None and exchange:
+            await self.files.make_durable(replaced)
         await self._keep(parent_inode_old)
-        with self.invalidation.ours((parent_inode_old, stored, directory), (parent_inode_new, new, directory)):
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self.invalidation.changing((parent_inode_old, name_old), (parent_inode_new, name_new)))
+            if replaced is not None and replaced.base is None:
+                # no commit of it may come over what is moved there; and if nothing is, it stays as it is
+                await stack.enter_async_context(replaced.lock)
             await self.store.rename(
                 parent_inode_old,
                 stored,
@@ -219,14 +221,14 @@ class Entries:
                 replace=not flags & pyfuse3.RENAME_NOREPLACE,
                 exchange=exchange,
             )
+            if replaced is not None and not exchange:
+                self.files.unlinked(replaced)
         if commit is not None:
             await self.files.wait(commit)
         self._placed(source, (parent_inode_new, new))
         if exchange:
             self._placed(target, (parent_inode_old, stored))
         self.invalidation.epoch += 1
-        if replaced is not None and not exchange:
-            self.files.unlinked(replaced)
         if directory:
             self.invalidation.unshadowed(parent_inode_old, stored)
 

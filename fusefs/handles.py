@@ -198,10 +198,11 @@ class DirectoryHandle:
     or node makes them worthless (`epoch`), because the kernel caches the attributes that come with them.
     """
 
-    __slots__ = ("bucket", "early", "epoch", "given", "inode", "older", "pending", "rest", "whole")
+    __slots__ = ("bucket", "early", "epoch", "given", "inode", "node", "older", "pending", "rest", "whole")
 
-    def __init__(self, inode: int, bucket: int) -> None:
+    def __init__(self, inode: int, bucket: int, node: Node | None) -> None:
         self.inode = inode
+        self.node = node  # as it was opened: what is told of it when it is there no longer; None of the root
         self.bucket = bucket
         self.given: list[tuple[bytes, bool]] = []
         self.older: list[tuple[bytes, str]] = []  # the same, of a directory of older versions (`past`)

@@ -17,6 +17,7 @@ PAST: Final = (0, b"")  # the place of an older version: under no name of the ca
 NEGATIVES_MAX: Final = (
     65_536  # remembered names that do not exist; above, answers are given without permission to cache
 )
+SLACK: Final = 10.0  # seconds in which the kernel has taken in an answer, however busy the machine is
 
 
 class Known:
@@ -31,15 +32,48 @@ class Known:
         self.place: tuple[int, bytes] | None = None  # (directory, catalogue name): of files where keys have versions
 
 
-class Inodes:
-    """The kernel's references."""
+class FadingNames:
+    """Names that are remembered for so many seconds, at least."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._expiry: dict[tuple[int, bytes], float] = {}
+        self._order: deque[tuple[float, tuple[int, bytes]]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._expiry)
+
+    def add(self, name: tuple[int, bytes], now: float, most: int | None = None) -> bool:
+        """Remembers (directory, name) from now on.  False, and not, when there are `most` already."""
+        order, expiry = self._order, self._expiry
+        while order and order[0][0] < now:
+            end, old = order.popleft()
+            if expiry.get(old) == end:
+                del expiry[old]
+        if most is not None and (len(expiry) >= most or len(order) >= 2 * most):
+            return False
+        expiry[name] = end = now + self.seconds
+        order.append((end, name))
+        return True
+
+    def take(self, name: tuple[int, bytes]) -> bool:
+        """Whether it is remembered; from here on it is not."""
+        return self._expiry.pop(name, None) is not None
+
+
+class Inodes:
+    """The kernel's references.
+
+    `absent`: names of which the kernel may remember that there is nothing.  `answered`: names that a request of its own
+    changed just now, so that for a moment it may hold what they were."""
+
+    def __init__(self, timeout: float = 60.0) -> None:
+        """`timeout`: seconds for which the kernel may remember what it is told."""
         root = Known(0)
         root.lookups = 1
         self._known: dict[int, Known] = {ROOT: root}
-        self._absent: dict[tuple[int, bytes], float] = {}
-        self._expiries: deque[tuple[float, tuple[int, bytes]]] = deque()
+        self.absent = FadingNames(timeout + SLACK)  # its clock begins when it hears the answer
+        self.answered = FadingNames(SLACK)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -98,19 +132,6 @@ class Inodes:
         known.cached = False
         return True
 
-    def absent_given(self, parent: int, name: bytes, now: float, timeout: float) -> bool:
-        """The kernel is about to be told that there is no `name`.  True if it may remember that for `timeout` s."""
-        while self._expiries and self._expiries[0][0] < now:
-            expiry, key = self._expiries.popleft()
-            if self._absent.get(key) == expiry:
-                del self._absent[key]
-        if len(self._absent) >= NEGATIVES_MAX or len(self._expiries) >= 2 * NEGATIVES_MAX:
-            return False
-        expiry = now + timeout
-        self._absent[parent, name] = expiry
-        self._expiries.append((expiry, (parent, name)))
-        return True
-
-    def take_absent(self, parent: int, name: bytes) -> bool:
-        """Whether the kernel may remember that there is no `name`; from here on it is taken not to."""
-        return self._absent.pop((parent, name), None) is not None
+    def absent_given(self, parent: int, name: bytes, now: float) -> bool:
+        """The kernel is about to be told that there is no `name`.  True if it may remember that for the time-out."""
+        return self.absent.add((parent, name), now, NEGATIVES_MAX)

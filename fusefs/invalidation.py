@@ -1,19 +1,24 @@
 """H5: what the kernel may have cached of an S3 change is made invalid before the change is answered.
 
-The store calls `changed` after every commit.  Changes that the mount itself asked for are left out: the kernel made
-them.  Of the rest, names and attributes that the kernel may hold (`Inodes` knows) are invalidated, and the store
-delays the S3 answer until that is done; when the kernel holds none, nothing waits.
+The store calls `changed` after every commit, with those changes that were not the mount's own: the kernel made the
+others.  Names and attributes that the kernel may hold (`Inodes` knows) are invalidated, and the store delays the S3
+answer until that is done; when the kernel holds none, nothing waits.
 
-The kernel may have to wait for a lock that is held until this loop answers some request: so it is only ever asked from
-a worker thread.
+What the kernel may hold of a name: the inode that it had; that there was none; and, while a request of its own changes
+the name and until it has taken in the answer, whatever it had before (`changing`).
+
+The kernel has to wait for the directory's lock, which it holds itself until this loop has answered some request.  So it
+is only ever asked from a worker thread, and no request that holds such a lock may wait for an answer to S3: it waits
+for the batch at most (`Ticket.wait_done`).
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -29,7 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INVALIDATION_TIMEOUT: Final = 5.0  # seconds that an S3 answer waits for the kernel
+INVALIDATION_TIMEOUT: Final = 30.0  # seconds that an S3 answer waits for the kernel: longer than a slow device's write
+THREADS_MAX: Final = 100  # in the kernel at once; each may wait for a directory of its own
 IDLE_STEP: Final = 0.005  # seconds between two looks when stopping
 NO_PARENT: Final = 0  # of a bucket, in a Change: the mount's root is not in the catalogue
 
@@ -39,6 +45,17 @@ class Kernel(Protocol):
 
     def forget_name(self, parent: int, name: bytes) -> None: ...
     def forget_attributes(self, inode: int) -> None: ...
+
+
+class Round:
+    """Names and inodes that the kernel is being asked to forget."""
+
+    __slots__ = ("done", "inodes", "names")
+
+    def __init__(self, names: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+        self.names = frozenset(names)
+        self.inodes = frozenset(inodes)
+        self.done = trio.Event()
 
 
 class Invalidation:
@@ -51,29 +68,33 @@ class Invalidation:
         self.kernel = kernel
         self.epoch = 0
         self._closing = False
-        self._under_way: set[object] = set()
-        self._own: Counter[tuple[int, bytes, bool]] = Counter()
+        self._rounds: set[Round] = set()
+        self._changing: Counter[tuple[int, bytes]] = Counter()
+        self._limiter = trio.CapacityLimiter(THREADS_MAX)
         self._unwatch = store.watch(self.changed)
 
     @contextmanager
-    def ours(self, *names: tuple[int, bytes, bool]) -> Iterator[None]:
-        """Inside, a command of the mount changes these (directory, name, is a directory), each once."""
-        self._own.update(names)
+    def changing(self, *names: tuple[int, bytes]) -> Iterator[None]:
+        """Inside, a request of the kernel changes these (directory, name): until it has heard the answer, it may hold
+        what they were before."""
+        self._changing.update(names)
         try:
             yield
         finally:
             self.epoch += 1
-            self._own.subtract(names)
+            self._changing.subtract(names)
+            now = time.monotonic()
             for name in names:
-                if self._own[name] <= 0:
-                    del self._own[name]
+                if self._changing[name] <= 0:
+                    del self._changing[name]
+                self.inodes.answered.add(name, now)
 
     def unshadowed(self, parent: int, name: bytes) -> None:
         """A directory left: a file of the same name loses its alias.  The kernel holds `parent` until it is answered,
         so nobody waits here (pyfuse3's own thread for this ends with the first mount)."""
         self.epoch += 1
         if self.store.entry(parent, name, False) is not None:
-            trio.lowlevel.spawn_system_task(self._begin, [(parent, tree.to_mount(name, True))], [])
+            trio.lowlevel.spawn_system_task(self._begin, [(parent, tree.to_mount(name, True))], [], [])
 
     def changed(self, changes: Sequence[Change]) -> Awaitable[None] | None:
         """The store's listener.  None when there is nothing to wait for: the common case costs a few look-ups."""
@@ -82,19 +103,21 @@ class Invalidation:
             return None
         names: list[tuple[int, bytes]] = []
         inodes: list[int] = []
+        others: set[Round] = set()
         for change in changes:
             parent = change.parent if change.parent != NO_PARENT else ROOT
-            if parent not in self.inodes or self._is_ours(change):
-                continue
-            if self.inodes.take_cached(parent):
-                inodes.append(parent)
-            names += self._stale_names(parent, change)
-            if self.inodes.take_cached(change.node):
+            if self.inodes.take_cached(change.node):  # also of a file that the kernel knows by another name
                 inodes.append(change.node)
             file = self.files.get(change.node)
             if file is not None:
                 self.files.unlinked(file)
-        return self._begin(names, inodes) if names or inodes else None
+            if parent in self.inodes:
+                if self.inodes.take_cached(parent):
+                    inodes.append(parent)
+                names += self._stale_names(parent, change)
+            if self._rounds:
+                others |= self._rounds_of(parent, change)
+        return self._begin(names, inodes, others) if names or inodes or others else None
 
     async def forget_file(self, file: File) -> None:
         """The kernel looks the file up again once nobody has it open: of a file that it writes to it believes only its
@@ -107,49 +130,81 @@ class Invalidation:
         """No more; returns when those under way are done."""
         self._closing = True
         self._unwatch()
-        while self._under_way:  # noqa: ASYNC110 - worker threads end them, which have no event to set
+        while self._rounds:  # noqa: ASYNC110 - nobody waits for some of them, and new ones may begin
             await trio.sleep(IDLE_STEP)
-
-    def _is_ours(self, change: Change) -> bool:
-        """A second change of the same name in the same moment is the other door's."""
-        made = self.files.names.get(change.parent, {}).get(change.name)
-        if made is not None and made.create is None and change.node != made.inode and not change.directory:
-            return True  # the commit that makes the file
-        key = (change.parent, change.name, change.directory)
-        if self._own.get(key, 0) > 0:
-            self._own[key] -= 1
-            return True
-        return False
 
     def _stale_names(self, parent: int, change: Change) -> list[tuple[int, bytes]]:
         """The names of `change`, plain and alias, that the kernel may hold, present or absent."""
         known = change.node in self.inodes
-        plain, alias = tree.to_mount(change.name), tree.to_mount(change.name, True)
         if change.directory:  # a file of the same name changes places with its alias
             beside = self.store.entry(parent, change.name, False)
             known = known or (beside is not None and beside.node.id in self.inodes)
-        return [(parent, name) for name in (plain, alias) if self.inodes.take_absent(parent, name) or known]
+        return [name for name in _shown(parent, change) if self._may_hold(name) or known]
 
-    def _begin(self, names: list[tuple[int, bytes]], inodes: list[int]) -> Coroutine[Any, Any, None]:
+    def _may_hold(self, name: tuple[int, bytes]) -> bool:
+        absent, answered = self.inodes.absent.take(name), self.inodes.answered.take(name)
+        return absent or answered or name in self._changing
+
+    def _rounds_of(self, parent: int, change: Change) -> set[Round]:
+        """Those under way that already forget something of it: what they were begun for is stale until they are
+        done."""
+        shown = _shown(parent, change)
+        return {
+            one
+            for one in self._rounds
+            if parent in one.inodes or change.node in one.inodes or not one.names.isdisjoint(shown)
+        }
+
+    def _begin(
+        self, names: Sequence[tuple[int, bytes]], inodes: Sequence[int], others: Sequence[Round] | set[Round]
+    ) -> Coroutine[Any, Any, None]:
         """Under way from this moment, not from the first time that the task runs."""
-        token = object()
-        self._under_way.add(token)
-        return self._invalidate(token, names, inodes)
+        begun = None
+        if names or inodes:
+            begun = Round(names, inodes)
+            self._rounds.add(begun)
+        return self._invalidate(begun, others)
 
-    async def _invalidate(self, token: object, names: list[tuple[int, bytes]], inodes: list[int]) -> None:
-        """Waits no longer than `INVALIDATION_TIMEOUT`: the kernel may hold the directory for a request that itself
-        waits for this answer (rmdir of a bucket beside a PUT into it)."""
-
-        def invalidate() -> None:
-            try:
-                for parent, name in names:
-                    self.kernel.forget_name(parent, name)
-                for inode in inodes:
-                    self.kernel.forget_attributes(inode)
-            finally:
-                self._under_way.discard(token)
-
+    async def _invalidate(self, begun: Round | None, others: Sequence[Round] | set[Round]) -> None:
+        """Waits no longer than `INVALIDATION_TIMEOUT`: the kernel may hold the directory for a request that a device
+        keeps waiting."""
         with trio.move_on_after(INVALIDATION_TIMEOUT) as waiting:
-            await trio.to_thread.run_sync(invalidate, abandon_on_cancel=True)
+            if begun is not None:
+                work = _Work(self.kernel, begun, self._rounds)
+                await trio.to_thread.run_sync(work.run, abandon_on_cancel=True, limiter=self._limiter)
+                work.end()
+            for other in others:
+                await other.done.wait()
         if waiting.cancelled_caught:
-            log.warning("the kernel took more than %g s to forget %d names", INVALIDATION_TIMEOUT, len(names))
+            log.warning("the kernel took more than %g s to forget what S3 changed", INVALIDATION_TIMEOUT)
+
+
+class _Work:
+    """A round in its thread."""
+
+    def __init__(self, kernel: Kernel, begun: Round, rounds: set[Round]) -> None:
+        self._kernel = kernel
+        self._round = begun
+        self._rounds = rounds
+        self._token = trio.lowlevel.current_trio_token()
+
+    def run(self) -> None:
+        """Blocks as long as the kernel likes."""
+        try:
+            for parent, name in self._round.names:
+                self._kernel.forget_name(parent, name)
+            for inode in self._round.inodes:
+                self._kernel.forget_attributes(inode)
+        finally:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self.end)  # also when nobody waits any more
+
+    def end(self) -> None:
+        """On the loop; again does no harm."""
+        self._rounds.discard(self._round)
+        self._round.done.set()
+
+
+def _shown(parent: int, change: Change) -> list[tuple[int, bytes]]:
+    """What the changed name is called in the mount."""
+    return [(parent, tree.to_mount(change.name)), (parent, tree.to_mount(change.name, True))]

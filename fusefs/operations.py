@@ -73,7 +73,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.store = store
         self.permits = Permits(principal)
-        self.inodes = Inodes()
+        self.inodes = Inodes(attributes.TIMEOUT)
         self.files = WriteBack(store, durable_close=durable_close)
         self.names = Names(store, self.inodes, self.files, self.permits)
         self.invalidation = Invalidation(store, self.inodes, self.files, kernel)
@@ -147,7 +147,13 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         if inode == ROOT:
             return self._root()
-        return self.names.told(inode)
+        try:
+            return self.names.told(inode)
+        except FUSEError as error:
+            removed = self._removed(inode) if error.errno == errno.ESTALE else None
+            if removed is None:
+                raise
+            return removed
 
     @writing
     async def setattr(
@@ -343,7 +349,9 @@ class Operations(pyfuse3.Operations):
     @reading
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         number = next(self._numbers)
-        self.handles[number] = DirectoryHandle(inode, self.names.bucket_id(inode))
+        # ESTALE for one that is gone: the kernel looks its path up again
+        node = self.names.node(inode) if inode != ROOT else None
+        self.handles[number] = DirectoryHandle(inode, self.names.bucket_id(inode), node)
         return FileHandleT(number)
 
     @handling
@@ -367,7 +375,7 @@ class Operations(pyfuse3.Operations):
 
     # ------------------------------------------------------------------ answering
     def _absent(self, parent: int, name: bytes) -> EntryAttributes:
-        if parent == ROOT or not self.inodes.absent_given(parent, name, time.monotonic(), attributes.TIMEOUT):
+        if parent == ROOT or not self.inodes.absent_given(parent, name, time.monotonic()):
             raise FUSEError(errno.ENOENT)
         answer = EntryAttributes()
         answer.st_ino = InodeT(0)
@@ -427,6 +435,15 @@ class Operations(pyfuse3.Operations):
     def _attributes(self, inode: int) -> Attributes:
         file = self.files.get(inode)
         return self.names.node(inode).attributes if file is None else file.current_attributes()
+
+    def _removed(self, inode: int) -> EntryAttributes | None:
+        """What is told of a directory that somebody has open though it is gone; None when nobody has."""
+        for handle in self.handles.values():
+            if isinstance(handle, DirectoryHandle) and handle.inode == inode and handle.node is not None:
+                answer = self.names.attributes(handle.node)
+                answer.st_nlink = 0
+                return answer
+        return None
 
     async def _put_attributes(self, inode: int, changed: Attributes) -> None:
         file = self.files.get(inode)

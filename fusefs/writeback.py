@@ -156,11 +156,11 @@ class WriteBack:
                     await self._stage(victim, everything=True)
             elif self._commits:
                 await self.wait(self._commits[0])
-            elif self._dirty:  # many small bodies: they leave memory only with their commits
-                for other in list(self._dirty.values()):
+            elif named := [other for other in self._dirty.values() if not other.orphan]:
+                for other in named:  # many small bodies: they leave memory only with their commits
                     await self.commit(other)
             else:
-                return
+                return  # small bodies without a name: they leave memory with their holders
 
     def unlinked(self, file: File) -> None:
         """One of its names is gone."""

@@ -67,47 +67,71 @@ _ALONE: Final = (Code.NO_SPACE, Code.TOO_LARGE, Code.DAMAGED)  # failures of one
 
 
 class Ticket:
-    """A submitted command: `store.Ticket`.  Settled on the loop; any number of tasks may wait."""
+    """A submitted command: `store.Ticket`.  Settled on the loop; any number of tasks may wait.
 
-    __slots__ = ("_waiters", "announce", "command", "error", "result", "settled", "weight")
+    Its batch is over (`done`) before it is settled, if others are told first.  What those who are told wait for must
+    not wait for more than `done`: a request of the kernel that holds a directory's lock, which an invalidation wants.
+    """
+
+    __slots__ = ("_early", "_waiters", "announce", "command", "done", "error", "result", "settled", "weight")
 
     def __init__(self, command: commands.Command, weight: int, *, announce: bool) -> None:
         self.command = command
         self.weight = weight  # bytes that the batch's gathered write carries for it
         self.announce = announce  # others are told of the change before the waiters are (H5)
-        self.settled = False
+        self.done = self.settled = False
         self.result: Any = None
         self.error: BaseException | None = None
         self._waiters: list[trio.lowlevel.Task] = []
+        self._early: list[trio.lowlevel.Task] = []
 
     async def wait(self) -> Any:
         """The result once durable; raises the command's error.  Cancelling the wait does not cancel the command."""
         if not self.settled:
-            task = trio.lowlevel.current_task()
-            self._waiters.append(task)
-
-            def abort(_: object) -> trio.lowlevel.Abort:
-                self._waiters.remove(task)
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            await trio.lowlevel.wait_task_rescheduled(abort)
+            await _park(self._waiters)
         if self.error is not None:
             raise self.error
         return self.result
 
+    async def wait_done(self) -> None:
+        """Until it is durable or has failed, whoever has yet to be told of it."""
+        if not self.done:
+            await _park(self._early)
+
+    def end(self) -> None:
+        """Wakes who waits for no more than the batch."""
+        self.done = True
+        _wake(self._early)
+
     def settle(self) -> None:
         """Wakes who waits."""
-        self.settled = True
-        waiters, self._waiters = self._waiters, []
-        for task in waiters:
-            trio.lowlevel.reschedule(task)
+        self.done = self.settled = True
+        _wake(self._early)
+        _wake(self._waiters)
+
+
+async def _park(waiters: list[trio.lowlevel.Task]) -> None:
+    task = trio.lowlevel.current_task()
+    waiters.append(task)
+
+    def abort(_: object) -> trio.lowlevel.Abort:
+        waiters.remove(task)
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+def _wake(waiters: list[trio.lowlevel.Task]) -> None:
+    while waiters:
+        trio.lowlevel.reschedule(waiters.pop(0))
 
 
 class Batch(NamedTuple):
     """What one `run` did."""
 
     tickets: Sequence[Ticket]
-    notes: list[Change]
+    notes: list[Change]  # all changes of names
+    announced: list[Change]  # those by tickets that are announced
     dropped: list[tuple[int, bytes]]
     changed: Sequence[tuple[Any, ...]] = ()  # keys of the rows it changed: (table, primary key...)
     commits: int = 0  # transactions: what `Committer.begun` counted
@@ -188,6 +212,7 @@ class Committer:
                 return Batch(
                     tickets,
                     [note for batch in results for note in batch.notes],
+                    [note for batch in results for note in batch.announced],
                     [name for batch in results for name in batch.dropped],
                     [key for batch in results for key in batch.changed],
                     sum(batch.commits for batch in results),
@@ -206,7 +231,7 @@ class Committer:
                 ticket.result, ticket.error = None, StoreError(error.code, error.message, cause=error.cause)
             if self.failed is None:  # else a durable record may name the pages: no stream must get them (I6)
                 self._forfeit(ticket)
-        return Batch(tickets, [], [])
+        return Batch(tickets, [], [], [])
 
     def _forfeit(self, ticket: Ticket) -> None:
         for chunk in ticket.command.new_chunks:
@@ -231,16 +256,19 @@ class Committer:
             raise _catalogue_error(error) from error
         gathered: list[tuple[int, int]] = []  # extents reserved here
         freeing: list[tuple[int, int, int]] = []
+        announced: list[Change] = []
         try:
             many = len(tickets) >= UNDISTURBED_MIN
             for start in range(0, len(tickets), UNDISTURBED_STEP):
-                some = partial(self._apply, tx, tickets[start : start + UNDISTURBED_STEP], guarded=guarded)
+                some = partial(
+                    self._apply, tx, tickets[start : start + UNDISTURBED_STEP], announced, guarded=guarded
+                )
                 self._undisturbed(some) if many else some()
             if not tx.changes:
                 connection.execute("ROLLBACK")
                 self._ledger.commit()
                 self._settle_space(tickets, [])
-                return Batch(tickets, [], [])
+                return Batch(tickets, [], [], [])
             seq = self.ring.seq + 1
             build = partial(self._build, tx, seq, gathered)
             small = many and sum(ticket.weight for ticket in tickets) <= UNDISTURBED_BYTES
@@ -273,11 +301,11 @@ class Committer:
             log.exception("a batch failed in a way that must not happen")
             raise StoreError(Code.UNAVAILABLE, "internal error", cause=repr(error)) from error
         self._commit(tx, tickets, Place(seq, offset, total), digest, gathered, freeing)
-        return Batch(tickets, tx.notes, tx.dropped, list(tx.images), 1, tx.reaps)
+        return Batch(tickets, tx.notes, announced, tx.dropped, list(tx.images), 1, tx.reaps)
 
-    def _apply(self, tx: Rows, tickets: Sequence[Ticket], *, guarded: bool) -> None:
+    def _apply(self, tx: Rows, tickets: Sequence[Ticket], announced: list[Change], *, guarded: bool) -> None:
         for ticket in tickets:
-            changes, mark = tx.changes, tx.mark() if guarded else None
+            changes, mark, noted = tx.changes, tx.mark() if guarded else None, len(tx.notes)
             failure: StoreError | None = None
             try:
                 ticket.result = apply(tx, self.cache, ticket.command)
@@ -298,6 +326,8 @@ class Committer:
                 ticket.result = None
             elif mark is not None:
                 tx.keep_marked()
+            if ticket.announce:
+                announced += tx.notes[noted:]
 
     def _admit(self, tx: Rows, command: commands.Command) -> None:
         """Raises QUOTA_EXCEEDED: the command must be undone."""

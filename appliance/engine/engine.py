@@ -196,12 +196,8 @@ class Engine:
 
     async def settle(self) -> None:
         """Everything submitted so far is durable or has failed."""
-        ticket = self.last
-        if ticket is not None and not ticket.settled:
-            try:
-                await ticket.wait()
-            except StoreError as error:
-                log.debug("the last command of those waited for failed: %r", error)  # its own waiter is told
+        if self.last is not None:
+            await self.last.wait_done()
 
     async def between_batches(self, function: Callable[[], None]) -> None:
         """Runs `function` where no batch is under way; raises what it raises.  For changes of the pool itself."""
@@ -322,10 +318,12 @@ class Engine:
             for ticket in batch.tickets:
                 ticket.settle()
             return
-        waiting = [answer for listener in self._listeners if (answer := listener(batch.notes)) is not None]
+        waiting = [answer for listener in self._listeners if (answer := listener(batch.announced)) is not None]
         for ticket in batch.tickets:
             if not waiting or not ticket.announce:
                 ticket.settle()
+            else:
+                ticket.end()
         if waiting:
             late = [ticket for ticket in batch.tickets if not ticket.settled]
             trio.lowlevel.spawn_system_task(self._settle_later, waiting, late)
@@ -341,7 +339,8 @@ class Engine:
                 ticket.settle()
 
     def watch(self, listener: Callable[[Sequence[Change]], Awaitable[object] | None]) -> Callable[[], None]:
-        """Adds a listener; what is returned takes it away again."""
+        """Adds a listener, called for each batch that changed names, with those changes that are announced; what is
+        returned takes it away again."""
         self._listeners.append(listener)
         return partial(self._listeners.remove, listener)
 

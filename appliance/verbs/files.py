@@ -276,11 +276,12 @@ class FileVerbs(VersionVerbs):
         self.engine.release(node)
 
     async def settle(self) -> None:
-        """Everything submitted so far is durable (fsync of a directory, syncfs, shutdown)."""
+        """Everything submitted so far is durable or has failed (fsync of a directory, syncfs, shutdown).  Does not wait
+        for who is told of others' changes: the kernel may hold the lock that they want."""
         await self.engine.settle()
 
     def watch(self, listener: Callable[[Sequence[Change]], Awaitable[object] | None]) -> Callable[[], None]:
-        """`listener(changes)` is called on the loop after a commit and before it is acknowledged.  If it returns an
-        awaitable, that is awaited before a change made through S3 is acknowledged (H5); the mount's own are not held
-        up by it.  What is returned ends it."""
+        """`listener(changes)` is called on the loop after a commit of changed names and before it is acknowledged, with
+        those changes that were not the mount's.  If it returns an awaitable, that is awaited before they are
+        acknowledged (H5); the mount's own are not held up by it.  What is returned ends it."""
         return self.engine.watch(listener)

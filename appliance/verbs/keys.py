@@ -68,7 +68,7 @@ class KeyVerbs(Verbs):
     async def _make(self) -> DataKey:
         await self._declare()
         made = self._ring.make(self.engine.new_id(), now())
-        await self.commit(commands.PutDataKeys(keys=(made,)))
+        await self.engine.submit(commands.PutDataKeys(keys=(made,))).wait()  # the mount may wait for it: nobody is told
         log.info("data key %d seals from now on", made.id)
         return self._ring.key(made.id)
 

@@ -88,9 +88,10 @@ class ObjectVerbs(Verbs):
         copies: int | None = None,
         etag: str = "md5",
         settings: Mapping[str, bytes] | None = None,
+        announce: bool = True,
     ) -> Bucket:
-        """With its `settings` from the first moment on.  Raises BUCKET_OWNED, BUCKET_EXISTS, INVALID_NAME,
-        INVALID_ARGUMENT (more copies than devices)."""
+        """With its `settings` from the first moment on.  The mount, which needs not be told, says `announce` False.
+        Raises BUCKET_OWNED, BUCKET_EXISTS, INVALID_NAME, INVALID_ARGUMENT (more copies than devices)."""
         check_bucket_name(name)
         wanted = self.engine.pool.copies if copies is None else copies
         count = len(self.engine.pool.devices)
@@ -111,12 +112,12 @@ class ObjectVerbs(Verbs):
             now_ns=now(),
             settings=dict(settings or {}),
         )
-        bucket: Bucket = await self.commit(command)
+        bucket: Bucket = await self.engine.submit(command, announce=announce).wait()
         return bucket
 
-    async def delete_bucket(self, name: str) -> None:
+    async def delete_bucket(self, name: str, *, announce: bool = True) -> None:
         """Raises NO_SUCH_BUCKET, BUCKET_NOT_EMPTY (an object or a version remains).  Unfinished uploads go with it."""
-        await self.commit(commands.DeleteBucket(name=name, now_ns=now()))
+        await self.engine.submit(commands.DeleteBucket(name=name, now_ns=now()), announce=announce).wait()
 
     async def set_bucket_setting(self, bucket: Bucket, name: str, body: bytes | None) -> None:
         """Stores a document under a name of appliance/settings.py, or takes it away.  Raises NO_SUCH_BUCKET.

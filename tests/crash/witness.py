@@ -121,7 +121,7 @@ _now: list[Witness] = []
 
 def _nothing(tickets: Sequence[Ticket]) -> Batch:
     """A batch that did nothing."""
-    return Batch(tickets, [], [])
+    return Batch(tickets, [], [], [])
 
 
 class WatchedCommitter(Committer):

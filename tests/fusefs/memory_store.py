@@ -165,7 +165,9 @@ class MemoryStore:
     def buckets(self) -> list[Bucket]:
         return [self.by_name[name] for name in sorted(self.by_name)]
 
-    async def create_bucket(self, name: str, owner: str, *, copies: int | None = None, etag: str = "md5") -> Bucket:
+    async def create_bucket(
+        self, name: str, owner: str, *, copies: int | None = None, etag: str = "md5", announce: bool = True
+    ) -> Bucket:
         if not 3 <= len(name) <= 63 or not name.replace("-", "").replace(".", "").isalnum() or name != name.lower():
             raise StoreError(Code.INVALID_NAME, f"{name} is not a bucket name")
         if name in self.by_name:
@@ -175,7 +177,7 @@ class MemoryStore:
         self.by_name[name] = bucket
         return bucket
 
-    async def delete_bucket(self, name: str) -> None:
+    async def delete_bucket(self, name: str, *, announce: bool = True) -> None:
         bucket = self.bucket(name)
         if self.directories[bucket.root]:
             raise StoreError(Code.BUCKET_NOT_EMPTY)

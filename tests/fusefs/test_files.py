@@ -338,3 +338,43 @@ def test_every_handler_is_answered() -> None:
         "init", "stacktrace", "poll", "supports_dot_lookup", "enable_writeback_cache", "enable_acl",
     }  # fmt: skip
     assert {name for name in handlers if hasattr(vars(Operations).get(name), "__wrapped__")} == handlers
+
+
+def test_a_rename_that_fails_leaves_an_uncommitted_target_as_it_was() -> None:
+    async def scene(mount: Unmounted) -> None:
+        await mount.write_file("photos/a", b"moves")
+        await settled(mount)
+        fh = await mount.create("photos/b")
+        await mount.ops.write(fh, 0, b"stays")
+        mount.store.fail_next = StoreError(Code.LOCKED)
+        async with refused(errno.EPERM):
+            await mount.rename("photos/a", "photos/b")
+        assert await mount.listdir("photos") == [b"b", b"a"]
+        await mount.close(fh)
+        assert await mount.door.get("photos", b"b") == b"stays"
+        fh = await mount.create("photos/c")
+        await mount.ops.write(fh, 0, b"goes")
+        await mount.rename("photos/a", "photos/c")
+        await mount.close(fh)
+        assert await mount.read_file("photos/c") == await mount.door.get("photos", b"c") == b"moves"
+
+    run(scene)
+
+
+def test_open_files_without_a_name_above_the_bound_stop_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their bytes can leave memory only with their holders: who waited for their commit would wait for ever."""
+    monkeypatch.setattr(writeback, "TOTAL_MEMORY_MAX", MIB)
+
+    async def scene(mount: Unmounted) -> None:
+        handles = []
+        for number in range(12):
+            handles.append(await mount.create(f"photos/{number}"))
+            await mount.unlink(f"photos/{number}")
+            with trio.fail_after(5):
+                await mount.ops.write(handles[-1], 0, bytes(100_000))
+                await mount.ops.write(handles[-1], 100_000, b"x")
+        for fh in handles:
+            await mount.close(fh)
+        assert mount.ops.files.memory == 0
+
+    run(scene)

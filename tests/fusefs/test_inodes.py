@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusefs.inodes import NEGATIVES_MAX, ROOT, Inodes
+from fusefs.inodes import NEGATIVES_MAX, ROOT, SLACK, Inodes
 
 steps = st.lists(st.tuples(st.sampled_from(["look up", "forget"]), st.integers(2, 6), st.integers(1, 3)), max_size=60)
 
@@ -46,17 +46,19 @@ def test_attributes_are_invalidated_once_until_they_are_given_again() -> None:
 
 def test_an_absent_name_is_remembered_until_it_is_taken_or_old() -> None:
     inodes = Inodes()
-    assert inodes.absent_given(2, b"a", now=0.0, timeout=60.0)
-    assert inodes.take_absent(2, b"a")
-    assert not inodes.take_absent(2, b"a")
-    assert inodes.absent_given(2, b"b", now=0.0, timeout=60.0)
-    assert inodes.absent_given(2, b"c", now=61.0, timeout=60.0)
-    assert not inodes.take_absent(2, b"b")
+    assert inodes.absent_given(2, b"a", now=0.0)
+    assert inodes.absent.take((2, b"a"))
+    assert not inodes.absent.take((2, b"a"))
+    assert inodes.absent_given(2, b"b", now=0.0)
+    assert inodes.absent_given(2, b"c", now=61.0)
+    assert inodes.absent.take((2, b"b")), "the kernel counts from when it heard"
+    assert inodes.absent_given(2, b"d", now=200.0)
+    assert not inodes.absent.take((2, b"c")), "old"
 
 
 def test_above_the_bound_the_kernel_may_not_remember() -> None:
     inodes = Inodes()
     for number in range(NEGATIVES_MAX):
-        assert inodes.absent_given(2, b"%d" % number, now=0.0, timeout=60.0)
-    assert not inodes.absent_given(2, b"one more", now=1.0, timeout=60.0)
-    assert inodes.absent_given(2, b"one more", now=61.0, timeout=60.0)
+        assert inodes.absent_given(2, b"%d" % number, now=0.0)
+    assert not inodes.absent_given(2, b"one more", now=1.0)
+    assert inodes.absent_given(2, b"one more", now=60.1 + SLACK)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import threading
+from pathlib import Path
+
 import trio
 import trio.testing
 
 from appliance.model import Change
 from fusefs.inodes import ROOT
 from tests.fusefs.memory_store import MemoryStore
-from tests.fusefs.scenes import Play, run, settled
-from tests.fusefs.unmounted import Unmounted
+from tests.fusefs.scenes import Play, refused, run, run_on_pool, settled
+from tests.fusefs.unmounted import RecordingKernel, Unmounted
 
 
 # ---------------------------------------------------------------------- the other door
@@ -75,6 +79,98 @@ def test_h4_an_open_file_keeps_its_content_when_s3_overwrites_it() -> None:
         assert await mount.read_file("photos/f") == b"new"
         await mount.close(fh)
         assert not mount.store.holds
+
+    run(scene)
+
+
+def test_a_directory_that_s3_takes_away_stays_with_who_has_it_open(tmp_path: Path) -> None:
+    """As after rmdir(2): it can be looked at and has no entries."""
+
+    async def scene(mount: Unmounted) -> None:
+        await mount.door.put("photos", b"d/a", b"1")
+        inode = await mount.inode("photos/d")
+        fh = await mount.ops.opendir(inode, mount.ctx)
+        await mount.door.delete("photos", b"d/a")
+        assert not await mount.exists("photos/d")
+        assert (await mount.ops.getattr(inode, mount.ctx)).st_nlink == 0
+        assert await mount.list_once(fh, 0, 10) == []
+        await mount.ops.releasedir(fh)
+        async with refused(errno.ESTALE):
+            await mount.ops.getattr(inode, mount.ctx)
+        async with refused(errno.ESTALE):
+            await mount.ops.opendir(inode, mount.ctx)
+
+    run_on_pool(scene, tmp_path)
+
+
+class SlowKernel(RecordingKernel):
+    """Holds a directory's lock: nothing is forgotten before the gate opens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    def forget_name(self, parent: int, name: bytes) -> None:
+        assert self.gate.wait(20)
+        super().forget_name(parent, name)
+
+
+def test_h5_a_second_change_waits_for_what_the_first_began_to_forget(play: Play) -> None:
+    """The kernel holds what it holds until it is done, whoever asked it."""
+
+    async def scene(mount: Unmounted) -> None:
+        kernel = mount.ops.invalidation.kernel = SlowKernel()
+        assert not await mount.exists("photos/a")
+        answered: list[str] = []
+
+        async def put(name: str) -> None:
+            await mount.door.put("photos", b"a", name.encode())
+            answered.append(name)
+
+        async with trio.open_nursery() as nursery:
+            for name in ("first", "second"):
+                nursery.start_soon(put, name)
+                await trio.testing.wait_all_tasks_blocked(0.02)
+            assert answered == []
+            kernel.gate.set()
+        assert sorted(answered) == ["first", "second"]
+
+    play(scene)
+
+
+def test_h5_what_a_request_of_the_kernel_is_changing_it_may_still_hold(play: Play) -> None:
+    """Its process hears the answer when it runs again; until then the old name leads somewhere."""
+
+    async def scene(mount: Unmounted) -> None:
+        bucket = await mount.inode("photos")
+        for key in (b"removed", b"moved"):
+            await mount.door.put("photos", key, b"old")
+            await mount.inode(b"photos/" + key)
+        await mount.unlink("photos/removed")
+        await mount.rename("photos/moved", "photos/other")
+        mount.kernel.names.clear()
+        for key in (b"removed", b"moved"):
+            await mount.door.put("photos", key, b"new")
+            assert (bucket, key) in mount.kernel.names
+
+    play(scene)
+
+
+def test_h5_the_links_of_a_file_that_is_known_by_another_name() -> None:
+    async def scene(mount: Unmounted) -> None:
+        for name in ("here", "there"):
+            await mount.mkdir(f"photos/{name}")
+        await mount.write_file("photos/here/a", b"one file")
+        await mount.link("photos/here/a", "photos/there/b")
+        there = await mount.inode("photos/there")
+        assert (await mount.stat("photos/here/a")).st_nlink == 2
+        file = await mount.inode("photos/here/a")
+        await settled(mount)
+        known = mount.ops.inodes._known  # the kernel has forgotten the other directory
+        del known[there]
+        mount.kernel.inodes.clear()
+        await mount.door.delete("photos", b"there/b")
+        assert file in mount.kernel.inodes
 
     run(scene)
 

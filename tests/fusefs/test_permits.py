@@ -98,7 +98,7 @@ def smuggled(store: MemoryStore, bounded: Unmounted) -> tuple[int, int, int, int
     file = bounded.ops.files.of_node(entry.node, bucket)
     file.opens += 1
     bounded.ops.handles[77] = FileHandle(file, True, direct=False)
-    bounded.ops.handles[78] = DirectoryHandle(bucket.root, bucket.id)
+    bounded.ops.handles[78] = DirectoryHandle(bucket.root, bucket.id, None)
     return bucket.root, entry.node.id, 78, 77
 
 

@@ -26,6 +26,7 @@ import struct
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -316,7 +317,7 @@ def run(box: Box, seconds: float, seed: int) -> tuple[int, int]:
             try:
                 function(*arguments)
             except BaseException as error:
-                said.put(f"{getattr(function, '__qualname__', function)}: {error!r}")
+                said.put("".join(traceback.format_exception(error)))
                 board.stop()
                 sys.exit(1)
 
