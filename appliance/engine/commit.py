@@ -260,9 +260,7 @@ class Committer:
         try:
             many = len(tickets) >= UNDISTURBED_MIN
             for start in range(0, len(tickets), UNDISTURBED_STEP):
-                some = partial(
-                    self._apply, tx, tickets[start : start + UNDISTURBED_STEP], announced, guarded=guarded
-                )
+                some = partial(self._apply, tx, tickets[start : start + UNDISTURBED_STEP], announced, guarded=guarded)
                 self._undisturbed(some) if many else some()
             if not tx.changes:
                 connection.execute("ROLLBACK")
