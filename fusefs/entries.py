@@ -221,8 +221,8 @@ class Entries:
                 replace=not flags & pyfuse3.RENAME_NOREPLACE,
                 exchange=exchange,
             )
-            if replaced is not None and not exchange:
-                self.files.unlinked(replaced)
+        if replaced is not None and not exchange:  # before anybody else has its lock
+            self.files.unlinked(replaced)
         if commit is not None:
             await self.files.wait(commit)
         self._placed(source, (parent_inode_new, new))
