@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -94,7 +94,7 @@ class Invalidation:
         so nobody waits here (pyfuse3's own thread for this ends with the first mount)."""
         self.epoch += 1
         if self.store.entry(parent, name, False) is not None:
-            trio.lowlevel.spawn_system_task(self._begin, [(parent, tree.to_mount(name, True))], [], [])
+            trio.lowlevel.spawn_system_task(self._begin, [(parent, tree.to_mount(name, True))], [])
 
     def changed(self, changes: Sequence[Change]) -> Awaitable[None] | None:
         """The store's listener.  None when there is nothing to wait for: the common case costs a few look-ups."""
@@ -156,7 +156,7 @@ class Invalidation:
         }
 
     def _begin(
-        self, names: Sequence[tuple[int, bytes]], inodes: Sequence[int], others: Sequence[Round] | set[Round]
+        self, names: Sequence[tuple[int, bytes]], inodes: Sequence[int], others: Collection[Round] = ()
     ) -> Coroutine[Any, Any, None]:
         """Under way from this moment, not from the first time that the task runs."""
         begun = None
@@ -165,7 +165,7 @@ class Invalidation:
             self._rounds.add(begun)
         return self._invalidate(begun, others)
 
-    async def _invalidate(self, begun: Round | None, others: Sequence[Round] | set[Round]) -> None:
+    async def _invalidate(self, begun: Round | None, others: Collection[Round]) -> None:
         """Waits no longer than `INVALIDATION_TIMEOUT`: the kernel may hold the directory for a request that a device
         keeps waiting."""
         with trio.move_on_after(INVALIDATION_TIMEOUT) as waiting:
