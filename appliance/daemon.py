@@ -47,6 +47,7 @@ from appliance.opening import attach, close_all, open_store, state_lock
 from appliance.upkeep.audit import audit
 from appliance.upkeep.expiry import ROUNDS_A_DAY, run_lifecycle
 from fusefs.mount import FILE_SYSTEM, Mount, mounted_type, unmount
+from fusefs.observed import OPERATIONS
 from s3front.app import s3_app
 from s3front.serve import TlsFiles
 from s3front.serve import serve as serve_s3
@@ -152,7 +153,7 @@ class Daemon:
     async def run(self, sockets: Sockets, signals: AsyncIterator[int], started: Callable[[Daemon], None]) -> None:
         """Serves until a signal comes, then drains.  `started` is called once everything answers."""
         watching, doors = trio.Event(), trio.Event()
-        collector = Collector(self.requests, self.store.statistics, self.store.devices)
+        collector = Collector(self.requests, self.store.statistics, self.store.devices, OPERATIONS)
         async with trio.open_nursery() as operators:
             quart = partial(hypercorn.trio.serve, shutdown_trigger=watching.wait)
             await operators.start(quart, administration_app(collector, self.ready), _hypercorn(sockets.admin))

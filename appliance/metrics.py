@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -30,6 +30,9 @@ SIZE_BOUNDS: Final = (2 * KIB, 16 * KIB, 128 * KIB, 1 * MIB, 8 * MIB, 64 * MIB, 
 
 # Operations that move an object's bytes.
 SIZED: Final = frozenset({"GetObject", "PutObject", "UploadPart"})
+
+# Operations of the mount that move a file's bytes.
+MOVING: Final = ("read", "write")
 
 # The engine's statistics that only ever grow; everything else it reports is a gauge.
 ENGINE_COUNTERS: Final = frozenset(
@@ -62,11 +65,7 @@ class Histogram:
 
     def cumulative(self, bounds: Sequence[float]) -> list[tuple[str, float]]:
         """Prometheus's buckets: (upper bound, how many at or below it)."""
-        total, buckets = 0, []
-        for bound, count in zip((*map(str, map(float, bounds)), "+Inf"), self.counts, strict=True):
-            total += count
-            buckets.append((bound, float(total)))
-        return buckets
+        return _cumulative(self.counts, bounds)
 
 
 class Requests:
@@ -105,22 +104,40 @@ class Requests:
             sizes.sum += size
 
 
+class Operation(Protocol):
+    """One kind of request that a mount answers (fusefs.observed)."""
+
+    counts: list[int]  # by the bounds of their durations, in seconds
+    seconds: float
+    bytes: int  # read or written
+
+    @property
+    def bounds(self) -> Sequence[float]: ...
+    @property
+    def named_errors(self) -> Mapping[str, int]: ...
+
+
 class Collector(PrometheusCollector):
-    """Folds requests, the engine's statistics and its devices into Prometheus's families at each scrape."""
+    """Folds requests, the mount's operations, the engine's statistics and its devices into Prometheus's families at
+    each scrape."""
 
     def __init__(
         self,
         requests: Requests,
         statistics: Callable[[], Mapping[str, float]],
         devices: Callable[[], Sequence[DeviceStatus]],
+        operations: Mapping[str, Operation] | None = None,
     ) -> None:
+        """`operations` of the mount by name; they go on counting."""
         self._requests = requests
         self._statistics = statistics
         self._devices = devices
+        self._operations = {} if operations is None else operations
 
     def collect(self) -> Iterable[Metric]:
         """Every family, in a stable order."""
         yield from self._of_requests()
+        yield from self._of_mount()
         yield from self._of_engine(self._statistics())
         yield from self._of_devices(self._devices())
 
@@ -144,6 +161,19 @@ class Collector(PrometheusCollector):
         received, sent = self._requests.received, self._requests.sent
         yield CounterMetricFamily("tierce_s3_received_bytes", "Bytes of request bodies", value=received)
         yield CounterMetricFamily("tierce_s3_sent_bytes", "Bytes of answers' bodies", value=sent)
+
+    def _of_mount(self) -> Iterable[Metric]:
+        labels = ["operation"]
+        durations = HistogramMetricFamily("tierce_mount_duration_seconds", "Time to answer the kernel", labels=labels)
+        errors = CounterMetricFamily("tierce_mount_errors", "Answers by errno", labels=["operation", "errno"])
+        moved = CounterMetricFamily("tierce_mount_bytes", "Bytes read and written", labels=labels)
+        for name, operation in sorted(self._operations.items()):
+            durations.add_metric([name], _cumulative(operation.counts, operation.bounds), operation.seconds)
+            for number, count in operation.named_errors.items():
+                errors.add_metric([name, number], count)
+            if name in MOVING:
+                moved.add_metric([name], operation.bytes)
+        yield from (durations, errors, moved)
 
     def _of_engine(self, statistics: Mapping[str, float]) -> Iterable[Metric]:
         yield _gauge("tierce_objects_total", "Objects in all buckets", statistics.get("objects", 0))
@@ -181,6 +211,14 @@ def exposition(collector: Collector) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
     return generate_latest(registry)
+
+
+def _cumulative(counts: Sequence[int], bounds: Sequence[float]) -> list[tuple[str, float]]:
+    total, buckets = 0, []
+    for bound, count in zip((*map(str, map(float, bounds)), "+Inf"), counts, strict=True):
+        total += count
+        buckets.append((bound, float(total)))
+    return buckets
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -1,4 +1,4 @@
-"""What may leave a handler: an answer or a FUSEError.
+"""What may leave a handler: an answer or a FUSEError.  The one place that every request passes, so it also counts them.
 
 pyfuse3 ends the mount on any other exception, and with it every program that works there.  An operating error becomes
 its errno; anything else is a bug of ours, logged with its traceback and answered EIO.
@@ -13,17 +13,20 @@ import errno
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from time import perf_counter
+from typing import Any, Final, ParamSpec, TypeVar
 
 from pyfuse3 import FUSEError
 
 from appliance.errors import StoreError
 from fusefs.errors import to_errno
+from fusefs.observed import operation
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+MOVED: Final[dict[str, Callable[[Any], int]]] = {"read": len, "write": int}  # the bytes in a handler's result
 
 
 class BeingRemoved(Exception):
@@ -35,24 +38,37 @@ class BeingRemoved(Exception):
 
 
 def answered(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
-    """Nothing but FUSEError gets out."""
+    """Nothing but FUSEError gets out, and everything is counted."""
+    name = handler.__name__
+    observed = operation(name)
+    moved = MOVED.get(name)
 
     @functools.wraps(handler)
     async def answer(*args: P.args, **kwargs: P.kwargs) -> R:
+        started = perf_counter()
         try:
-            return await handler(*args, **kwargs)
-        except FUSEError:
+            result = await handler(*args, **kwargs)
+        except FUSEError as error:
+            observed.failed(error.errno)
             raise
         except BeingRemoved as removal:
             await removal.settle()
+            observed.failed(errno.ESTALE)
             raise FUSEError(errno.ESTALE) from None
         except StoreError as error:
             number = to_errno(error.code)
+            observed.failed(number)
             if number == errno.EIO:
-                log.error("%s: %r", handler.__name__, error)
+                log.error("%s: %r", name, error)
             raise FUSEError(number) from None
         except Exception:
-            log.exception("%s failed", handler.__name__)
+            observed.failed(errno.EIO)
+            log.exception("%s failed", name)
             raise FUSEError(errno.EIO) from None
+        finally:
+            observed.ended(perf_counter() - started)
+        if moved is not None:
+            observed.bytes += moved(result)
+        return result
 
     return answer
