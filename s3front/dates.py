@@ -15,6 +15,8 @@ NS: Final = 1_000_000_000
 _UTC: Final = datetime.UTC
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=_UTC)
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MINUTES: Final = tuple([f"T{minute // 60:02d}:{minute % 60:02d}:" for minute in range(24 * 60)])
+_SECONDS: Final = tuple([f"{second:02d}.000Z" for second in range(60)])
 _MONTHS: Final = ("", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -30,13 +32,13 @@ def http_date(second: int) -> bytes:
 def iso_date(second: int) -> str:
     """`2009-10-12T17:50:30.000Z`: like AWS without a fraction, so that a listing and Last-Modified agree."""
     days, rest = divmod(second, 86_400)
-    minutes, seconds = divmod(rest, 60)
-    return f"{_iso_day(days)}T{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}.000Z"
+    minute = rest // 60
+    return _iso_day(days) + _MINUTES[minute] + _SECONDS[rest - 60 * minute]
 
 
 @functools.lru_cache(maxsize=1024)
 def _iso_day(days: int) -> str:
-    """A page of a listing has a thousand moments and few days."""
+    """A page of a listing has a thousand moments and few days: the rest of each is two pieces from a table."""
     return (_EPOCH + datetime.timedelta(days=days)).date().isoformat()
 
 

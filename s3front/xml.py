@@ -75,6 +75,12 @@ def document(root: str, content: str) -> bytes:
     return f'{PROLOGUE}<{root} xmlns="{NAMESPACE}">{content}</{root}>'.encode()
 
 
+def long_document(root: str, head: str, pieces: list[bytes], tail: str) -> bytes:
+    """The same, of a content in encoded pieces: a long text costs each time it is copied."""
+    start = f'{PROLOGUE}<{root} xmlns="{NAMESPACE}">{head}'.encode()
+    return b"".join([start, *pieces, f"{tail}</{root}>".encode()])
+
+
 def element(name: str, text: str) -> str:
     """One leaf, escaped."""
     return f"<{name}>{escape(text)}</{name}>"

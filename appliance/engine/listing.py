@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import stat
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -19,9 +20,10 @@ from appliance.model import BodyKind, Entry, Listed, Node, Page
 
 type_every = Callable[[str, tuple[Any, ...]], list[Any]]
 
-_LEVELS: Final = 4  # directories that one statement looks into: flat ones pay 0.4 us a row for the other three
+_LEVELS: Final = 4  # directories that a walk's first statement looks into
+_LEVELS_MIN: Final = 2  # and those that follow it, if they turned out to be flat: each costs 0.15 us a row
 _LEVELS_MAX: Final = 16  # where directories turned out to be deeper than that
-_PROBE: Final = 16  # rows of a walk's first statement: enough to see how deep the directories are
+_PROBE: Final = 16  # rows of the first statement: enough to see how deep the directories are
 STEP_MAX: Final = 1024  # rows of one statement
 _LEAF_LEVELS: Final = 2  # first entries that are written out: SQLite's parser takes some five, a recursion costs more
 _LEAPS_FIRST: Final = 4  # rows of the first statement that goes through a directory or its neighbours
@@ -201,6 +203,8 @@ def walk(
             while rows and _unresolved(rows[0]) and levels < _LEVELS_MAX:
                 levels *= 2
                 rows = every(_rows(levels, bool(bound)), (scan.directory, scan.first, width, *bound))
+            if not given and len(rows) == _PROBE:
+                levels = max(_LEVELS_MIN, *[levels - row[9:].count(None) for row in rows])
             scan.rows = iter(rows)
             if len(rows) == width:
                 path = b"".join([name for name in (rows[-1][0], *rows[-1][9:]) if name is not None])
@@ -340,11 +344,11 @@ def current(
 
 
 def _plain(every: type_every, asked: _Asked, page: _Collected) -> Found:
-    for key, row in walk(every, asked.directory, asked.lower, page.limit + 1, asked.base, asked.stop):
-        if not page.room:
-            return page.page(more=True)
-        page.add(key, row)
-    return page.page(more=False)
+    walked = walk(every, asked.directory, asked.lower, page.limit + 1, asked.base, asked.stop)
+    found = list(islice(walked, page.limit))
+    make = page.make
+    objects = [make(key, row) for key, row in found]
+    return Found(objects, [], next(walked, None) is not None, found[-1][0] if found else b"")
 
 
 def _level(every: type_every, asked: _Asked, page: _Collected) -> Found:
@@ -352,20 +356,23 @@ def _level(every: type_every, asked: _Asked, page: _Collected) -> Found:
     head, slash, _ = asked.lower.partition(b"/")
     lower = head + b"/\0" if slash else head  # a directory that the marker is in was given before
     bound = () if asked.stop is None else (asked.stop,)
+    base = asked.base
     while True:
-        width = page.room + 1
+        room = page.room
+        width = room + 1
         rows = every(_level_rows(bool(bound)), (asked.directory, lower, width, *bound))
         for row in rows:
             name = row[0]
             is_directory = name.endswith(b"/")
             if not _is_seen(every, row[2], row[1] if is_directory else 0):
                 continue
-            if not page.room:
+            if not room:
                 return page.page(more=True)
+            room -= 1
             if is_directory:
-                page.add_prefix(asked.base + name)
+                page.add_prefix(base + name)
             else:
-                page.add(asked.base + name, row)
+                page.add(base + name, row)
         if len(rows) < width:
             return page.page(more=False)
         lower = rows[-1][0] + b"\0"
@@ -374,29 +381,30 @@ def _level(every: type_every, asked: _Asked, page: _Collected) -> Found:
 def _is_seen(every: type_every, mode: int | None, directory: int) -> bool:
     """Whether S3 sees a name, from the mode of its `_leaf`: a directory (0: it is none) is seen if it holds an object,
     and where its first leaf is no file, one has to look."""
-    if mode is not None and stat.S_ISREG(mode):
-        return True
-    return bool(directory) and mode is not None and next(walk(every, directory, b"", 1), None) is not None
+    if mode is None:
+        return False
+    return stat.S_ISREG(mode) or (bool(directory) and next(walk(every, directory, b"", 1), None) is not None)
 
 
 def _delimited(every: type_every, asked: _Asked, page: _Collected) -> Found:
     """Any delimiter: keys are walked until one has it, then all that share its common prefix are passed over."""
-    base, delimiter = asked.base, asked.delimiter
+    base, delimiter, start = asked.base, asked.delimiter, len(asked.prefix)
     every = _remembering(every)
     lower: bytes | None = asked.lower
     step = 2
     while lower is not None:
-        run, common = 0, b""
-        for key, row in walk(every, asked.directory, lower, step, base, asked.stop, page.room + 1):
-            at = key.find(delimiter, len(asked.prefix))
-            common = key[: at + len(delimiter)] if at >= 0 else b""
-            given = bool(common) and asked.after.startswith(common)
-            if not page.room and not given:
-                return page.page(more=True)
-            if common:
-                if not given:
+        run, common, room = 0, b"", page.room
+        for key, row in walk(every, asked.directory, lower, step, base, asked.stop, room + 1):
+            at = key.find(delimiter, start)
+            if at >= 0:
+                common = key[: at + len(delimiter)]
+                if not asked.after.startswith(common):
+                    if run == room:
+                        return page.page(more=True)
                     page.add_prefix(common)
                 break
+            if run == room:
+                return page.page(more=True)
             page.add(key, row)
             run += 1
         if not common:
@@ -469,23 +477,26 @@ def _leap(every: type_every, asked: _Asked, page: _Collected, place: _Place, pas
     """Takes what follows in a directory whose names the delimiter divides; the key to walk on from, None at its end."""
     start = max(len(asked.prefix) - len(place.base), 0)
     first, width = place.first, _LEAPS_FIRST
+    base, delimiter = place.base, asked.delimiter
     while True:
         width = min(width, page.room + 1)
         bound = None if place.stop is None else place.stop
         rows = every(
             _leaps(bound is not None), (place.directory, first, width, bound, start + 1, asked.delimiter, past)
         )
+        room = page.room
         for row in rows:
             name: bytes = row[0]
-            at = name.find(asked.delimiter, start)
+            at = name.find(delimiter, start)
             is_directory = name.endswith(b"/")
-            if not page.room or (at < 0 and is_directory) or not _is_seen(every, row[2], row[1] if is_directory else 0):
-                return place.base + name  # a directory to look into, or what S3 does not see
+            if not room or (at < 0 and is_directory) or not _is_seen(every, row[2], row[1] if is_directory else 0):
+                return base + name  # a directory to look into, or what S3 does not see
+            room -= 1
             if at >= 0:
-                page.add_prefix(place.base + name[: at + len(asked.delimiter)])
+                page.add_prefix(base + name[: at + len(delimiter)])
                 first = name[:at] + past
             else:
-                page.add(place.base + name, row)
+                page.add(base + name, row)
                 first = name + b"\0"
         if len(rows) < width:
             return None
@@ -496,6 +507,7 @@ def _neighbours(every: type_every, asked: _Asked, page: _Collected, place: _Plac
     """Takes the common prefixes of directories that have one each; the key to walk on from, None at the end."""
     start = max(len(asked.prefix) - len(place.base), 0)
     first, width = place.first, _LEAPS_FIRST
+    delimiter, long, begin, least = asked.delimiter, len(asked.delimiter), len(asked.prefix), len(place.base)
     while True:
         width = min(width, page.room + 1)
         bound = place.stop
@@ -503,14 +515,15 @@ def _neighbours(every: type_every, asked: _Asked, page: _Collected, place: _Plac
             _heads(bound is not None), (place.directory, first, width, bound, start + 1, asked.delimiter, past)
         )
         name: bytes
+        room = page.room
         for name, below, mode, more in rows:
-            key = place.base + name + (below or b"")
-            at = key.find(asked.delimiter, len(asked.prefix))
-            end = at + len(asked.delimiter)
-            if not page.room or at < len(place.base) or end <= len(place.base + name):
-                return place.base + name  # it divides somewhere else, or nothing there
-            if mode is None or not stat.S_ISREG(mode):
-                return place.base + name
+            directory = place.base + name
+            key = directory + below if below else directory
+            at = key.find(delimiter, begin)
+            end = at + long
+            if not room or at < least or end <= len(directory) or mode is None or not stat.S_ISREG(mode):
+                return directory  # it divides somewhere else, or nothing there
+            room -= 1
             page.add_prefix(key[:end])
             if more:
                 return key[:at] + past

@@ -42,12 +42,11 @@ async def operate(door: Door, request: Request) -> Response:
         following = f"<NextMarker>{write(page.next)}</NextMarker>"
     rows = await contents(page.objects, write, Owners(door.store, request.bucket))
     # SDKs that ask for encoding-type=url unasked decode everything of this version but its Prefix
-    content = (
+    head = (
         f"{heading(request, write, limit, xml.escape_key)}<Marker>{write(marker.encode())}</Marker>{following}"
         f"<IsTruncated>{'true' if page.truncated else 'false'}</IsTruncated>"
-        f"{rows}{common_prefixes(page.prefixes, write)}"
     )
-    return answer(xml.document("ListBucketResult", content))
+    return answer(xml.long_document("ListBucketResult", head, rows, common_prefixes(page.prefixes, write)))
 
 
 async def look(door: Door, request: Request, after: bytes) -> tuple[Page, int]:
@@ -83,8 +82,9 @@ def heading(request: Request, write: Write, limit: int, prefix: Write | None = N
     )
 
 
-async def contents(objects: list[Listed], write: Write, whose: Owners | None) -> str:
-    """One Contents element per object, with its owner unless `whose` is None.  Lets others run between slices."""
+async def contents(objects: list[Listed], write: Write, whose: Owners | None) -> list[bytes]:
+    """One Contents element per object, with its owner unless `whose` is None, in encoded slices.  Lets others run
+    between them."""
     owner = whose.bucket if whose is not None else ""
     slices = []
     for start in range(0, len(objects), SLICE):
@@ -92,10 +92,10 @@ async def contents(objects: list[Listed], write: Write, whose: Owners | None) ->
             await trio.lowlevel.checkpoint()
         rows = objects[start : start + SLICE]
         if whose is not None and whose.several and any(row.owner for row in rows):
-            slices += [_contents([row], write, whose.of(row.owner)) for row in rows]
+            slices += [_contents([row], write, whose.of(row.owner)).encode() for row in rows]
         else:
-            slices.append(_contents(rows, write, owner))
-    return "".join(slices)
+            slices.append(_contents(rows, write, owner).encode())
+    return slices
 
 
 def _contents(objects: list[Listed], write: Write, owner: str) -> str:

@@ -38,9 +38,9 @@ async def operate(door: Door, request: Request) -> Response:
         said += f"<NextContinuationToken>{tokens.encode(page.next)}</NextContinuationToken>"
     whose = Owners(door.store, request.bucket) if query.get("fetch-owner") == "true" else None
     rows = await list_objects.contents(page.objects, write, whose)
-    content = (
+    head = (
         f"{list_objects.heading(request, write, limit)}<KeyCount>{len(page.objects) + len(page.prefixes)}</KeyCount>"
         f"{said}<IsTruncated>{'true' if page.truncated else 'false'}</IsTruncated>"
-        f"{rows}{list_objects.common_prefixes(page.prefixes, write)}"
     )
-    return answer(xml.document("ListBucketResult", content))
+    prefixes = list_objects.common_prefixes(page.prefixes, write)
+    return answer(xml.long_document("ListBucketResult", head, rows, prefixes))
