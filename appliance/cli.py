@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version as installed_version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote
@@ -98,10 +99,13 @@ class _Settings:
 def version(as_json: bool) -> None:
     """Print the version."""
     name = installed_version("tierce")
+    compiled = find_spec("fusefs._extra") is not None
     if as_json:
-        show_json({"version": name, "python": sys.version.partition(" ")[0]})
-    else:
-        print(f"tierce {name}")
+        show_json({"version": name, "python": sys.version.partition(" ")[0], "mount_compiled": compiled})
+        return
+    print(f"tierce {name}")
+    if not compiled:
+        print("fusefs/extra.c was not compiled: the mount lacks some operations; it says which when it starts")
 
 
 # ---------------------------------------------------------------------------------------------------------- pool

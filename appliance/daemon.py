@@ -88,6 +88,7 @@ class Daemon:
             "pid": os.getpid(),
             "endpoint": self.endpoint,
             "mount": str(self.config.mount_point) if self._mount else "",
+            "mount_lacks": self._mount.lacks if self._mount else "",
             "pool": self.store.engine.pool.name,
             "draining": self.draining,
             "size": total,

@@ -80,6 +80,10 @@ def of_node(store: ObjectStore, node: Node, uncommitted: Mapping[bytes, File] | 
 def of_file(store: ObjectStore, file: File) -> pyfuse3.EntryAttributes:
     """A file as memory has it."""
     committed = 0 if file.base is None else allocated(store, file.base)
+    if committed and file.base is not None:
+        for hole in file.overlay.holes():
+            if hole.start < file.base.size:
+                committed -= store.allocated(file.base, hole.start, min(hole.end, file.base.size))
     return entry_attributes(
         inode=file.inode,
         mode=file.mode,

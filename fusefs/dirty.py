@@ -4,7 +4,7 @@ A segment covers [start, end) and says where those bytes are now:
 
     memory   bytes or a bytearray
     staged   anything else: bytes that left memory for a device but are not committed (the map never looks inside)
-    hole     None: zeros, whatever the committed map says (left by truncate)
+    hole     None: zeros, whatever the committed map says (left by truncate and punch)
 
 and who owns it: 0 while it is dirty, otherwise the token of the one commit or staging that took it.  What is owned is
 frozen: a later write puts a new dirty segment over it and never touches its buffer.  So a commit can be built while
@@ -94,6 +94,10 @@ class Overlay:
         """Bytes that are not holes."""
         return sum(segment.end - segment.start for segment in self._segments if segment.source is not None)
 
+    def holes(self) -> Iterator[Segment]:
+        """Those that are."""
+        return (segment for segment in self._segments if segment.source is None)
+
     # ------------------------------------------------------------------ changing
     def write(self, offset: int, data: bytes) -> None:
         """`data` becomes the file's bytes at `offset`.  Keeps `data` when it is large; never changes it."""
@@ -130,6 +134,19 @@ class Overlay:
         self._carve(size, END)
         if size < END:
             self._insert(Segment(size, END, None))
+
+    def punch(self, start: int, end: int) -> None:
+        """[start, end) is a hole."""
+        assert 0 <= start < end <= END
+        self._carve(start, end)
+        index = bisect_left(self._starts, start)
+        for at in (index, index - 1):  # many small ones in a row are one
+            if 0 <= at < len(self._segments):
+                near = self._segments[at]
+                if near.source is None and near.owner == 0 and (near.start == end or near.end == start):
+                    start, end = min(start, near.start), max(end, near.end)
+                    self._remove(at, at + 1)
+        self._insert(Segment(start, end, None))
 
     def discard(self) -> None:
         """Forgets everything."""

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pyfuse3
+import trio
 from pyfuse3 import EntryAttributes, FileNameT, FlagT, FUSEError, InodeT, ModeT, RequestContext
 
 from appliance.authority import Action
@@ -92,6 +93,8 @@ class Entries:
         """link(2)."""
         new = self.names.new(new_parent_inode, new_name)
         file = self.files.get(inode)
+        if file is not None and file.nameless:
+            return await self._name(file, new_parent_inode, new)
         if file is not None:
             await self.files.make_durable(file)
         with self.invalidation.changing((new_parent_inode, new_name)):
@@ -110,15 +113,35 @@ class Entries:
     def new_file(self, parent: int, name: bytes, mode: int, ctx: RequestContext, *, absent: bool = False) -> File:
         """An uncommitted file under `name`; `absent` as of `Names.new`."""
         new = self.names.new(parent, name, absent=absent)
+        file = self.files.add(self._file(parent, mode, ctx, (parent, new)))
+        self.files.touch(file)
+        self.invalidation.epoch += 1
+        return file
+
+    def new_nameless(self, parent: int, mode: int, ctx: RequestContext) -> File:
+        """open(2) with O_TMPFILE: a file that goes with its last handle, unless link(2) gives it a name before."""
+        if parent == ROOT:
+            raise FUSEError(errno.EPERM)
+        file = self._file(parent, mode, ctx, None)
+        file.orphan = True
+        return self.files.add(file)
+
+    def _file(self, parent: int, mode: int, ctx: RequestContext, name: tuple[int, bytes] | None) -> File:
         bucket = self.names.bucket_of(parent)
         gid, mode = self._inherit(parent, ctx.gid, mode)
         inode = self.store.new_node_id()
         assert inode != ROOT
-        file = File(inode, bucket, mode=mode, uid=ctx.uid, gid=gid, now_ns=time.time_ns(), name=(parent, new))
-        self.files.add(file)
-        self.files.touch(file)
+        return File(inode, bucket, mode=mode, uid=ctx.uid, gid=gid, now_ns=time.time_ns(), name=name)
+
+    async def _name(self, file: File, parent: int, name: bytes) -> EntryAttributes:
+        """The first name of a file that has none, durable when it returns, with all that was written before."""
+        if file.bucket.id != self.names.bucket_id(parent):
+            raise FUSEError(errno.EXDEV)
+        await trio.to_thread.run_sync(self.invalidation.kernel.write_back, file.inode, 0)
+        self.files.name(file, parent, name)
         self.invalidation.epoch += 1
-        return file
+        await self.files.make_durable(file)
+        return self.names.looked_up(parent, file)
 
     # ------------------------------------------------------------------ removing and moving
     async def unlink(self, parent_inode: InodeT, name: FileNameT) -> None:

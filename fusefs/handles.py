@@ -9,8 +9,8 @@ A file's life in memory:
 and a clean file leaves memory with its last close.
 
 A file made by `create` has no committed node (`base` is None) until its first commit settles; until then only the
-mount's own table of names shows it.  An orphan, whose last name is gone, is never committed again: its bytes live as
-long as its handles.
+mount's own table of names shows it.  An orphan, whose last name is gone or never was, is not committed: its bytes live
+as long as its handles.
 """
 
 from __future__ import annotations
@@ -150,6 +150,11 @@ class File:
         if self.orphan:
             return 0
         return 1 if self.base is None else max(self.base.links, 1)
+
+    @property
+    def nameless(self) -> bool:
+        """Whether it never had a name (O_TMPFILE): of such a file the store knows nothing."""
+        return self.orphan and self.base is None and not self.pending
 
     @property
     def idle(self) -> bool:

@@ -17,16 +17,20 @@ import os
 import shutil
 import stat
 import subprocess
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from fusefs import interposed  # before pyfuse3, which binds to it
+
+# isort: split
 import pyfuse3
 import trio
 
 from appliance.authority import MOUNT, Principal
 from appliance.errors import Code, StoreError
-from fusefs import fastloop
+from fusefs import extra, fastloop
 from fusefs.handshake import Handshake
 from fusefs.operations import Operations
 
@@ -61,6 +65,13 @@ class KernelCalls:
         except OSError as error:
             _unless_unknown(error)
 
+    def write_back(self, inode: int, offset: int) -> None:
+        """Blocks while the inode's dirty pages arrive as writes, and forgets its pages."""
+        try:
+            extra.write_back(interposed.library, inode, offset)
+        except OSError as error:
+            _unless_unknown(error)
+
 
 class Mount:
     """The mount at `point`.  `run` it in a nursery; it ends by `close`, by cancellation, or when somebody unmounts."""
@@ -81,8 +92,14 @@ class Mount:
         self.point = point
         self.operations = Operations(store, KernelCalls(), principal=principal, durable_close=durable_close)
         self._allow_other = allow_other
+        self._tasks: trio.Nursery | None = None  # of handlers that pyfuse3 does not run
         self._ended = trio.Event()
         self._closed = trio.Event()
+
+    @property
+    def lacks(self) -> str:
+        """What the mount cannot do because the compiled part is not there; usually nothing."""
+        return interposed.LOST if not extra.is_in_place(interposed.library) else ""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Mounts, says started, serves.  Raises UNAVAILABLE or INVALID_ARGUMENT with what to do."""
@@ -93,6 +110,7 @@ class Mount:
         except BaseException:
             self._closed.set()
             raise
+        extra.check(interposed.library)
         try:
             async with trio.open_nursery() as nursery:
                 shielded = trio.CancelScope(shield=True)
@@ -118,6 +136,7 @@ class Mount:
         options = {"default_permissions"} | ({"allow_other"} if self._allow_other else set())
         if not self._allow_other:
             self.operations.names.belong(os.geteuid(), os.getegid())  # nobody else can enter, root neither
+        extra.install(interposed.library, self.operations, self._start)
         if os.geteuid() == 0 or self._made_for_us is not None:
             handshake = Handshake(self.point, options, self._made_for_us)
             fastloop.install(handshake.step)
@@ -139,9 +158,14 @@ class Mount:
     async def _in_scope(self, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
         with scope:
             async with trio.open_nursery() as nursery:
+                self._tasks = nursery
                 await nursery.start(self.operations.files.run)
                 nursery.start_soon(self._serve)
                 task_status.started()
+
+    def _start(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        assert self._tasks is not None, "requests come while the mount is served"
+        self._tasks.start_soon(work, *arguments)
 
     async def _serve(self) -> None:
         await pyfuse3.main(min_tasks=1, max_tasks=TASKS_MAX)

@@ -50,6 +50,7 @@ from fusefs.invalidation import Invalidation, Kernel
 from fusefs.listing import list_buckets, list_directory
 from fusefs.names import Names
 from fusefs.permits import Permits
+from fusefs.ranges import Ranges
 from fusefs.reading import read
 from fusefs.writeback import WriteBack
 
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from appliance.store import ObjectStore
 
 FILES_MAX: Final = 1 << 40  # statfs: there is no fixed number of inodes
+NAMELESS: Final = b"/"  # what the kernel calls a file that is opened with O_TMPFILE (vfs_tmpfile, fs/namei.c)
 SUID_SGID: Final = stat.S_ISUID | stat.S_ISGID
 
 
@@ -78,6 +80,7 @@ class Operations(pyfuse3.Operations):
         self.names = Names(store, self.inodes, self.files, self.permits)
         self.invalidation = Invalidation(store, self.inodes, self.files, kernel)
         self.entries = Entries(store, self.permits, self.inodes, self.names, self.files, self.invalidation)
+        self.ranges = Ranges(store, self.files, kernel)
         self.handles: dict[int, FileHandle | DirectoryHandle] = {}
         self._numbers = count(1)
         self._started_ns = time.time_ns()
@@ -253,6 +256,10 @@ class Operations(pyfuse3.Operations):
     async def create(
         self, parent_inode: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
+        if name == NAMELESS:
+            file = self.entries.new_nameless(parent_inode, stat.S_IFREG | stat.S_IMODE(mode), ctx)
+            info = self._open(file, flags)
+            return info, self.names.looked_up(parent_inode, file)
         found = None if parent_inode == ROOT else self.names.find(parent_inode, name)
         if found is None:
             file = self.entries.new_file(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx, absent=True)
@@ -325,6 +332,25 @@ class Operations(pyfuse3.Operations):
         file = self._file_handle(fh).file
         await self.files.make_durable(file)
         self.files.promises.report(file)
+
+    @handling
+    async def lseek(self, fh: int, offset: int, whence: int) -> int:
+        """SEEK_DATA and SEEK_HOLE; the kernel does the others (lseek(2))."""
+        return await self.ranges.seek(self._file_handle(fh).file, offset, whence)
+
+    @handling
+    async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
+        """fallocate(2); what the kernel asks for: COLLAPSE_RANGE, INSERT_RANGE and UNSHARE_RANGE it refuses itself."""
+        handle = self._file_handle(fh)
+        await self.ranges.allocate(handle.file, mode, offset, length)
+        changes.drop_privileges(handle.file)
+
+    @handling
+    async def copy_file_range(
+        self, fh: int, offset_in: int, fh_out: int, offset_out: int, length: int, flags: int
+    ) -> int:
+        """copy_file_range(2): how many bytes; EOPNOTSUPP where the kernel shall copy them."""
+        raise FUSEError(errno.EOPNOTSUPP)
 
     @answered
     async def release(self, fh: FileHandleT) -> None:

@@ -28,8 +28,9 @@ import trio
 
 from appliance.errors import Code, StoreError
 from appliance.limits import CHUNK_SIZE, GATHER_MAX, MIB
-from appliance.model import Bucket, NewChunk, NewSlice, Node
+from appliance.model import BodyKind, Bucket, NewChunk, NewSlice, Node
 from fusefs.answered import BeingRemoved
+from fusefs.attributes import BLOCK_SIZE
 from fusefs.dirty import Segment, gather, halve
 from fusefs.handles import NOT_DIRTY, Commit, File
 from fusefs.promises import Promises
@@ -89,16 +90,37 @@ class WriteBack:
             self.promises.drop(file)
             raise BeingRemoved(self.store.settle)
         if file.name is not None:
-            parent, name = file.name
-            if parent not in self.names:
-                if not self.store.hold(parent):  # held, it stays, though all its keys be deleted
-                    self.store.release(file.inode)
-                    self.promises.drop(file)
-                    raise BeingRemoved(self.store.settle)
-                self.names[parent] = {}
-            self.names[parent][name] = file
+            try:
+                self._show(file, *file.name)
+            except BeingRemoved:
+                self.store.release(file.inode)
+                self.promises.drop(file)
+                raise
         self.files[file.inode] = file
         return file
+
+    def name(self, file: File, parent: int, name: bytes) -> None:
+        """A file without a name gets one; a commit of it is due.  Raises BeingRemoved, of the directory, and
+        QUOTA_EXCEEDED."""
+        file.name = file.create = file.place = (parent, name)
+        file.orphan = False
+        try:
+            self.promises.require(file, file.size)
+            self._show(file, parent, name)
+        except BaseException:
+            file.name = file.create = file.place = None
+            file.orphan = True
+            self.promises.drop(file)
+            raise
+        self.touch(file)
+
+    def _show(self, file: File, parent: int, name: bytes) -> None:
+        """A directory has an uncommitted file."""
+        if parent not in self.names:
+            if not self.store.hold(parent):  # held, it stays, though all its keys be deleted
+                raise BeingRemoved(self.store.settle)
+            self.names[parent] = {}
+        self.names[parent][name] = file
 
     def of_node(self, node: Node, bucket: Bucket) -> File:
         """The file of a committed node."""
@@ -142,6 +164,14 @@ class WriteBack:
         self._count(file)
         file.size = size
         self.promises.shrink(file)
+        file.mtime_ns = file.ctime_ns = now_ns
+        self.touch(file)
+
+    def punch(self, file: File, start: int, end: int, now_ns: int) -> None:
+        """[start, end) becomes a hole; the size stays.  Raises QUOTA_EXCEEDED: it may begin a version."""
+        self.promises.require(file, file.size)
+        file.overlay.punch(start, end)
+        self._count(file)
         file.mtime_ns = file.ctime_ns = now_ns
         self.touch(file)
 
@@ -312,6 +342,7 @@ class WriteBack:
                 file, token, [segment for segment in taken if segment.in_memory], owner=token
             )
             assert all(segment.end <= size for segment in segments)
+            punched = [] if file.create else list(_punched(taken, size if cut is None else min(cut, size)))
             if self._is_orphan(file):  # its last name went while its bytes were staged
                 return
             chunks = _chunks(segments)
@@ -319,7 +350,7 @@ class WriteBack:
             unused = [chunk for chunk in file.staged if chunk.id not in ids]
             if file.begins and file.base is not None:
                 file.stays = file.base.version
-            changed = bool(segments) or cut is not None or file.base is None or size != file.base.size
+            changed = bool(segments or punched) or cut is not None or file.base is None or size != file.base.size
             promised = self.promises.of_commit(file, size) if changed else (0, 0)
             ticket = self.store.submit_file(
                 file.bucket,
@@ -341,6 +372,7 @@ class WriteBack:
                 stays=file.stays,
                 done=file.done,
                 promised=promised,
+                punched=punched,
             )
         except BaseException:
             file.overlay.unclaim(token)
@@ -370,11 +402,16 @@ class WriteBack:
         """All bytes of a small file, if a part of it changed and the rest needs no device; otherwise None."""
         if not 0 < file.size <= REWRITE_MAX:
             return None
+        base = file.base
+        if base is not None and base.kind == BodyKind.MAP and self.store.allocated(base) <= base.size - BLOCK_SIZE:
+            return None  # as it is: a map with holes
         changed = [segment for segment in file.overlay if segment.owner == 0]
         if not changed or (changed[0].in_memory and changed[0].start == 0 and changed[0].end == file.size):
             return None  # nothing to do, or whole already
         parts = []
         for start, end, segment in file.overlay.pieces(0, file.size):
+            if segment is not None and segment.source is None and end - start >= BLOCK_SIZE:
+                return None  # a hole worth keeping
             if segment is None:
                 data = committed_now(self.store, file, start, end)
                 if data is None:
@@ -466,6 +503,13 @@ class WriteBack:
 def _lower(cut: int | None, other: int | None) -> int | None:
     """Both cuts in one."""
     return other if cut is None else cut if other is None else min(cut, other)
+
+
+def _punched(segments: list[Segment], end: int) -> Iterator[tuple[int, int]]:
+    """What is to become a hole below `end`; from there on everything goes."""
+    for segment in segments:
+        if segment.source is None and segment.start < end:
+            yield segment.start, min(segment.end, end)
 
 
 def _chunks(segments: list[Segment]) -> list[NewChunk]:

@@ -246,6 +246,7 @@ class WriteFile(Command, frozen=True, kw_only=True):
     retention_mode: str = ""  # of the bucket's default, when the writer is done
     retain_until_ns: int = 0
     promised: tuple[int, int] = (0, 0)  # objects and bytes that the quota was asked for when they were written
+    punched: tuple[tuple[int, int], ...] = ()  # [from, to) of what became holes; apart from each other and the slices
 
     @property
     def new_chunks(self) -> tuple[NewChunk, ...]:

@@ -234,13 +234,16 @@ def _empty(tx: Rows, number: int, composed: int) -> bool:
 
 _OVERLAP = (
     "SELECT off, len, kind, ref, roff, sum FROM slice WHERE map=?1 AND off<?3 AND off>="
-    "coalesce((SELECT max(off) FROM slice WHERE map=?1 AND off<=?2), 0) ORDER BY off"
+    "coalesce((SELECT max(off) FROM slice WHERE map=?1 AND off<=?2), 0) ORDER BY off LIMIT ?4"
 )
 
 
-def _overlap(every: type_all, number: int, start: int, end: int) -> Iterator[tuple[int, int, int, int, int]]:
-    """(off, len, kind, ref, roff) of a map's slices in [start, end), and perhaps of the one before.  Raises DAMAGED."""
-    for *row, found in every(_OVERLAP, (number, start, end)):
+def _overlap(
+    every: type_all, number: int, start: int, end: int, limit: int = -1
+) -> Iterator[tuple[int, int, int, int, int]]:
+    """(off, len, kind, ref, roff) of a map's slices in [start, end), and perhaps of the one before; the first `limit`
+    of them.  Raises DAMAGED."""
+    for *row, found in every(_OVERLAP, (number, start, end, limit)):
         if found and found != slice_sum(number, *row):
             raise StoreError(
                 Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"slice {number}+{row[0]} of a map"
@@ -269,6 +272,30 @@ def flatten(every: type_all, kind: int, ref: int, start: int, end: int) -> list[
         for piece in flatten(every, inner, inner_ref, low - shift, high - shift):
             found.append(Flat(piece.offset + shift, piece.length, piece.chunk, piece.start))
     return found
+
+
+def extents(every: type_all, kind: int, ref: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """(from, to) of what is no hole in [start, end) of a content of kind CHUNK or MAP, in order; neighbours may touch.
+
+    The catalogue is asked for few at a time: who needs only the first pays for no more, however long the map is.
+    """
+    if kind == WHOLE:
+        (length,) = every("SELECT len FROM chunk WHERE id=?", (ref,))[0]
+        if start < min(length, end):
+            yield start, min(length, end)
+    while kind == MAPPED and start < end:
+        rows = list(_overlap(every, ref, start, end, _STEP))
+        for offset, length, inner, inner_ref, inner_start in rows:
+            low, high = max(start, offset), min(end, offset + length)
+            if low < high and inner == WHOLE:
+                yield low, high
+            elif low < high:
+                shift = offset - inner_start
+                for found, stop in extents(every, inner, inner_ref, low - shift, high - shift):
+                    yield found + shift, stop + shift
+            start = max(start, high)
+        if len(rows) < _STEP:
+            return
 
 
 def clone_range(tx: Rows, content: Content, start: int, length: int, maker: Maker) -> Content:
@@ -309,19 +336,21 @@ def patch(
     chunks: Sequence[NewChunk],
     slices: Sequence[NewSlice],
     maker: Maker,
+    punched: Sequence[tuple[int, int]] = (),
 ) -> Content:
-    """The content after: everything at or beyond `cut` dropped, `slices` laid over, the size set to `size`."""
+    """The content after: everything at or beyond `cut` dropped, `punched` made holes, `slices` laid over, the size set
+    to `size`."""
     keep = old_size if cut is None else min(cut, old_size)
     keep = min(keep, size)
     apart = any(chunk.pages or chunk.key is not None for chunk in chunks)  # what is encrypted is never inline
     if size <= INLINE_MAX and content.kind in (EMPTY, INLINE) and not apart:
-        return _patch_inline(content.data[:keep], size, chunks, slices)
+        return _patch_inline(content.data[:keep], size, chunks, slices, punched)
     if keep == 0:
         drop(tx, content.kind, content.ref)
         return add_slices(tx, chunks, slices, size, maker) if slices else NOTHING
     if content.kind == EMPTY:
         return add_slices(tx, chunks, slices, size, maker) if slices else NOTHING
-    if not slices and keep == old_size:
+    if not slices and not punched and keep == old_size:
         return content  # only a hole is appended
     number = _own_map(tx, content, old_size, maker)
     if keep < old_size:
@@ -331,15 +360,26 @@ def patch(
         refs[piece.chunk] = refs.get(piece.chunk, 0) + 1
     for chunk in chunks:
         add_chunk(tx, chunk, maker, refs[chunk.id])
+    for start, end in punched:
+        _punch(tx, number, start, end)
     for piece in slices:
         _punch(tx, number, piece.offset, piece.offset + piece.length)
         tx.put(SLICE, (number, piece.offset, piece.length, WHOLE, piece.chunk, piece.start))
     return Content(MAPPED, number)
 
 
-def _patch_inline(kept: bytes, size: int, chunks: Sequence[NewChunk], slices: Sequence[NewSlice]) -> Content:
+def _patch_inline(
+    kept: bytes,
+    size: int,
+    chunks: Sequence[NewChunk],
+    slices: Sequence[NewSlice],
+    punched: Sequence[tuple[int, int]],
+) -> Content:
     image = bytearray(size)
     image[: len(kept)] = kept
+    for start, end in punched:
+        end = min(end, size)
+        image[start:end] = bytes(max(0, end - start))
     data = {chunk.id: chunk.data for chunk in chunks}
     for piece in slices:
         image[piece.offset : piece.offset + piece.length] = data[piece.chunk][piece.start : piece.start + piece.length]

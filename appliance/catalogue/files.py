@@ -388,7 +388,12 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
         version = node.version
         old, old_size, links, generation = content_of(node), node.size, node.links, node.generation
         flags, packed, etag, written_ns = node.flags | TIMED, node.packed, node.etag, node.written_ns
-    changed = bool(command.slices) or command.size != old_size or command.cut is not None or command.create is not None
+    changed = (
+        bool(command.slices or command.punched)
+        or command.size != old_size
+        or command.cut is not None
+        or command.create is not None
+    )
     if state is not None:
         if before is None:
             version, flags = versions.numbered(tx, state, flags)
@@ -406,9 +411,12 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
         for start, end in (
             (kept, old_size),
             *((piece.offset, piece.offset + piece.length) for piece in command.slices),
+            *command.punched,
         ):
             tx.keep(command.node, old.kind, old.ref, start, end)
-    made = content.patch(tx, old, old_size, command.size, command.cut, command.chunks, command.slices, maker)
+    made = content.patch(
+        tx, old, old_size, command.size, command.cut, command.chunks, command.slices, maker, command.punched
+    )
     if changed:
         etag, generation, written_ns = command.etag, generation + 1, command.now_ns
     after = Node(

@@ -546,11 +546,18 @@ def entries(every: type_every, parent: int, after: tuple[bytes, bool] | None, li
     ]
 
 
-def allocated(every: type_every, node: Node) -> int:
-    """Bytes of the node that are not holes."""
+_ALLOCATED: Final = (
+    "SELECT coalesce(sum(min(off + len, ?3) - max(off, ?2)), 0) FROM slice WHERE map=?1 AND off<?3 AND off + len>?2"
+    " AND off>=coalesce((SELECT max(off) FROM slice WHERE map=?1 AND off<=?2), 0)"
+)
+
+
+def allocated(every: type_every, node: Node, start: int = 0, end: int = 2**62) -> int:
+    """Bytes of the node in [start, end) that are not holes.  A part of a multipart upload counts whole."""
     if node.kind == BodyKind.MAP:
-        return int(every("SELECT coalesce(sum(len), 0) FROM slice WHERE map=?", (node.ref,))[0][0])
+        return int(every(_ALLOCATED, (node.ref, start, end))[0][0])
+    held = len(node.data) if node.kind == BodyKind.INLINE else 0
     if node.kind == BodyKind.CHUNK:
         rows = every("SELECT len FROM chunk WHERE id=?", (node.ref,))
-        return int(rows[0][0]) if rows else 0
-    return len(node.data) if node.kind == BodyKind.INLINE else 0
+        held = int(rows[0][0]) if rows else 0
+    return max(0, min(held, end) - start)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from appliance.catalogue import commands, names
+from appliance.catalogue import commands, content, names
 from appliance.engine import listing
 from appliance.engine.commit import Ticket
 from appliance.engine.ingest import Ingest
 from appliance.engine.pool import PageRef
 from appliance.errors import Code, StoreError
-from appliance.limits import CHUNK_SIZE, GATHER_MAX, MIB
+from appliance.limits import CHUNK_SIZE, FILE_SIZE_MAX, GATHER_MAX, MIB
 from appliance.model import (
     NO_ATTRIBUTES,
     Attributes,
     Body,
+    BodyKind,
     Bucket,
     Change,
     DataKey,
@@ -61,9 +62,19 @@ class FileVerbs(VersionVerbs):
         directory) of the last one seen."""
         return listing.entries(self.every, parent, after, limit)
 
-    def allocated(self, node: Node) -> int:
-        """Bytes of the node that are not holes."""
-        return listing.allocated(self.every, node)
+    def allocated(self, node: Node, start: int = 0, end: int = FILE_SIZE_MAX) -> int:
+        """Bytes of the node in [start, end) that are not holes."""
+        return listing.allocated(self.every, node, start, end)
+
+    def extents(self, node: Node, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """(from, to) of what is no hole in [start, end) of the node, in order; neighbours may touch.
+
+        Read a few hundred at a time as they are asked for, of the node as it is then: after a wait look whether it is
+        still what it was."""
+        if node.kind == BodyKind.INLINE:
+            end = min(end, len(node.data))
+            return iter([(start, end)] if start < end else [])
+        return content.extents(self.every, node.kind, node.ref, start, min(end, node.size))
 
     async def make_directory(self, parent: int, name: bytes, mode: int, uid: int, gid: int, now_ns: int) -> Entry:
         """Raises EXISTS, NO_SUCH_NODE (the parent vanished)."""
@@ -207,15 +218,17 @@ class FileVerbs(VersionVerbs):
         stays: int = -1,
         done: bool = False,
         promised: tuple[int, int] = (0, 0),
+        punched: Sequence[tuple[int, int]] = (),
     ) -> Ticket:
         """Commits what a mounted file's writer has: one atomic change.
 
         `create` = (parent, name): a new file; `node` came from `new_node_id`; its entry is made, replacing what is
-        there.  Otherwise an existing node's map is changed: first everything at or beyond `cut` is dropped, then
-        `slices` (not overlapping each other, each within one of `chunks`) replace what they cover, then the size is
-        `size`.  What no slice covers is a hole.  A file of at most limits.INLINE_MAX whose bytes all travel with the
-        commit is stored inline.  The ETag becomes a fresh opaque one when bytes changed.  The ticket's result is
-        Written; it fails with NO_SUCH_NODE when the node was unlinked and is not held.
+        there.  Otherwise an existing node's map is changed: first everything at or beyond `cut` is dropped, then the
+        ranges `punched` (from, to) become holes and `slices` (each within one of `chunks`) replace what they cover,
+        none of which overlap each other, then the size is `size`.  What no slice covers is a hole.  A file of at most
+        limits.INLINE_MAX whose bytes all travel with the commit is stored inline.  The ETag becomes a fresh opaque one
+        when bytes changed.  The ticket's result is Written; it fails with NO_SUCH_NODE when the node was unlinked and
+        is not held.
 
         In a bucket with versions `begins` makes a change of the bytes a version of its own, and so does each change of
         the version `stays`, in case the commit that was to leave it behind fails; `place` (parent, name) is where the
@@ -252,6 +265,7 @@ class FileVerbs(VersionVerbs):
             retention_mode=default.retention_mode,
             retain_until_ns=default.retain_until_ns,
             promised=promised,
+            punched=tuple(punched),
         )
         ticket = self.engine.submit(command)
         self.unsettled[bucket.id] = ticket

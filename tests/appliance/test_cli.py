@@ -225,7 +225,7 @@ def test_without_a_daemon_it_is_said_how_to_start_one(tmp_path: Path, command: s
 
 def test_version() -> None:
     assert run("version").stdout.startswith("tierce ")
-    assert set(json.loads(run("version", "--json").stdout)) == {"version", "python"}
+    assert set(json.loads(run("version", "--json").stdout)) == {"version", "python", "mount_compiled"}
 
 
 @rows(

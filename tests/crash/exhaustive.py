@@ -107,7 +107,16 @@ class Session:
                 self.witness.model.chunks[piece.chunk] = data[piece.offset : piece.offset + piece.length]
             await self.store.put_part(upload, number, body, str(number))
 
-    async def write_file(self, name: bytes, *, at: int | None, length: int, cut: int | None, wait: bool) -> None:
+    async def write_file(
+        self,
+        name: bytes,
+        *,
+        at: int | None,
+        length: int,
+        cut: int | None,
+        wait: bool,
+        punched: Sequence[tuple[int, int]] = (),
+    ) -> None:
         entry = self.store.entry(self.bucket.root, name, False)
         if entry is None:
             return
@@ -134,6 +143,7 @@ class Session:
             cut=cut,
             chunks=chunks,
             slices=slices,
+            punched=punched,
         )
         if wait:
             await ticket.wait()
@@ -200,6 +210,11 @@ async def append(session: Session) -> None:
 
 async def truncate(session: Session) -> None:
     await session.write_file(b"other", at=None, length=0, cut=1000, wait=True)
+
+
+async def punch(session: Session) -> None:
+    """A hole in the middle, and bytes behind it."""
+    await session.write_file(b"other", at=30_000, length=500, cut=None, wait=True, punched=[(4000, 25_000)])
 
 
 async def close_and_settle(session: Session) -> None:
@@ -278,6 +293,7 @@ PLAIN: Final[tuple[Operation, ...]] = (
     rename_directory,
     append,
     truncate,
+    punch,
     close_and_settle,
     make_directory,
 )

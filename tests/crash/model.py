@@ -205,6 +205,8 @@ class Model:
                 self.ids[bucket, path + command.place[1]] = result.version_id
         keep = len(below) if command.cut is None else min(command.cut, len(below))
         below = below[: min(keep, command.size)]
+        for start, end in command.punched:
+            below = below[:start] + bytes(max(0, min(end, len(below)) - start)) + below[end:]
         self.contents[command.node] = self._laid(below, command.size, command.chunks, command.slices)
         self.etags[command.node] = result.etag
 

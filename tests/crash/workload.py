@@ -7,7 +7,7 @@ under concurrent tasks, space runs out, devices fail.  What it must never do is 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import trio
@@ -209,6 +209,7 @@ class Clients:
         cut: int | None,
         at: int,
         length: int,
+        punched: Sequence[tuple[int, int]] = (),
     ) -> None:
         chunks, slices = [], []
         if length:
@@ -239,6 +240,7 @@ class Clients:
             cut=cut,
             chunks=chunks,
             slices=slices,
+            punched=punched,
         )
         if self.random.random() < 0.7:
             await ticket.wait()  # fsync; else close, and nobody asks
@@ -251,7 +253,7 @@ class Clients:
 
     async def change_file(self, bucket: Bucket) -> None:
         node = self._file(bucket)
-        kind = self.random.choice(("patch", "append", "truncate", "extend", "attributes"))
+        kind = self.random.choice(("patch", "append", "truncate", "extend", "punch", "attributes"))
         length = self.random.choice((1, 500, 4096, 9000, 40_000))
         if kind == "attributes":
             await self.store.set_attributes(node.id, 2, mode=0o600)
@@ -260,6 +262,9 @@ class Clients:
             await self._write(bucket, node.id, None, size, size, 0, 0)
         elif kind == "extend":
             await self._write(bucket, node.id, None, node.size + length, node.size, 0, 0)
+        elif kind == "punch":
+            start = self.random.randrange(node.size + 1)
+            await self._write(bucket, node.id, None, 0, None, 0, 0, [(start, start + length)])
         else:
             at = node.size if kind == "append" else self.random.randrange(node.size + 1)
             await self._write(bucket, node.id, None, 0, None, at, length)

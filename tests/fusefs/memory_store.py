@@ -56,6 +56,19 @@ class Content:
         if number in self.blocks:
             self.blocks[number][at:] = bytes(BLOCK - at)
 
+    def punch(self, start: int, end: int) -> None:
+        for number in [number for number in self.blocks if number * BLOCK < end and start < (number + 1) * BLOCK]:
+            low, high = max(start - number * BLOCK, 0), min(end - number * BLOCK, BLOCK)
+            self.blocks[number][low:high] = bytes(high - low)
+            if high - low == BLOCK:
+                del self.blocks[number]
+
+    def extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        for number in sorted(self.blocks):
+            low, high = max(number * BLOCK, start), min((number + 1) * BLOCK, end)
+            if low < high:
+                yield low, high
+
     def read(self, start: int, length: int) -> bytes:
         parts = []
         end = start + length
@@ -440,6 +453,7 @@ class MemoryStore:
         stays: int = -1,
         done: bool = False,
         promised: tuple[int, int] = (0, 0),
+        punched: Sequence[tuple[int, int]] = (),
     ) -> MemoryTicket:
         bodies = {chunk.id: chunk.data or self.chunks[chunk.id] for chunk in chunks}
         assert {piece.chunk for piece in slices} == set(bodies), "every chunk is used and every slice has its chunk"
@@ -457,6 +471,8 @@ class MemoryStore:
             content = self.contents[node]
             if cut is not None:
                 content.cut(cut)
+            for start, end in punched:
+                content.punch(start, end)
             for piece in slices:
                 content.write(piece.offset, memoryview(bodies[piece.chunk])[piece.start : piece.start + piece.length])
             for chunk in chunks:
@@ -485,8 +501,11 @@ class MemoryStore:
         self.queue.append(ticket)
         return ticket
 
-    def allocated(self, node: Node) -> int:
-        return len(self.contents[node.id].blocks) * BLOCK
+    def allocated(self, node: Node, start: int = 0, end: int = 1 << 63) -> int:
+        return sum(high - low for low, high in self.contents[node.id].extents(start, end))
+
+    def extents(self, node: Node, start: int, end: int) -> Iterator[tuple[int, int]]:
+        return self.contents[node.id].extents(start, min(end, node.size))
 
     def space(self, copies: int = 1) -> tuple[int, int]:
         return 1 << 40, 1 << 39

@@ -35,6 +35,13 @@ class Model:
         else:
             self.bytes.extend(bytes(size - len(self.bytes)))
 
+    def punch(self, start: int, length: int) -> None:
+        """As the mount does: within the file, at most to its end."""
+        end = min(start + length, len(self.bytes))
+        if start < end:
+            self.overlay.punch(start, end)
+            self.bytes[start:end] = bytes(end - start)
+
     def stage(self, limit: int, owner: int = 0) -> None:
         """The oldest claim reaches the device."""
         token, taken = self.staging.pop(0)
@@ -79,6 +86,7 @@ steps = st.one_of(
     st.tuples(st.just("write large"), st.integers(0, SIZE), st.binary(min_size=1, max_size=4)),
     st.tuples(st.just("append"), st.just(0), st.binary(min_size=1, max_size=40)),
     st.tuples(st.just("truncate"), st.integers(0, SIZE), st.just(b"")),
+    st.tuples(st.just("punch"), st.integers(0, SIZE), st.binary(min_size=1, max_size=200)),
     st.tuples(st.sampled_from(["claim", "stage", "unclaim", "commit", "settle"]), st.integers(1, 64), st.just(b"")),
 )
 
@@ -96,6 +104,8 @@ def test_readers_see_every_write_whatever_was_staged_committed_or_failed(script:
             model.write(len(model.bytes), data)
         elif step == "truncate":
             model.truncate(number)
+        elif step == "punch":
+            model.punch(number, len(data))
         elif step == "claim":
             model.staging.append((token, model.overlay.claim(token, only_memory=True)))
         elif step == "stage" and model.staging:
@@ -151,6 +161,19 @@ def test_a_truncate_to_ten_to_the_fifteen_costs_one_segment() -> None:
     overlay.write(10**15, b"x")
     assert len(list(overlay)) == 2
     assert [(start, end) for start, end, _ in overlay.pieces(0, 10**15 + 1)] == [(0, 10**15), (10**15, 10**15 + 1)]
+
+
+def test_holes_in_a_row_are_one() -> None:
+    overlay = Overlay()
+    overlay.write(0, b"x" * 1000)
+    for start in (100, 300, 200, 600):
+        overlay.punch(start, start + 100)
+    assert [(segment.start, segment.end) for segment in overlay.holes()] == [(100, 400), (600, 700)]
+    overlay.claim(1)
+    overlay.punch(400, 500)  # what is claimed is frozen
+    assert [(segment.start, segment.end) for segment in overlay.holes()] == [(100, 400), (400, 500), (600, 700)]
+    overlay.settle(1)
+    assert [(segment.start, segment.end) for segment in overlay] == [(400, 500)]
 
 
 def test_runs_are_whole_multiples_and_leave_the_rest() -> None:

@@ -38,6 +38,9 @@ class RecordingKernel:
     def forget_attributes(self, inode: int) -> None:
         self.inodes.append(inode)
 
+    def write_back(self, inode: int, offset: int) -> None:
+        """Nothing is held back here."""
+
 
 class Unmounted:
     """Paths instead of inodes.  Errors are FUSEErrors."""

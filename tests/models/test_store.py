@@ -373,6 +373,7 @@ class StoreMachine(StoreFrame):
         cut=st.one_of(st.none(), sizes),
         pieces=st.lists(st.tuples(sizes, sizes, seeds), max_size=3),
         joined=st.booleans(),
+        holes=st.booleans(),
     )
     def write_file(
         self,
@@ -386,12 +387,16 @@ class StoreMachine(StoreFrame):
         cut: int | None,
         pieces: list[tuple[int, int, int]],
         joined: bool,
+        holes: bool,
     ) -> None:
         """What the mount's writer commits: holes, overwrites, truncation, several slices of one chunk."""
         laid: list[tuple[int, bytes]] = []
+        punched: list[tuple[int, int]] = []
         end = 0
         for gap, length, seed in pieces:
             if length:
+                if holes and gap and not create:
+                    punched.append((end, end + gap))
                 laid.append((end + gap, content(seed, length)))
                 end += gap + length
         size = max(size, end)
@@ -410,7 +415,7 @@ class StoreMachine(StoreFrame):
                 if found is None or found[1].symlink:
                     return
                 file = found[1]
-        changed = create or bool(laid) or size != len(file.content) or cut is not None
+        changed = create or bool(laid or punched) or size != len(file.content) or cut is not None
         old_etag = file.etag
 
         async def real() -> Any:
@@ -443,11 +448,12 @@ class StoreMachine(StoreFrame):
                 cut=cut,
                 chunks=chunks,
                 slices=slices,
+                punched=punched,
             )
             return await ticket.wait()
 
         written = self.box.run(real)
-        file.patch(size, cut, laid)
+        file.patch(size, cut, [*((start, bytes(max(0, min(end, size) - start))) for start, end in punched), *laid])
         assert (written.node, written.size) == (file.node, size)
         assert (written.etag != old_etag) == changed
         file.etag = written.etag

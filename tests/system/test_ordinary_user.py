@@ -165,6 +165,7 @@ def installed_before(state: Path, venv: Path) -> None:
             (own / name).symlink_to(venv / name)
     shutil.copy(venv / "pyvenv.cfg", own)
     version = subprocess.run([venv / "bin/python", "--version"], capture_output=True, check=True).stdout
-    files = b"".join((HOUSE / name).read_bytes() for name in ("pyproject.toml", "constraints.txt"))
+    decisive_files = ("pyproject.toml", "constraints.txt", "setup.py", "fusefs/extra.c")
+    files = b"".join((HOUSE / name).read_bytes() for name in decisive_files)
     decisive = version + f"{HOUSE}\n".encode() + files
     (own / ".tierce-installed").write_text(f"{hashlib.sha256(decisive).hexdigest()}  -\n")

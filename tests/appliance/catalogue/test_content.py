@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Sequence
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,7 +98,14 @@ class Shelf:
         return self.held[-1]
 
     def patch(
-        self, item: Held, size: int, cut: int | None, pieces: list[tuple[int, bytes]], *, joined: bool = False
+        self,
+        item: Held,
+        size: int,
+        cut: int | None,
+        pieces: list[tuple[int, bytes]],
+        *,
+        joined: bool = False,
+        punched: Sequence[tuple[int, int]] = (),
     ) -> None:
         """The mount's writer."""
 
@@ -112,11 +121,13 @@ class Shelf:
                 slices = [
                     NewSlice(offset, len(data), chunk.id) for (offset, data), chunk in zip(pieces, chunks, strict=True)
                 ]
-            return content.patch(tx, item.content, len(item.image), size, cut, chunks, slices, MAKER)
+            return content.patch(tx, item.content, len(item.image), size, cut, chunks, slices, MAKER, punched)
 
         item.content = self.catalogue.within(change)
         image = bytearray(item.image if cut is None else item.image[:cut])[:size]
         image += bytes(size - len(image))
+        for start, end in punched:
+            image[start:end] = bytes(max(0, min(end, size) - start))
         for offset, data in pieces:
             image[offset : offset + len(data)] = data
         item.image = bytes(image)
@@ -158,14 +169,18 @@ def test_contents_are_byte_arrays(data: st.DataObject) -> None:
             shelf.drop(pick())
         else:
             item = pick()
-            pieces, end = [], 0
+            pieces, punched, end = [], [], 0
             for _ in range(data.draw(st.integers(0, 3), "pieces")):
                 gap, length = data.draw(small, "gap"), data.draw(st.integers(1, 50), "length")
+                if gap and data.draw(st.booleans(), "a hole in the gap"):
+                    punched.append((end + data.draw(st.integers(0, gap - 1), "from"), end + gap))
                 pieces.append((end + gap, seed.randbytes(length)))
                 end += gap + length
             size = max(end, data.draw(sizes, "new size"))
             cut = data.draw(st.one_of(st.none(), st.integers(0, len(item.image))), "cut")
-            shelf.patch(item, size, cut, pieces, joined=data.draw(st.booleans(), "joined"))
+            if data.draw(st.booleans(), "a hole behind"):
+                punched.append((end, end + data.draw(st.integers(1, INLINE_MAX + 100), "length")))
+            shelf.patch(item, size, cut, pieces, joined=data.draw(st.booleans(), "joined"), punched=punched)
         shelf.check()
     for item in list(shelf.held):
         shelf.drop(item)
@@ -241,3 +256,35 @@ def test_a_composed_map_is_flattened_by_the_first_write() -> None:
 def test_where_a_body_goes(size: int) -> None:
     item = Shelf().put(bytes(size))
     assert item.content.kind == (EMPTY if size == 0 else INLINE if size <= INLINE_MAX else WHOLE)
+
+
+def test_extents_are_what_is_no_hole_and_cost_what_is_asked_for() -> None:
+    """Through a composed map, whose parts have holes of their own; and lazily, in a map of many pieces."""
+    shelf = Shelf()
+    parts = []
+    for letter in (b"a", b"b"):
+        part = shelf.put(letter * 3000)
+        shelf.patch(part, 3000, None, [], punched=[(1000, 2000)])
+        parts.append(part)
+    whole = shelf.join(parts)
+    assert _composed(shelf, whole)
+    every = shelf.catalogue.every
+    found = list(content.extents(every, MAPPED, whole.content.ref, 500, 5500))
+    assert found == [(500, 1000), (2000, 3000), (3000, 4000), (5000, 5500)]
+    assert list(content.extents(every, MAPPED, whole.content.ref, 1200, 1300)) == []
+    long = shelf.put(b"x" * 5000)
+    for start in range(0, 5000, 10):
+        shelf.patch(long, 5000, None, [], punched=[(start, start + 5)])
+    asked = 0
+
+    def counted(sql: str, parameters: tuple[int, ...]) -> list[Any]:
+        nonlocal asked
+        rows = every(sql, parameters)
+        asked += len(rows)
+        return rows
+
+    pieces = content.extents(counted, MAPPED, long.content.ref, 7, 5000)
+    assert [next(pieces), next(pieces)] == [(7, 10), (15, 20)]
+    assert asked <= 256
+    assert len(list(pieces)) == 498
+    shelf.check()

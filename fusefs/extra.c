@@ -1,0 +1,120 @@
+/* Operations that libfuse has and pyfuse3 does not install, and one that this libfuse does not know, for stock pyfuse3.
+ *
+ * Loaded with RTLD_GLOBAL before pyfuse3 is (extra.py), two functions here take the place of libfuse's when the linker
+ * binds pyfuse3's calls:
+ *
+ *     fuse_session_new          completes the table of operations by lseek, fallocate and copy_file_range
+ *     fuse_session_process_buf  gives a FUSE_TMPFILE to the handler of FUSE_CREATE: both have one layout, request and
+ *                               reply (linux/fuse.h, protocol 7.37), and O_TMPFILE in the flags tells them apart
+ *
+ * Both then call libfuse's own, found by a handle of its file: RTLD_NEXT does not look there from a library that was
+ * loaded at run time.  The handlers are the caller's; each answers its request once, now or later, from any thread.
+ */
+#define _GNU_SOURCE
+#define FUSE_USE_VERSION 314
+#include <dlfcn.h>
+#include <errno.h>
+#include <fuse_lowlevel.h>
+#include <string.h>
+
+#define IN_OPCODE 4 /* fuse_in_header: length, opcode */
+#define IN_HEADER 40
+#define OPCODE_CREATE 35
+#define OPCODE_TMPFILE 51
+
+typedef void (*seek_handler)(fuse_req_t, unsigned long long fh, long long offset, int whence);
+typedef void (*allocate_handler)(fuse_req_t, unsigned long long fh, int mode, long long offset, long long length);
+typedef void (*copy_handler)(fuse_req_t, unsigned long long fh_in, long long offset_in, unsigned long long fh_out,
+                             long long offset_out, size_t length, int flags);
+
+static seek_handler on_seek;
+static allocate_handler on_allocate;
+static copy_handler on_copy;
+static struct fuse_session *session;
+
+/* The handlers of sessions that are made from now on. */
+void extra_install(seek_handler seek, allocate_handler allocate, copy_handler copy)
+{
+    on_seek = seek;
+    on_allocate = allocate;
+    on_copy = copy;
+    session = NULL;
+}
+
+/* Whether a session passed through here: 0 where pyfuse3 is bound to libfuse's own functions. */
+int extra_in_place(void) { return session != NULL; }
+
+/* Has the kernel write back what it holds of an inode from `offset` on; 0 or -errno.  Blocks while it writes. */
+int extra_write_back(unsigned long long inode, long long offset)
+{
+    return session == NULL ? -ENOTCONN : fuse_lowlevel_notify_inval_inode(session, inode, offset, 0);
+}
+
+static void seek(fuse_req_t request, fuse_ino_t inode, off_t offset, int whence, struct fuse_file_info *file)
+{
+    (void)inode;
+    on_seek(request, file->fh, offset, whence);
+}
+
+static void allocate(fuse_req_t request, fuse_ino_t inode, int mode, off_t offset, off_t length,
+                     struct fuse_file_info *file)
+{
+    (void)inode;
+    on_allocate(request, file->fh, mode, offset, length);
+}
+
+static void copy(fuse_req_t request, fuse_ino_t inode_in, off_t offset_in, struct fuse_file_info *in,
+                 fuse_ino_t inode_out, off_t offset_out, struct fuse_file_info *out, size_t length, int flags)
+{
+    (void)inode_in;
+    (void)inode_out;
+    on_copy(request, in->fh, offset_in, out->fh, offset_out, length, flags);
+}
+
+/* libfuse's own function of that name. */
+static void *libfuse(const char *name)
+{
+    static void *library;
+    if (library == NULL) {
+        Dl_info found;
+        if (dladdr((void *)fuse_reply_err, &found) == 0)
+            return NULL;
+        library = dlopen(found.dli_fname, RTLD_NOW | RTLD_NOLOAD);
+    }
+    return library == NULL ? NULL : dlsym(library, name);
+}
+
+struct fuse_session *fuse_session_new(struct fuse_args *arguments, const struct fuse_lowlevel_ops *given, size_t size,
+                                      void *data)
+{
+    static struct fuse_lowlevel_ops operations; /* libfuse copies it */
+    struct fuse_session *(*real)(struct fuse_args *, const struct fuse_lowlevel_ops *, size_t, void *) =
+        libfuse("fuse_session_new");
+    if (real == NULL)
+        return NULL;
+    if (on_seek == NULL)
+        return real(arguments, given, size, data);
+    memset(&operations, 0, sizeof operations);
+    memcpy(&operations, given, size < sizeof operations ? size : sizeof operations);
+    operations.lseek = seek;
+    operations.fallocate = allocate;
+    operations.copy_file_range = copy;
+    session = real(arguments, &operations, sizeof operations, data);
+    return session;
+}
+
+void fuse_session_process_buf(struct fuse_session *of, const struct fuse_buf *request)
+{
+    static void (*real)(struct fuse_session *, const struct fuse_buf *);
+    if (real == NULL)
+        real = libfuse("fuse_session_process_buf");
+    if (of == session && !(request->flags & FUSE_BUF_IS_FD) && request->size >= IN_HEADER) {
+        unsigned int opcode;
+        memcpy(&opcode, (char *)request->mem + IN_OPCODE, sizeof opcode);
+        if (opcode == OPCODE_TMPFILE) {
+            opcode = OPCODE_CREATE;
+            memcpy((char *)request->mem + IN_OPCODE, &opcode, sizeof opcode);
+        }
+    }
+    real(of, request);
+}

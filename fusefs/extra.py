@@ -1,0 +1,100 @@
+"""Handlers that pyfuse3 does not install, joined to the mount by the compiled part (interposed.py, extra.c).
+
+libfuse calls a handler while pyfuse3 takes in a request, in the loop's thread; the answer is a task of its own in the
+mount's nursery, so a handler may wait like every other.  Each request is answered once: with what the handler returns,
+with the number of its FUSEError, and with EIO when the mount ends first.
+
+Without the compiled part all else works, and one warning says what is missing and how to get it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+from pyfuse3 import FUSEError
+
+from fusefs import interposed
+
+log = logging.getLogger(__name__)
+
+_kept: list[Any] = []  # callbacks of the one session that a process can have: ctypes does not keep them
+
+
+class Handlers(Protocol):
+    """What a mount can do beyond pyfuse3's operations; raises FUSEError only."""
+
+    async def lseek(self, fh: int, offset: int, whence: int, /) -> int:
+        """By SEEK_DATA or SEEK_HOLE: the new offset."""
+
+    async def fallocate(self, fh: int, mode: int, offset: int, length: int, /) -> None:
+        """fallocate(2)."""
+
+    async def copy_file_range(
+        self, fh_in: int, offset_in: int, fh_out: int, offset_out: int, length: int, flags: int, /
+    ) -> int:
+        """How many bytes."""
+
+
+type_start = Callable[..., object]
+type_reply = Callable[[int | None, Any], object]
+
+
+def install(library: ctypes.CDLL | None, handlers: Handlers, start: type_start) -> None:
+    """Before pyfuse3.init: the session that it makes has the handlers.  `start(function, *arguments)` runs a task."""
+    if library is None:
+        log.warning("%s", interposed.MISSING)
+        return
+    fail: Final = library.fuse_reply_err
+
+    def answer(reply: type_reply, handler: Callable[..., Awaitable[Any]]) -> Callable[..., None]:
+        async def work(request: int | None, *arguments: int) -> None:
+            try:
+                result = await handler(*arguments)
+            except FUSEError as error:
+                fail(request, error.errno)
+            except BaseException:  # the mount ends; anything else is logged where it is caught
+                fail(request, errno.EIO)
+                raise
+            else:
+                reply(request, result)
+
+        def begin(request: int | None, *arguments: int) -> None:
+            try:
+                start(work, request, *arguments)
+            except RuntimeError:  # trio: the nursery is closed
+                fail(request, errno.ENOTCONN)
+
+        return begin
+
+    callbacks = (
+        interposed.Seek(answer(library.fuse_reply_lseek, handlers.lseek)),
+        interposed.Allocate(answer(lambda request, _: fail(request, 0), handlers.fallocate)),
+        interposed.Copy(answer(library.fuse_reply_write, handlers.copy_file_range)),
+    )
+    library.extra_install(*callbacks)
+    _kept[:] = callbacks
+
+
+def is_in_place(library: ctypes.CDLL | None) -> bool:
+    """Whether the session has the handlers."""
+    return library is not None and bool(library.extra_in_place())
+
+
+def check(library: ctypes.CDLL | None) -> None:
+    """After pyfuse3.init: warns when the session was made without the handlers."""
+    if library is not None and not is_in_place(library):
+        log.warning("%s", interposed.NOT_BOUND)
+
+
+def write_back(library: ctypes.CDLL | None, inode: int, offset: int) -> None:
+    """Has the kernel hand over what it holds of the inode from `offset` on: when this returns, its dirty pages have
+    arrived as writes.  Blocks meanwhile: never on the loop.  Raises OSError."""
+    assert library is not None, "asked for by a handler that it installed"
+    failed = library.extra_write_back(inode, offset)
+    if failed:
+        raise OSError(-failed, os.strerror(-failed))

@@ -1,0 +1,56 @@
+"""The compiled part (extra.c), loaded where the linker finds it before it finds libfuse.
+
+Has to be imported before pyfuse3, whose calls are bound when it is loaded.  Where the package was installed without a
+compiler or libfuse's headers `library` is None, and `MISSING` says what that means and what to do about it.
+
+Knows neither pyfuse3 nor what the handlers do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from typing import Final
+
+MODULE: Final = "fusefs._extra"
+LOST: Final = "fallocate, SEEK_HOLE and SEEK_DATA, copy_file_range without copying, O_TMPFILE"
+MISSING: Final = (
+    f"the mount lacks {LOST}: fusefs/extra.c was not compiled when tierce was installed; install gcc, pkg-config and "
+    "libfuse3-dev, then install tierce again"
+)
+NOT_BOUND: Final = (
+    f"the mount lacks {LOST}: pyfuse3 does not call libfuse by the functions that fusefs/extra.c replaces"
+)
+
+Seek: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int64, ctypes.c_int)
+Allocate: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+Copy: Final = ctypes.CFUNCTYPE(
+    None,
+    ctypes.c_void_p,
+    ctypes.c_uint64,
+    ctypes.c_int64,
+    ctypes.c_uint64,
+    ctypes.c_int64,
+    ctypes.c_size_t,
+    ctypes.c_int,
+)
+
+
+def _load() -> ctypes.CDLL | None:
+    found = importlib.util.find_spec(MODULE)
+    if found is None or found.origin is None:
+        return None
+    library = ctypes.CDLL(found.origin, mode=ctypes.RTLD_GLOBAL)
+    library.extra_install.argtypes = [Seek, Allocate, Copy]
+    library.extra_install.restype = None
+    library.extra_write_back.argtypes = [ctypes.c_uint64, ctypes.c_int64]
+    for name, arguments in (
+        ("fuse_reply_err", [ctypes.c_void_p, ctypes.c_int]),
+        ("fuse_reply_lseek", [ctypes.c_void_p, ctypes.c_int64]),
+        ("fuse_reply_write", [ctypes.c_void_p, ctypes.c_size_t]),
+    ):
+        getattr(library, name).argtypes = arguments  # libfuse's own: the library is linked against it
+    return library
+
+
+library: Final = _load()

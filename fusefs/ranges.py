@@ -1,0 +1,136 @@
+"""Ranges of files: where the data is (lseek), what has room (fallocate), what two files share (copy_file_range).
+
+None of it is an operation of pyfuse3's: `extra` joins it to the mount.  What the kernel does before it asks:
+
+    lseek            nothing: its dirty pages are unknown here, so a file that someone may write is asked back first
+    fallocate        writes back the range that becomes a hole, and forgets its pages afterwards
+    copy_file_range  writes back both ranges; an EOPNOTSUPP makes it copy bytes through its cache
+
+Costs follow what there is, not sizes: a hole of a tebibyte is one step.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+import trio
+from pyfuse3 import FUSEError
+
+from appliance.limits import FILE_SIZE_MAX
+from fusefs.handles import File
+from fusefs.invalidation import Kernel
+from fusefs.writeback import WriteBack
+
+if TYPE_CHECKING:
+    from appliance.store import ObjectStore
+
+SEEK_STEP: Final = 512  # pieces of a map looked at before others get their turn: half a millisecond
+
+FALLOC_FL_KEEP_SIZE: Final = 0x01  # linux/falloc.h
+FALLOC_FL_PUNCH_HOLE: Final = 0x02
+FALLOC_FL_ZERO_RANGE: Final = 0x10
+HOLES: Final = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE
+PUNCH_STEP: Final = 256  # pieces of a map that one commit makes a hole of: its record stays small
+PUNCHES_MAX: Final = 64  # holes that one commit makes
+
+
+class Ranges:
+    """What a mount does with ranges of its files."""
+
+    def __init__(self, store: ObjectStore, files: WriteBack, kernel: Kernel) -> None:
+        self.store = store
+        self.files = files
+        self.kernel = kernel
+
+    # ------------------------------------------------------------------ lseek
+    async def seek(self, file: File, offset: int, whence: int) -> int:
+        """lseek(2): the first byte from `offset` on that is data (SEEK_DATA) or hole (SEEK_HOLE; the end is one).
+
+        Raises ENXIO beyond the end, and for SEEK_DATA where only a hole follows."""
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+            raise FUSEError(errno.EINVAL)
+        if file.writers:  # the kernel may hold what it has not given us yet; a file that nobody writes it has flushed
+            await trio.to_thread.run_sync(self.kernel.write_back, file.inode, max(offset, 0))
+        if not 0 <= offset < file.size:
+            raise FUSEError(errno.ENXIO)
+        found = offset
+        while True:
+            seen = 0
+            for start, end in islice(self._data(file, found), SEEK_STEP):
+                if whence == os.SEEK_DATA:
+                    return start
+                if start > found:
+                    return found
+                found = end
+                seen += 1
+            if whence == os.SEEK_DATA:
+                raise FUSEError(errno.ENXIO)
+            if seen < SEEK_STEP:
+                return min(found, file.size)
+            await trio.lowlevel.checkpoint()  # what follows is looked at as it is then
+
+    def _data(self, file: File, start: int) -> Iterator[tuple[int, int]]:
+        """What is no hole from `start` on, in order: what memory has over what is committed.  Not across a wait."""
+        base = None if file.base is None else self.store.node(file.inode)
+        for low, high, segment in file.overlay.pieces(start, file.size):
+            if segment is None:
+                if base is not None:
+                    yield from self.store.extents(base, low, min(high, base.size))
+            elif segment.source is not None:
+                yield low, high
+
+    # ------------------------------------------------------------------ fallocate
+    async def allocate(self, file: File, mode: int, offset: int, length: int) -> None:
+        """fallocate(2).  Nothing is set aside: the default mode makes the file longer, and says ENOSPC where the pool
+        could not hold what it asks room for.  A range of zeros is a hole.
+
+        Raises EFBIG, EINVAL, ENOSPC, EOPNOTSUPP, and the error of a commit nobody was told about."""
+        if mode & ~(FALLOC_FL_KEEP_SIZE | HOLES) or mode & HOLES == HOLES:
+            raise FUSEError(errno.EOPNOTSUPP)
+        if mode & FALLOC_FL_PUNCH_HOLE and not mode & FALLOC_FL_KEEP_SIZE:
+            raise FUSEError(errno.EOPNOTSUPP)  # fallocate(2): it must be ORed with FALLOC_FL_KEEP_SIZE
+        if offset < 0 or length <= 0:
+            raise FUSEError(errno.EINVAL)
+        if file.error is not None:
+            self.files.report(file)
+        end = offset + length
+        if end > FILE_SIZE_MAX and not mode & FALLOC_FL_PUNCH_HOLE:
+            raise FUSEError(errno.EFBIG)
+        if mode & HOLES:
+            await self._punch(file, offset, min(end, file.size))
+        else:
+            self._require_room(file, offset, end)
+        if end > file.size and not mode & FALLOC_FL_KEEP_SIZE:
+            self.files.truncate(file, end, time.time_ns())
+
+    async def _punch(self, file: File, start: int, end: int) -> None:
+        """Makes [start, end) a hole, in as many commits as the pieces of the map there need."""
+        while start < end:
+            base = None if file.base is None else self.store.node(file.inode)
+            pieces = iter(()) if base is None else self.store.extents(base, start, end)
+            stop = end
+            for seen, (_, after) in enumerate(islice(pieces, PUNCH_STEP)):
+                stop = after if seen == PUNCH_STEP - 1 else end
+            self.files.punch(file, start, stop, time.time_ns())
+            if stop < end or sum(not hole.owner for hole in file.overlay.holes()) >= PUNCHES_MAX:
+                commit = await self.files.commit(file)
+                if commit is not None and stop < end:
+                    await self.files.wait(commit)  # the next step is of the map that this one leaves
+            start = stop
+
+    def _require_room(self, file: File, start: int, end: int) -> None:
+        """ENOSPC where the pool could not hold [start, end), so far as it is a hole now."""
+        wanted = 0
+        for low, high, segment in file.overlay.pieces(start, end):
+            if segment is None:
+                wanted += high - low - (0 if file.base is None else self.store.allocated(file.base, low, high))
+            elif segment.source is None:
+                wanted += high - low
+        _, available = self.store.space(file.bucket.copies)
+        if wanted > available:
+            raise FUSEError(errno.ENOSPC)

@@ -1,0 +1,31 @@
+"""The compiled part of the mount, for tests that need it: built beside its source unless it is there and newer.
+
+An installation builds it by setup.py; a checkout that is only on the path, or whose source changed, has none.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import fusefs
+
+SOURCE = Path(fusefs.__file__).parent / "extra.c"
+
+
+def build(target: Path | None = None) -> Path:
+    """The library; with every warning an error."""
+    if target is None:
+        target = SOURCE.with_name(f"_extra{sysconfig.get_config_var('EXT_SUFFIX')}")
+        if target.exists() and target.stat().st_mtime >= SOURCE.stat().st_mtime:
+            return target
+    flags = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "fuse3"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    new = target.with_name(f"{target.name}.{os.getpid()}")
+    compiler = ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", str(SOURCE), "-o", str(new)]
+    subprocess.run([*compiler, *flags, "-ldl"], check=True)
+    new.rename(target)
+    return target
