@@ -109,7 +109,7 @@ NO_ATTRIBUTES: Final = Attributes()
 
 
 class Node(Frozen, frozen=True):
-    """A file, directory or symlink.  Ids are never reused.
+    """A file, directory, symbolic link or special file.  Ids are never reused.
 
     `mode` is the whole st_mode.  `mtime_ns` is the file's own (rclone's `mtime` metadata and the mount's are one);
     `written_ns` is when the bytes or metadata were last committed: S3's LastModified.  `generation` rises at each
@@ -120,7 +120,7 @@ class Node(Frozen, frozen=True):
     mode: int
     uid: int
     gid: int
-    links: int
+    links: int  # a directory's: 2 and its subdirectories
     size: int
     atime_ns: int
     mtime_ns: int
@@ -129,7 +129,7 @@ class Node(Frozen, frozen=True):
     generation: int
     etag: str
     kind: int  # BodyKind
-    ref: int  # the chunk or the map
+    ref: int  # the chunk or the map; a device's number
     data: bytes  # inline bytes, or a symlink's target
     flags: int
     packed: bytes  # Attributes in MessagePack: decoded only by who needs them

@@ -1,8 +1,7 @@
 """Nodes as the kernel sees them.
 
 The kernel may cache what it is told for a long time, because every S3 change is invalidated before it is acknowledged
-(H5) and everything else passes through the kernel itself.  Directories report one link: the number of their
-subdirectories is not kept, and 1 tells find(1) and fts(3) to make no use of it.
+(H5) and everything else passes through the kernel itself.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def entry_attributes(
     entry.st_mode = pyfuse3.ModeT(mode)
     entry.st_uid = uid
     entry.st_gid = gid
-    entry.st_nlink = 1 if stat.S_ISDIR(mode) else links
+    entry.st_nlink = links
     entry.st_size = size
     entry.st_blocks = blocks
     entry.st_blksize = IO_SIZE
@@ -70,6 +69,8 @@ def of_node(store: ObjectStore, node: Node, uncommitted: Mapping[bytes, File] | 
         mtime_ns=node.mtime_ns,
         ctime_ns=node.ctime_ns,
     )
+    if stat.S_ISCHR(node.mode) or stat.S_ISBLK(node.mode):
+        answer.st_rdev = node.ref
     if uncommitted:
         answer.st_mtime_ns = max(node.mtime_ns, *(file.made_ns for file in uncommitted.values()))
         answer.st_ctime_ns = max(node.ctime_ns, answer.st_mtime_ns)

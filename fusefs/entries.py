@@ -11,7 +11,7 @@ import errno
 import stat
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 import trio
@@ -29,6 +29,9 @@ from fusefs.writeback import WriteBack
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
+
+
+SPECIAL: Final = (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 
 
 class Entries:
@@ -84,7 +87,13 @@ class Entries:
     ) -> EntryAttributes:
         """mknod(2), durable when it returns."""
         if not stat.S_ISREG(mode):
-            raise FUSEError(errno.EPERM)  # mknod(2): the file system does not support nodes of this type
+            if stat.S_IFMT(mode) not in SPECIAL:
+                raise FUSEError(errno.EINVAL)
+            new = self.names.new(parent_inode, name)
+            gid, _ = self._inherit(parent_inode, ctx.gid, 0)
+            with self.invalidation.changing((parent_inode, name)):
+                entry = await self.store.make_special(parent_inode, new, mode, rdev, ctx.uid, gid, time.time_ns())
+            return self.names.looked_up(parent_inode, entry)
         file = self.new_file(parent_inode, name, mode, ctx)
         await self.files.make_durable(file)
         return self.names.looked_up(parent_inode, file)

@@ -414,7 +414,7 @@ class Operations(pyfuse3.Operations):
             mode=stat.S_IFDIR | 0o755,
             uid=os.geteuid(),
             gid=os.getegid(),
-            links=1,
+            links=2 + sum(self.permits.allows(Action.MOUNT_READ, bucket) for bucket in self.store.buckets()),
             size=0,
             blocks=0,
             atime_ns=self._started_ns,

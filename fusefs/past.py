@@ -156,7 +156,7 @@ class Past:
     def _node(self, folder: Folder) -> Node:
         now = folder.bucket.created_ns
         mode, uid, gid = self._permissions(folder)
-        return Node(folder.inode, mode, uid, gid, 2, 0, now, now, now, now, 0, "", 0, 0, b"", 0, b"", folder.bucket.id)
+        return Node(folder.inode, mode, uid, gid, 1, 0, now, now, now, now, 0, "", 0, 0, b"", 0, b"", folder.bucket.id)
 
     def _permissions(self, folder: Folder) -> tuple[int, int, int]:
         """(mode, owner, group) of the directory that this is the past of."""

@@ -174,13 +174,17 @@ class RemoveDirectory(Command, frozen=True, kw_only=True):
     lock_ns: int = 0
 
 
-class MakeSymlink(Command, frozen=True, kw_only=True):
+class MakeSpecial(Command, frozen=True, kw_only=True):
+    """A symbolic link, FIFO, socket or device: what the mount alone knows."""
+
     parent: int
     name: bytes
-    target: bytes
+    mode: int  # with its type
     uid: int
     gid: int
     now_ns: int
+    target: bytes = b""  # of a symbolic link
+    rdev: int = 0  # of a device
 
 
 class MakeLink(Command, frozen=True, kw_only=True):

@@ -133,6 +133,7 @@ class Rows:
         self.usage: dict[int, list[int]] = {}  # bucket -> objects, bytes, bytes of parts
         self.charged: dict[int, list[int]] = {}  # by one command: bucket -> objects, bytes, objects that no quota stops
         self.touched: dict[int, int] = {}  # directory -> latest time
+        self.linked: dict[int, int] = {}  # directory -> subdirectories more, or less
         self.new_data: dict[int, NewData] = {}  # chunks whose bytes the batch's gathered write carries
         self.new_pages: dict[
             tuple[int, int], bool
@@ -215,6 +216,10 @@ class Rows:
     def touch(self, directory: int, now_ns: int) -> None:
         """A name in `directory` changed: POSIX moves its mtime and ctime.  Written once per batch."""
         self.touched[directory] = now_ns
+
+    def link(self, directory: int, count: int) -> None:
+        """Subdirectories came (above 0) or went: each is a link, by its "..".  Written once per batch."""
+        self.linked[directory] = self.linked.get(directory, 0) + count
 
     def note(self, change: Change) -> None:
         """A name changed: whoever caches names is told before the commit is acknowledged (H5)."""

@@ -17,7 +17,7 @@ from appliance.catalogue import content, history, names, versions
 from appliance.catalogue.commands import (
     MakeDirectory,
     MakeLink,
-    MakeSymlink,
+    MakeSpecial,
     RemoveDirectory,
     Rename,
     SetAttributes,
@@ -105,16 +105,17 @@ def remove_directory(tx: Rows, cache: DirectoryCache, command: RemoveDirectory) 
     tx.note(Change(command.parent, command.name, True, node.id, True))
 
 
-def make_symlink(tx: Rows, command: MakeSymlink) -> Entry:
-    """Stored, never resolved by us.  Raises EXISTS, NO_SUCH_NODE."""
+def make_special(tx: Rows, command: MakeSpecial) -> Entry:
+    """Stored, never followed or opened by us, and no object.  Raises EXISTS, NO_SUCH_NODE."""
+    assert not stat.S_ISREG(command.mode)
+    assert not stat.S_ISDIR(command.mode)
     parent = _directory(tx, command.parent)
     _require_free(tx, command.parent, command.name)
     number, now = tx.new_id(), command.now_ns
-    mode = stat.S_IFLNK | 0o777
     size = len(command.target)
     node = Node(
         number,
-        mode,
+        command.mode,
         command.uid,
         command.gid,
         1,
@@ -125,8 +126,8 @@ def make_symlink(tx: Rows, command: MakeSymlink) -> Entry:
         now,
         1,
         "",
-        0,
-        0,
+        EMPTY,
+        command.rdev,
         command.target,
         0,
         b"",
@@ -222,8 +223,12 @@ def rename(tx: Rows, cache: DirectoryCache, command: Rename) -> None:
     if command.directory:
         tx.drop_directory(command.parent, old)
         cache.drop(command.parent, old)
+        if target is None:
+            tx.link(command.new_parent, 1)
     if command.parent == command.new_parent:
         tx.delete(ENTRY, (command.parent, old))
+        if command.directory:
+            tx.link(command.parent, -1)
     else:
         names.remove_entry(tx, cache, command.parent, old, command.now_ns)
     tx.note(Change(command.parent, command.name, command.directory, node.id, True))
@@ -318,6 +323,10 @@ def _exchange(tx: Rows, cache: DirectoryCache, command: Rename, node: Node, stat
     _move(tx, cache, other, command.parent, back, command.now_ns)
     tx.touch(command.parent, command.now_ns)
     tx.touch(command.new_parent, command.now_ns)
+    moved_directories = command.directory - stat.S_ISDIR(other.mode)
+    if moved_directories and command.parent != command.new_parent:
+        tx.link(command.new_parent, moved_directories)
+        tx.link(command.parent, -moved_directories)
     tx.note(Change(command.parent, command.name, command.directory, node.id, False))
     tx.note(Change(command.new_parent, command.new_name, stat.S_ISDIR(other.mode), other.id, False))
 

@@ -184,6 +184,7 @@ def add_directory(
         ),
     )
     tx.touch(parent, now_ns)
+    tx.link(parent, 1)
     tx.note(Change(parent, name[:-1], True, 0, False))
 
 
@@ -191,6 +192,8 @@ def remove_entry(tx: Rows, cache: DirectoryCache, parent: int, name: bytes, now_
     """Deletes one name, then every implied directory above that it leaves empty (unless somebody holds it)."""
     tx.delete(ENTRY, (parent, name))
     tx.touch(parent, now_ns)
+    if name.endswith(b"/"):
+        tx.link(parent, -1)
     prune(tx, cache, parent, now_ns)
 
 
@@ -208,10 +211,21 @@ def prune(tx: Rows, cache: DirectoryCache, directory: int, now_ns: int) -> None:
         tx.touched.pop(directory, None)
         tx.delete(ENTRY, (parent, name))
         tx.touch(parent, now_ns)
+        tx.link(parent, -1)
         tx.drop_directory(parent, name)
         cache.drop(parent, name)
         tx.note(Change(parent, name[:-1], True, directory, True))
         directory = parent
+
+
+def write_directories(tx: Rows) -> None:
+    """The end of a batch: times and links of the directories in which names changed, one row each."""
+    for directory in tx.touched | tx.linked:
+        now_ns, links = tx.touched.get(directory, 0), tx.linked.get(directory, 0)
+        row = tx.one("SELECT * FROM node WHERE id=?", (directory,))
+        if row is not None and (row[8] < now_ns or links):
+            times = (now_ns, now_ns) if row[8] < now_ns else row[7:9]
+            tx.put(NODE, (*row[:4], row[4] + links, *row[5:7], *times, *row[9:]))
 
 
 def key_of(one: type_one, parent: int, name: bytes, root: int) -> bytes:

@@ -111,7 +111,8 @@ NODE: Final = _table(
     mode INTEGER NOT NULL,
     uid INTEGER NOT NULL,
     gid INTEGER NOT NULL,
-    links INTEGER NOT NULL,    -- 0: unlinked, but held open or with bytes left to free; such rows are reaped at start
+    links INTEGER NOT NULL,    -- its names, or 2 and a directory's subdirectories; 0: unlinked, but held open or with
+                               -- bytes left to free; such rows are reaped at start
     size INTEGER NOT NULL,
     atime_ns INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL,
@@ -120,7 +121,7 @@ NODE: Final = _table(
     generation INTEGER NOT NULL, -- rises at each commit of bytes
     etag TEXT NOT NULL,
     kind INTEGER NOT NULL,     -- BodyKind
-    ref INTEGER NOT NULL,      -- the chunk or map; a directory's: its parent directory
+    ref INTEGER NOT NULL,      -- the chunk or map; a directory's: its parent directory; a device's: its number
     data BLOB NOT NULL,        -- inline bytes; a symlink's target; a directory's: its name in the parent
     flags INTEGER NOT NULL,    -- IMPLIED, TIMED, NULL_VERSION, MARKER
     packed BLOB NOT NULL,      -- Attributes

@@ -32,11 +32,11 @@ from typing import Any, Final, NamedTuple
 
 import trio
 
-from appliance.catalogue import commands
+from appliance.catalogue import commands, names
 from appliance.catalogue.apply import apply
 from appliance.catalogue.database import ID_STEP, NewData, Rows, set_meta
 from appliance.catalogue.names import DirectoryCache
-from appliance.catalogue.schema import META, NODE, PAGE, USAGE
+from appliance.catalogue.schema import META, PAGE, USAGE
 from appliance.device.buffers import aligned
 from appliance.device.fan import Fan
 from appliance.engine import journal
@@ -352,14 +352,11 @@ class Committer:
             ) from error
 
     def _finish(self, tx: Rows) -> None:
-        """Rows that are written once per batch: counters, directories' times, the promise of ids."""
+        """Rows that are written once per batch: counters, directories' times and links, the promise of ids."""
         for bucket, (objects, size, parts) in tx.usage.items():
             row = tx.one("SELECT objects, bytes, parts FROM usage WHERE bucket=?", (bucket,)) or (0, 0, 0)
             tx.put(USAGE, (bucket, row[0] + objects, row[1] + size, row[2] + parts))
-        for directory, now_ns in tx.touched.items():
-            row = tx.one("SELECT * FROM node WHERE id=?", (directory,))
-            if row is not None and row[8] < now_ns:
-                tx.put(NODE, (*row[:7], now_ns, now_ns, *row[9:]))
+        names.write_directories(tx)
         if tx.top_id >= self._id_limit:
             tx.put(META, ("next_id", tx.top_id + ID_STEP))  # promised once the batch is durable: see `_commit`
 

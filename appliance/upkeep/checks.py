@@ -89,6 +89,15 @@ CHECKS: Final = (
         "says {1} links and has {2} names",
     ),
     Check(
+        "links",
+        "SELECT n.id, n.links, 2 + coalesce(c.c, 0) FROM node n"
+        " LEFT JOIN (SELECT parent, count(*) AS c FROM entry WHERE substr(name, -1)=x'2f' GROUP BY parent) c"
+        " ON c.parent=n.id"
+        f" WHERE {_IS_DIRECTORY} AND n.links<>2 + coalesce(c.c, 0)",
+        "directory {0}",
+        "says {1} links and has {2}, by its names and its subdirectories",
+    ),
+    Check(
         "directory",
         "SELECT n.id, n.ref, n.data FROM node n LEFT JOIN entry e ON e.parent=n.ref AND e.name=n.data AND e.node=n.id"
         f" WHERE {_IS_DIRECTORY} AND e.node IS NULL AND n.id NOT IN (SELECT root FROM bucket)",

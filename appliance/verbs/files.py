@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import stat
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,21 @@ class FileVerbs(VersionVerbs):
 
     async def make_symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int, now_ns: int) -> Entry:
         """Stored, never resolved by us.  Raises EXISTS, NO_SUCH_NODE."""
-        command = commands.MakeSymlink(parent=parent, name=name, target=target, uid=uid, gid=gid, now_ns=now_ns)
+        return await self._make_special(parent, name, stat.S_IFLNK | 0o777, target, 0, uid, gid, now_ns)
+
+    async def make_special(
+        self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, now_ns: int
+    ) -> Entry:
+        """A FIFO, socket or device, as `mode` says (mknod(2)): stored, never opened by us, and no object.  Raises
+        EXISTS, NO_SUCH_NODE."""
+        return await self._make_special(parent, name, mode, b"", rdev, uid, gid, now_ns)
+
+    async def _make_special(
+        self, parent: int, name: bytes, mode: int, target: bytes, rdev: int, uid: int, gid: int, now_ns: int
+    ) -> Entry:
+        command = commands.MakeSpecial(
+            parent=parent, name=name, mode=mode, target=target, rdev=rdev, uid=uid, gid=gid, now_ns=now_ns
+        )
         entry: Entry = await self.engine.submit(command).wait()
         return entry
 

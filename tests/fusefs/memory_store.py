@@ -203,7 +203,10 @@ class MemoryStore:
 
     def _new_node(self, mode: int, uid: int, gid: int, now: int, number: int = 0, data: bytes = b"") -> Node:
         number = number or self.new_node_id()
-        node = Node(number, mode, uid, gid, 1, len(data), now, now, now, now, 1, f"{number:032x}-1", 0, 0, data, 0, b"")
+        links = 2 if stat.S_ISDIR(mode) else 1
+        node = Node(
+            number, mode, uid, gid, links, len(data), now, now, now, now, 1, f"{number:032x}-1", 0, 0, data, 0, b""
+        )
         self.nodes[number] = node
         if stat.S_ISDIR(mode):
             self.directories[number] = {}
@@ -223,13 +226,22 @@ class MemoryStore:
     def _set(self, parent: int, row: bytes, node: int) -> None:
         if parent not in self.directories:
             raise StoreError(Code.NO_SUCH_NODE)
+        if row.endswith(b"/") and row not in self.directories[parent]:
+            self._link(parent, 1)
         self.directories[parent][row] = node
         self.order.pop(parent, None)
+
+    def _link(self, directory: int, count: int) -> None:
+        node = self.nodes[directory]
+        self.nodes[directory] = msgspec.structs.replace(node, links=node.links + count)
 
     def _drop(self, parent: int, row: bytes) -> Node:
         node = self.nodes[self.directories[parent].pop(row)]
         self.order.pop(parent, None)
-        node = self.nodes[node.id] = msgspec.structs.replace(node, links=node.links - 1)
+        links = 0 if row.endswith(b"/") else node.links - 1
+        if row.endswith(b"/"):
+            self._link(parent, -1)
+        node = self.nodes[node.id] = msgspec.structs.replace(node, links=links)
         if node.links == 0:
             self.directories.pop(node.id, None)
             if not self.holds.get(node.id):
@@ -300,6 +312,17 @@ class MemoryStore:
 
         return await self._now(apply)  # type: ignore[no-any-return]
 
+    async def make_special(
+        self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, now_ns: int
+    ) -> Entry:
+        def apply() -> Entry:
+            node = self._new_node(mode, uid, gid, now_ns)
+            node = self.nodes[node.id] = msgspec.structs.replace(node, ref=rdev)
+            self._set(parent, name, node.id)
+            return Entry(name, False, node)
+
+        return await self._now(apply)  # type: ignore[no-any-return]
+
     async def make_link(self, node: int, parent: int, name: bytes, now_ns: int) -> Entry:
         def apply() -> Entry:
             if self.entry(parent, name, False) is not None:
@@ -349,6 +372,8 @@ class MemoryStore:
                 if target != source:
                     self._drop(new_parent, new_row)
             del self.directories[parent][row]
+            if directory:
+                self._link(parent, -1)
             self.order.pop(parent, None)
             self._set(new_parent, new_row, source)
 
@@ -565,7 +590,7 @@ class MemoryStore:
                 raise StoreError(Code.NO_SUCH_KEY)
             parent = entry.node.id
         found = self.entry(parent, name, False)
-        if found is None:
+        if found is None or not stat.S_ISREG(found.node.mode):
             raise StoreError(Code.NO_SUCH_KEY)
         return self.contents[found.node.id].read(0, found.node.size)
 

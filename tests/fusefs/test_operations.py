@@ -11,6 +11,7 @@ from typing import Any
 import pyfuse3
 import pytest
 
+from appliance.errors import Code, StoreError
 from tests.fusefs.scenes import Play, refused, run, settled
 from tests.fusefs.unmounted import Unmounted
 
@@ -157,11 +158,26 @@ def test_hard_links_are_one_file(play: Play) -> None:
     play(scene)
 
 
-def test_special_files_are_refused_and_regular_ones_made(play: Play) -> None:
+def test_special_files_are_kept_but_no_objects(play: Play) -> None:
     async def scene(mount: Unmounted) -> None:
         bucket: Any = await mount.inode("photos")
-        async with refused(errno.EPERM):
-            await mount.ops.mknod(bucket, b"pipe", stat.S_IFIFO | 0o644, 0, mount.ctx)
+        for name, mode, device in (
+            (b"pipe", stat.S_IFIFO | 0o644, 0),
+            (b"socket", stat.S_IFSOCK | 0o600, 0),
+            (b"disk", stat.S_IFBLK | 0o640, os.makedev(8, 1)),
+            (b"terminal", stat.S_IFCHR | 0o620, os.makedev(136, 70_000)),
+        ):
+            made = await mount.ops.mknod(bucket, name, mode, device, mount.ctx)
+            found = await mount.stat(b"photos/" + name)
+            assert (found.st_ino, found.st_mode, found.st_rdev, found.st_nlink) == (made.st_ino, mode, device, 1)
+            with pytest.raises(StoreError) as caught:
+                await mount.door.get("photos", name)
+            assert caught.value.code is Code.NO_SUCH_KEY
+        await mount.rename("photos/disk", "photos/disc")
+        assert (await mount.stat("photos/disc")).st_rdev == os.makedev(8, 1)
+        await mount.unlink("photos/disc")
+        async with refused(errno.EINVAL):
+            await mount.ops.mknod(bucket, b"odd", 0o110644, 0, mount.ctx)
         await mount.ops.mknod(bucket, b"file", stat.S_IFREG | 0o644, 0, mount.ctx)
         assert await mount.door.get("photos", b"file") == b""
 

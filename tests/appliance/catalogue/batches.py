@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from appliance.catalogue import schema
+from appliance.catalogue import names, schema
 from appliance.catalogue.apply import apply
 from appliance.catalogue.commands import Command, CreateBucket
 from appliance.catalogue.content import MAPPED, WHOLE, Content, flatten
@@ -44,12 +44,13 @@ class Catalogue:
         return Rows(self.connection, self.ids.__next__, self.held.__contains__, self.drops)
 
     def finish(self, tx: Rows) -> None:
-        """What the writer does at the end of a batch, without devices: pages of new chunks, counters, COMMIT."""
+        """What the writer does at the end of a batch, without devices: what is written once, COMMIT."""
         for number, item in tx.new_data.items():
             self._place(tx, number, item)
         for bucket, (objects, size, parts) in tx.usage.items():
             row = tx.one("SELECT objects, bytes, parts FROM usage WHERE bucket=?", (bucket,)) or (0, 0, 0)
             tx.put(USAGE, (bucket, row[0] + objects, row[1] + size, row[2] + parts))
+        names.write_directories(tx)
         self.connection.execute("COMMIT")
         self.reaps += tx.reaps
 

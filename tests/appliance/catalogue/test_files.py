@@ -13,7 +13,7 @@ from appliance.catalogue.commands import (
     DeleteObject,
     MakeDirectory,
     MakeLink,
-    MakeSymlink,
+    MakeSpecial,
     PutObject,
     Reap,
     RemoveDirectory,
@@ -26,6 +26,7 @@ from appliance.catalogue.commands import (
 from appliance.errors import Code, StoreError
 from appliance.model import IMPLIED, Body, Bucket, Deleted, Node, Precondition
 from tests.appliance.catalogue.batches import NOW, Catalogue
+from tests.rows import rows
 
 
 class Tree:
@@ -335,7 +336,9 @@ def test_names_are_free_or_taken(tree: Tree) -> None:
         with refused(Code.EXISTS):
             tree.mkdir(b"", name)
         with refused(Code.EXISTS):
-            tree.catalogue.do(MakeSymlink(parent=tree.bucket.root, name=name, target=b"t", uid=0, gid=0, now_ns=NOW))
+            tree.catalogue.do(
+                MakeSpecial(parent=tree.bucket.root, name=name, mode=stat.S_IFLNK, uid=0, gid=0, now_ns=NOW)
+            )
         with refused(Code.EXISTS):
             tree.catalogue.do(MakeLink(node=tree.id(b"a"), parent=tree.bucket.root, name=name, now_ns=NOW))
     with refused(Code.NOT_A_DIRECTORY):
@@ -381,12 +384,19 @@ def test_a_bucket_with_a_deep_object_stays(tree: Tree) -> None:
 
 
 def link(tree: Tree, name: bytes) -> None:
-    tree.catalogue.do(MakeSymlink(parent=tree.bucket.root, name=name, target=b"t", uid=0, gid=0, now_ns=NOW))
+    tree.catalogue.do(MakeSpecial(parent=tree.bucket.root, name=name, mode=stat.S_IFLNK, uid=0, gid=0, now_ns=NOW))
 
 
-def test_a_symbolic_link_is_nothing_to_s3(tree: Tree) -> None:
+@rows("mode", [stat.S_IFLNK | 0o777, stat.S_IFIFO | 0o600, stat.S_IFSOCK | 0o600, stat.S_IFBLK | 0o600])
+def test_what_is_no_file_is_nothing_to_s3(mode: int) -> None:
     """It is not deleted by its key, meets no condition, and gives way to an object as a name does."""
-    link(tree, b"link")
+    tree = Tree()
+    tree.catalogue.do(
+        MakeSpecial(parent=tree.bucket.root, name=b"link", mode=mode, rdev=0x103, uid=1, gid=2, now_ns=NOW)
+    )
+    made = tree.at(b"link")
+    assert made is not None
+    assert (made.mode, made.ref, made.uid, made.gid, made.links, made.size) == (mode, 0x103, 1, 2, 1, 0)
     number = tree.id(b"link")
     assert not tree.delete(b"link").found
     assert tree.id(b"link") == number
@@ -462,3 +472,36 @@ def test_what_is_not_given_another_key(tree: Tree) -> None:
     with refused(Code.CONFLICT):
         give(tree, b"a", b"c")
     tree.check({b"a": b"a", b"b": b"b"})
+
+
+def links(tree: Tree, *paths: bytes) -> list[int]:
+    nodes = [names.node_by_id(tree.catalogue.one, tree.id(path)) for path in paths]
+    return [node.links for node in nodes if node is not None]
+
+
+def test_a_directory_has_a_link_for_each_subdirectory(tree: Tree) -> None:
+    """ "." and its name make two, and each subdirectory's ".." one more (stat(2), st_nlink); files make none."""
+    for name in (b"a", b"b"):
+        tree.mkdir(b"", name)
+        tree.mkdir(name + b"/", b"c")
+    tree.put(b"a/file")
+    tree.put(b"b/x/y/key")
+    assert links(tree, b"", b"a/", b"b/", b"b/x/", b"b/x/y/") == [4, 3, 4, 3, 2]
+    tree.delete(b"b/x/y/key")  # and the directories that only it implied
+    assert links(tree, b"", b"a/", b"b/") == [4, 3, 3]
+    tree.rename(b"a/", b"c", b"b/", b"d", directory=True)
+    assert links(tree, b"", b"a/", b"b/") == [4, 2, 4]
+    tree.rename(b"b/", b"c", b"b/", b"d", directory=True)  # over an empty one, in one place
+    assert links(tree, b"", b"a/", b"b/", b"b/d/") == [4, 2, 3, 2]
+    tree.rename(b"b/", b"d", b"b/", b"e", directory=True)
+    assert links(tree, b"b/", b"b/e/") == [3, 2]
+    tree.rename(b"b/", b"e", b"a/", b"file", directory=True, exchange=True)  # a directory with a file
+    assert links(tree, b"", b"a/", b"b/") == [4, 3, 2]
+    tree.mkdir(b"b/", b"g")
+    tree.rename(b"b/", b"g", b"a/", b"file", directory=True, exchange=True)  # with another directory
+    assert links(tree, b"a/", b"b/") == [3, 3]
+    tree.rename(b"b/", b"g", b"a/", b"file", directory=True)  # over an empty one elsewhere
+    assert links(tree, b"a/", b"b/") == [3, 2]
+    tree.catalogue.do(RemoveDirectory(parent=tree.id(b"a/"), name=b"file", now_ns=NOW))
+    assert links(tree, b"", b"a/", b"b/") == [4, 2, 2]
+    tree.check({b"b/e": b"a/file"})

@@ -74,6 +74,7 @@ BROKEN = {
     "a file's name with a slash": ("UPDATE entry SET name=x'782f' WHERE name=x'6c61726765'", "entry"),
     "a node of another bucket": ("UPDATE node SET bucket=5 WHERE size=10", "entry"),
     "a wrong count of links": ("UPDATE node SET links=7 WHERE size=10", "links"),
+    "a wrong count of subdirectories": ("UPDATE node SET links=links+1 WHERE data=x'612f'", "links"),
     "a directory that is elsewhere": ("UPDATE node SET data=x'7a2f' WHERE data=x'612f'", "directory"),
     "a directory that leads nowhere": ("UPDATE entry SET parent=node WHERE name=x'612f'", "directory"),
     "a bucket without a root": ("UPDATE bucket SET root=3", "bucket"),
