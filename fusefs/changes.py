@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from pyfuse3 import EntryAttributes, SetattrFields
 
 from appliance import settings
+from appliance.errors import Code, StoreError
+from appliance.limits import FILE_SIZE_MAX
 from fusefs.handles import File
 
 if TYPE_CHECKING:
@@ -36,6 +38,12 @@ def drop_privileges(file: File) -> None:
     file.mode &= ~stat.S_ISUID
     if file.mode & stat.S_IXGRP:
         file.mode &= ~stat.S_ISGID
+
+
+def require_size(size: int) -> None:
+    """Raises TOO_LARGE for a size that no file may have."""
+    if size > FILE_SIZE_MAX:
+        raise StoreError(Code.TOO_LARGE)
 
 
 def require_unlocked(store: ObjectStore, file: File) -> None:

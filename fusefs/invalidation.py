@@ -122,9 +122,10 @@ class Invalidation:
 
     async def forget_file(self, file: File) -> None:
         """The kernel looks the file up again once nobody has it open: of a file that it writes to it believes only its
-        own size.  Where it found the file last is known of new ones and in buckets with a quota or versions."""
-        if file.place is not None and not file.orphan:
-            parent, name = file.place
+        own size.  Where it found the file last is noted of new ones and in buckets with a quota or versions."""
+        place = file.place or await self.store.place_of(file.inode)
+        if place is not None and not file.orphan:
+            parent, name = place
             await self._begin([(parent, tree.to_mount(name)), (parent, tree.to_mount(name, True))], [])
 
     async def close(self) -> None:

@@ -38,7 +38,7 @@ from pyfuse3 import (
 
 from appliance.authority import MOUNT, Action, Principal
 from appliance.errors import StoreError
-from appliance.limits import FILE_SIZE_MAX, NAME_MAX
+from appliance.limits import NAME_MAX
 from appliance.model import Attributes, Entry
 from fusefs import attributes, changes, xattrs
 from fusefs.answered import answered
@@ -184,8 +184,7 @@ class Operations(pyfuse3.Operations):
         try:
             if fields.update_size:
                 changes.require_unlocked(self.store, file)
-                if attr.st_size > FILE_SIZE_MAX:
-                    raise FUSEError(errno.EFBIG)
+                changes.require_size(attr.st_size)
                 file.require_key()
                 self.files.truncate(file, attr.st_size, now_ns)
                 changes.drop_privileges(file)
@@ -299,9 +298,8 @@ class Operations(pyfuse3.Operations):
         file = handle.file
         if file.error is not None:
             self.files.report(file)
-        if off + len(buf) > FILE_SIZE_MAX:
-            raise FUSEError(errno.EFBIG)
         try:
+            changes.require_size(off + len(buf))
             await self.files.make_room(file)
             self.files.write(file, off, buf, time.time_ns())
         except StoreError as error:

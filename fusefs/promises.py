@@ -5,9 +5,10 @@ or close returns), never after: what was accepted has room in the bucket, and it
 holds a promise of as many objects and bytes as its next commit will add; the commit takes the promise along and redeems
 it, or a failed one gives it back.
 
-What is refused when the kernel writes its cache back was written by a program long ago, and the kernel would tell it
-EIO: so the kernel is answered as if it were done, and each fsync and close until the last writer's is answered EDQUOT.
-The kernel then believes in a size that the file does not have, until it forgets the file: it is made to.
+What is refused when the kernel writes its cache back (by a quota, a full pool, a file's greatest size) was written by a
+program long ago, and the kernel would tell it EIO: so the kernel is answered as if it were done, and each fsync and
+close until the last writer's is answered EDQUOT, ENOSPC, EFBIG.  The kernel then believes in a size that the file does
+not have, until it forgets the file: it is made to.
 
 Without versions a change adds what the file grows by, once for each of its names; the first change of a version adds
 the whole file and one object, because the older version stays.
@@ -15,13 +16,15 @@ the whole file and one object, because the older version stays.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from appliance.errors import Code, StoreError
 from fusefs.handles import Commit, File, FileHandle
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
+
+LIMITS: Final = (Code.QUOTA_EXCEEDED, Code.NO_SPACE, Code.TOO_LARGE)
 
 
 class Promises:
@@ -74,13 +77,13 @@ class Promises:
         """Bytes were not taken.  Whether the kernel is to be told that they were."""
         file = handle.file
         file.misled = True
-        if handle.direct or error.code is not Code.QUOTA_EXCEEDED:
+        if handle.direct or error.code not in LIMITS:
             return False
         file.refused = error
         return True
 
     def report(self, file: File) -> None:
-        """Raises QUOTA_EXCEEDED if bytes of the file were refused that its writers were not told of as they wrote."""
+        """Raises what refused bytes of the file, if its writers were not told of it as they wrote."""
         if file.refused is not None:
             raise StoreError(file.refused.code, file.refused.message)
 

@@ -546,6 +546,12 @@ def entries(every: type_every, parent: int, after: tuple[bytes, bool] | None, li
     ]
 
 
+def place_of(every: type_every, node: int) -> tuple[int, bytes] | None:
+    """A (directory, name) of a file.  Reads all names."""
+    rows = every("SELECT parent, name FROM entry WHERE node=? LIMIT 1", (node,))
+    return (rows[0][0], rows[0][1]) if rows else None
+
+
 _ALLOCATED: Final = (
     "SELECT coalesce(sum(min(off + len, ?3) - max(off, ?2)), 0) FROM slice WHERE map=?1 AND off<?3 AND off + len>?2"
     " AND off>=coalesce((SELECT max(off) FROM slice WHERE map=?1 AND off<=?2), 0)"

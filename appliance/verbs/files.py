@@ -63,6 +63,11 @@ class FileVerbs(VersionVerbs):
         directory) of the last one seen."""
         return listing.entries(self.every, parent, after, limit)
 
+    async def place_of(self, node: int) -> tuple[int, bytes] | None:
+        """A (directory, name) of a file; None without one.  Reads all names: for what must be known and seldom is."""
+        found: tuple[int, bytes] | None = await self.engine.scans.call(self.snapshot, listing.place_of, node)
+        return found
+
     def allocated(self, node: Node, start: int = 0, end: int = FILE_SIZE_MAX) -> int:
         """Bytes of the node in [start, end) that are not holes."""
         return listing.allocated(self.every, node, start, end)

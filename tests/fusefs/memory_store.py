@@ -464,6 +464,12 @@ class MemoryStore:
     def space(self, copies: int = 1) -> tuple[int, int]:
         return 1 << 40, 1 << 39
 
+    async def place_of(self, node: int) -> tuple[int, bytes] | None:
+        found = (
+            (parent, name) for parent, names in self.directories.items() for name, each in names.items() if each == node
+        )
+        return next(found, None)
+
     # ------------------------------------------------------------------ the other door
     def watch(self, listener: Callable[[Sequence[Change]], Any]) -> Callable[[], None]:
         self.listeners.append(listener)

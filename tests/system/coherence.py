@@ -1,11 +1,12 @@
 """H5 on a real kernel: processes that stat, read, list and open names on the mount while S3 changes them.
 
 Every watched name has generations, which one writer numbers: an odd one is an object of `SIZE_BASE + generation` bytes
-that tell the generation, an even one is a deletion.  The writer notes a generation in shared memory before it asks for
-it (`begun`) and after S3 has answered (`acknowledged`).  A look through the mount notes what was acknowledged before it
-began and what had begun when it was done; what it saw must be a generation between the two.  So nothing may be older
-than what was acknowledged before the look, whatever the kernel keeps: names that are there, names that are not, sizes,
-pages, directories, links.
+that tell the generation, an even one is a deletion.  The writer takes either door, mostly S3's, and notes a generation
+in shared memory before it asks for it (`begun`) and after it was answered (`acknowledged`).  A look through either
+door notes what was acknowledged before it began and what had begun when it was done; what it saw must be a generation
+between the two.  So nothing may be older than what was acknowledged before the look, whatever the kernel keeps: names
+that are there, names that are not, sizes, pages, directories, links.  A directory that is renamed to and fro is watched
+by a name in it.
 
 Beside them others work in the same directories, so that the kernel holds their locks when S3's changes want them: a
 daemon that waits in such a request for an invalidation, or the other way round, shows as an answer that takes seconds.
@@ -39,12 +40,13 @@ if TYPE_CHECKING:
 
 NAMES: Final = (b"k0", b"k1", b"d/k2", b"d/k3", b"d/e/k4", b"v/k5")
 """The last one's directory is implied: it comes and goes with its key."""
+MOVED: Final = len(NAMES)  # the generations of a directory that is `p` when they are odd and `q` when they are even
 WRITERS: Final = 2
 WATCHERS: Final = 6
 WORKERS: Final = 4
 SIZE_BASE: Final = 16
 SLOW: Final = 3.0  # seconds; less than an invalidation's own limit
-RECENT: Final = 8  # entries of a directory that a look through a handle, opened before, may miss
+BY_MOUNT: Final = 0.25  # of the writes
 
 
 class Board:
@@ -97,14 +99,24 @@ def read_generation(data: bytes) -> int:
 class Watcher:
     """Looks at every name, in every way a program can."""
 
-    def __init__(self, root: bytes, board: Board, seed: int) -> None:
-        self.root = root
+    def __init__(self, door: Kernel, board: Board, seed: int) -> None:
+        self.door = door
+        self.root = door.root
         self.board = board
         self.random = random.Random(seed)
         self.count = 0
 
     def run(self) -> None:
-        ways = (self.stat, self.read, self.read, self.listed, self.absent_or_there, self.descend, self.mapped)
+        ways = (
+            self.stat,
+            self.read,
+            self.listed,
+            self.absent_or_there,
+            self.descend,
+            self.mapped,
+            self.get,
+            self.moved,
+        )
         while not self.board.stopped:
             self.random.choice(ways)(self.random.randrange(len(NAMES)))
             self.count += 1
@@ -180,6 +192,27 @@ class Watcher:
         finally:
             os.close(descriptor)
 
+    def get(self, which: int) -> None:
+        """Through the other door."""
+        before = self.board.acknowledged(which)
+        answer = self.door.send("GET", NAMES[which])
+        assert answer.status in (200, 404), answer
+        self.judge(which, before, read_generation(answer.body) if answer.status == 200 else None, "GET")
+
+    def moved(self, which: int) -> None:
+        """The name in the directory that moves; `which` decides how it is looked for."""
+        name = (b"p/m", b"q/m")[which % 2]
+        before = self.board.acknowledged(MOVED)
+        if which < 2:
+            there = self.door.send("HEAD", name).status == 200
+        elif which < 4:
+            there = os.access(self.root + b"/" + name, os.F_OK)
+        else:
+            there = name[:1] in os.listdir(self.root)
+        after = self.board.begun(MOVED)
+        wanted = {generation % 2 == (name == b"p/m") for generation in range(before, after + 1)}
+        assert there in wanted, f"{name!r} by way {which}: {there}, between {before} and {after}"
+
     def listed(self, which: int) -> None:
         """All of a directory by readdir, with sizes by stat of what was found."""
         directory, _, name = NAMES[which].rpartition(b"/")
@@ -216,17 +249,26 @@ class Watcher:
 
 
 # ---------------------------------------------------------------------- writing
-def write_through_s3(box: Box, bucket: str, board: Board, which: list[int], seed: int) -> None:
+def write(box: Box, bucket: str, board: Board, which: list[int], seed: int) -> None:
     """One process: the generations of some names."""
     door = Kernel(box, bucket)
     numbers = random.Random(seed)
+    temporary = door.root + b"/t%d" % seed
     while not board.stopped:
         index = numbers.choice(which)
         generation = board.begun(index) + 1
         key = NAMES[index]
+        path = door.root + b"/" + key
+        mounted = numbers.random() < BY_MOUNT and not key.startswith(b"v/")
         board.begin(index, generation)
         begin = time.monotonic()
-        if generation % 2:
+        if mounted and generation % 2:
+            with open(temporary, "wb") as file:
+                file.write(body(generation))
+            os.rename(temporary, path)
+        elif mounted:
+            os.unlink(path)
+        elif generation % 2:
             answer = door.send("PUT", key, body=body(generation))
             assert answer.status == 200, answer
         else:
@@ -234,7 +276,18 @@ def write_through_s3(box: Box, bucket: str, board: Board, which: list[int], seed
             assert answer.status == 204, answer
         board.acknowledge(index, generation)
         took = time.monotonic() - begin
-        assert took < SLOW, f"{key!r}: S3 answered after {took:.1f} s"
+        assert took < SLOW, f"{key!r}: answered after {took:.1f} s"
+
+
+def move(door: Kernel, board: Board) -> None:
+    """One process: a directory to and fro."""
+    paths = {1: door.root + b"/p", 0: door.root + b"/q"}
+    while not board.stopped:
+        generation = board.begun(MOVED) + 1
+        board.begin(MOVED, generation)
+        os.rename(paths[1 - generation % 2], paths[generation % 2])
+        board.acknowledge(MOVED, generation)
+        time.sleep(0.01)
 
 
 def work_through_s3(box: Box, bucket: str, board: Board, seed: int) -> None:
@@ -306,8 +359,12 @@ def work_through_mount(root: bytes, board: Board, seed: int) -> None:
 def run(box: Box, seconds: float, seed: int) -> tuple[int, int]:
     """Generations that were written, and looks.  Raises AssertionError with what the first process said."""
     door = Kernel(box)
-    board = Board(len(NAMES))
-    os.makedirs(os.path.join(door.root, b"d/e"))
+    board = Board(len(NAMES) + 1)
+    for directory in (b"d/e", b"p"):
+        os.makedirs(os.path.join(door.root, directory))
+    assert door.send("PUT", b"p/m").status == 200
+    board.begin(MOVED, 1)
+    board.acknowledge(MOVED, 1)
     context = multiprocessing.get_context("fork")
     said = context.SimpleQueue()
     looks = context.Value("q", 0)
@@ -322,7 +379,7 @@ def run(box: Box, seconds: float, seed: int) -> tuple[int, int]:
                 sys.exit(1)
 
     def watch(number: int) -> None:
-        watcher = Watcher(door.root, board, number)
+        watcher = Watcher(Kernel(box, door.bucket), board, number)
         watcher.run()
         with looks.get_lock():
             looks.value += watcher.count
@@ -330,9 +387,9 @@ def run(box: Box, seconds: float, seed: int) -> tuple[int, int]:
     parts: list[tuple[object, ...]] = [(watch, seed + number) for number in range(WATCHERS)]
     for number in range(WRITERS):
         mine = list(range(number, len(NAMES), WRITERS))
-        parts.append((write_through_s3, box, door.bucket, board, mine, seed + number))
+        parts.append((write, box, door.bucket, board, mine, seed + number))
     parts += [(work_through_mount, door.root, board, seed + number) for number in range(WORKERS)]
-    parts.append((work_through_s3, box, door.bucket, board, seed))
+    parts += [(work_through_s3, box, door.bucket, board, seed), (move, Kernel(box, door.bucket), board)]
     processes = [context.Process(target=process, args=part) for part in parts]
     for one in processes:
         one.start()
