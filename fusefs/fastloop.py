@@ -44,6 +44,35 @@ class Lock:
         self._waiting.unpark()
 
 
+class Turn:
+    """Whose turn it is to read requests.  As `Lock`, but one at most is woken at a time.
+
+    Who reads answers what memory has and is back before anybody who was woken has run; to wake another for each request
+    would cost a pass of the loop each.  The one that was woken takes over if the reader waits for something else.
+    """
+
+    __slots__ = ("_held", "_waiting", "_woken")
+
+    def __init__(self) -> None:
+        self._held = False
+        self._woken = False
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def __aenter__(self) -> None:
+        while self._held:
+            try:
+                await self._waiting.park()
+            finally:
+                self._woken = False
+        self._held = True
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._held = False
+        if not self._woken and self._waiting:
+            self._woken = True
+            self._waiting.unpark()
+
+
 class _Poller:
     """The state of the one session that a process can have."""
 
@@ -76,5 +105,5 @@ def install(first: Callable[[], bool] | None = None) -> None:
     lowlevel.wait_readable = _Poller(first).wait_readable
     namespace = types.SimpleNamespace(**{name: getattr(trio, name) for name in trio.__dict__})
     namespace.lowlevel = lowlevel
-    namespace.Lock = Lock
+    namespace.Lock = Turn
     vars(pyfuse3)["trio"] = namespace

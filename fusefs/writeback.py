@@ -245,7 +245,7 @@ class WriteBack:
     async def _settle_in_order(self) -> None:
         while True:
             while self._commits:
-                await self.wait(self._commits[0])
+                await self.wait(self._commits[0], patient=True)
             self._submitted = trio.Event()
             await self._submitted.wait()
 
@@ -429,10 +429,10 @@ class WriteBack:
         return b"".join(parts)
 
     # ------------------------------------------------------------------ settling
-    async def wait(self, commit: Commit) -> None:
+    async def wait(self, commit: Commit, *, patient: bool = False) -> None:
         """Waits for one ticket and takes in every commit up to it that is done."""
         with suppress(Exception):  # taken in below, where it is kept for the file
-            await commit.ticket.wait()
+            await commit.ticket.wait(patient=patient)
         while self._commits and self._commits[0].ticket.settled:
             await self._take_in(self._commits.popleft())
 

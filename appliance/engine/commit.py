@@ -73,21 +73,25 @@ class Ticket:
     not wait for more than `done`: a request of the kernel that holds a directory's lock, which an invalidation wants.
     """
 
-    __slots__ = ("_early", "_waiters", "announce", "command", "done", "error", "result", "settled", "weight")
+    __slots__ = ("_early", "_waiters", "announce", "command", "done", "error", "hurry", "result", "settled", "weight")
 
     def __init__(self, command: commands.Command, weight: int, *, announce: bool) -> None:
         self.command = command
         self.weight = weight  # bytes that the batch's gathered write carries for it
         self.announce = announce  # others are told of the change before the waiters are (H5)
         self.done = self.settled = False
+        self.hurry: Callable[[], None] | None = None  # while it lingers: sends it to the writer
         self.result: Any = None
         self.error: BaseException | None = None
         self._waiters: list[trio.lowlevel.Task] = []
         self._early: list[trio.lowlevel.Task] = []
 
-    async def wait(self) -> Any:
-        """The result once durable; raises the command's error.  Cancelling the wait does not cancel the command."""
+    async def wait(self, *, patient: bool = False) -> Any:
+        """The result once durable; raises the command's error.  Cancelling the wait does not cancel the command.
+        Unless it is `patient` the command lingers no longer."""
         if not self.settled:
+            if self.hurry is not None and not patient:
+                self.hurry()
             await _park(self._waiters)
         if self.error is not None:
             raise self.error
@@ -96,6 +100,8 @@ class Ticket:
     async def wait_done(self) -> None:
         """Until it is durable or has failed, whoever has yet to be told of it."""
         if not self.done:
+            if self.hurry is not None:
+                self.hurry()
             await _park(self._early)
 
     def end(self) -> None:

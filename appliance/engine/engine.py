@@ -42,6 +42,12 @@ log = logging.getLogger(__name__)
 WAL_MAX = 32 * MIB  # beyond it the WAL is folded into the file, beside the writer
 WAL_LOOK = 64  # batches between two looks at its size
 
+# A batch costs the writer ten times what a command in it does, and on a fast device a barrier is over before the next
+# command comes: what nobody waits for lingers, so that it shares its batch with what follows.
+LINGER = 0.01  # seconds
+LINGER_COMMANDS = 64
+LINGER_BYTES = 4 * MIB
+
 
 class Engine:
     """Built by startup inside a trio loop; `close` ends it."""
@@ -89,6 +95,9 @@ class Engine:
         self._token = trio.lowlevel.current_trio_token()
         self._queue: queue.SimpleQueue[Ticket | _Job | None] = queue.SimpleQueue()
         self._housekeeper = _Housekeeper(self, parts.database, threaded=threaded)
+        self._lingering: list[Ticket] = []
+        self._lingering_bytes = 0
+        self._timed = False  # the end of lingering is on its way
         self._inline: list[Ticket] = []
         self._inline_running = False
         self._thread: threading.Thread | None = None
@@ -160,7 +169,7 @@ class Engine:
     def reap(self, node: int) -> None:
         """Frees a nameless node, in as many batches as it takes."""
         self._reaping.add(node)
-        self.submit(commands.Reap(node=node, now_ns=time.time_ns()))
+        self.submit(commands.Reap(node=node, now_ns=time.time_ns()), patient=True)
 
     def _reap_on(self, batch: Batch) -> None:
         """The next step for each node that has one; what failed is tried again after a batch that did not."""
@@ -175,8 +184,9 @@ class Engine:
             self.reap(self._stuck.pop())
 
     # ------------------------------------------------------------------ submitting
-    def submit(self, command: commands.Command, *, announce: bool = False) -> Ticket:
-        """Queues a command.  Order of submission is order of commit."""
+    def submit(self, command: commands.Command, *, announce: bool = False, patient: bool = False) -> Ticket:
+        """Queues a command.  Order of submission is order of commit.  A `patient` one may linger, until somebody waits
+        for it or submits one that is not."""
         chunks = command.new_chunks
         weight = 0
         for chunk in chunks:
@@ -186,13 +196,36 @@ class Engine:
         ticket = Ticket(command, weight, announce=announce)
         self.last = ticket
         if self._threaded:
-            self._queue.put(ticket)
+            self._lingering.append(ticket)
+            self._lingering_bytes += weight
+            many = len(self._lingering) >= LINGER_COMMANDS or self._lingering_bytes >= LINGER_BYTES
+            if many or not patient:
+                self._hurry()
+            else:
+                ticket.hurry = self._hurry
+                if not self._timed:
+                    self._timed = True
+                    trio.lowlevel.spawn_system_task(self._end_lingering)
         else:
             self._inline.append(ticket)
             if not self._inline_running:
                 self._inline_running = True
                 trio.lowlevel.spawn_system_task(self._work_inline)
         return ticket
+
+    def _hurry(self) -> None:
+        """What lingers goes to the writer."""
+        for ticket in self._lingering:
+            ticket.hurry = None
+            self._queue.put(ticket)
+        self._lingering.clear()
+        self._lingering_bytes = 0
+
+    async def _end_lingering(self) -> None:
+        while self._lingering:
+            await trio.sleep(LINGER)
+            self._hurry()
+        self._timed = False
 
     async def settle(self) -> None:
         """Everything submitted so far is durable or has failed."""

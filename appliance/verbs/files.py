@@ -287,7 +287,7 @@ class FileVerbs(VersionVerbs):
             promised=promised,
             punched=tuple(punched),
         )
-        ticket = self.engine.submit(command)
+        ticket = self.engine.submit(command, patient=True)
         self.unsettled[bucket.id] = ticket
         return ticket
 

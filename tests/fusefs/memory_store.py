@@ -51,7 +51,7 @@ class MemoryTicket:
             self.error = error
         self.settled = True
 
-    async def wait(self) -> object:
+    async def wait(self, *, patient: bool = False) -> object:
         if not self.settled:
             await self.store.drain()
         if self.error is not None:

@@ -11,6 +11,7 @@ import trio.testing
 
 from appliance.catalogue.commands import CreateBucket, DeleteObject, PutObject
 from appliance.engine.commit import Ticket
+from appliance.engine.engine import LINGER_COMMANDS
 from appliance.errors import Code, StoreError
 from appliance.limits import BATCH_COMMANDS_MAX, GATHER_MAX, KIB
 from appliance.model import NO_ATTRIBUTES, Bucket, Deleted, Deletion, Precondition
@@ -71,6 +72,28 @@ def test_many_tickets_share_batches_and_settle_in_order(tmp_path: Path, threaded
         assert store.usage(bucket).objects == count
 
     run_store(tmp_path, main, threaded=threaded, copies=2)
+
+
+def test_what_nobody_waits_for_lingers_until_somebody_does(tmp_path: Path) -> None:
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        engine = store.engine
+        before = engine.committer.batches
+        lingering = [engine.submit(put(store, bucket, b"%d" % n, b"x"), patient=True) for n in range(5)]
+        with trio.move_on_after(0):
+            await lingering[0].wait(patient=True)
+        assert all(ticket.hurry is not None for ticket in lingering), "with the writer already"
+        await lingering[-1].wait()
+        assert all(ticket.settled for ticket in lingering), "overtaken"
+        assert engine.committer.batches - before < 5
+        first = engine.submit(put(store, bucket, b"a", b"1"), patient=True)
+        await engine.submit(put(store, bucket, b"a", b"2")).wait()
+        assert first.settled, "overtaken"
+        assert await read_all(store, await store.look_up(bucket, b"a")) == b"2"
+        await engine.submit(put(store, bucket, b"alone", b"3"), patient=True).wait(patient=True)
+        many = [engine.submit(put(store, bucket, b"many", b"x"), patient=True) for n in range(LINGER_COMMANDS)]
+        assert all(ticket.hurry is None for ticket in many), "enough for a batch, but lingering"
+
+    run_store(tmp_path, main, threaded=True)
 
 
 def test_the_last_of_several_writes_stands(tmp_path: Path) -> None:
