@@ -7,7 +7,7 @@ import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 from fusefs.handles import File
-from fusefs.operations import Operations
+from fusefs.entries import Entries
 from fusefs.writeback import WriteBack
 from tests.effort import examples
 from tests.models.doors.machine import DoorsMachine
@@ -27,7 +27,7 @@ def test_both_doors_show_what_the_model_says() -> None:
     run_state_machine_as_test(DoorsMachine, settings=settings)
 
 
-async def no_keep(operations: Operations, directory: int) -> None:
+async def no_keep(entries: Entries, directory: int) -> None:
     """Directories vanish under programs."""
 
 
@@ -43,7 +43,7 @@ def forgotten(files: WriteBack, inode: int) -> None:
 @rows(
     ("owner", "name", "broken"),
     [
-        (Operations, "_keep", no_keep),
+        (Entries, "_keep", no_keep),
         (WriteBack, "commit", nothing),
         (WriteBack, "get", forgotten),
     ],
