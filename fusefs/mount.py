@@ -168,7 +168,9 @@ class Mount:
         self._tasks.start_soon(work, *arguments)
 
     async def _serve(self) -> None:
-        await pyfuse3.main(min_tasks=TASKS_MAX, max_tasks=TASKS_MAX)  # those that wait cost less than those that come and go
+        await pyfuse3.main(
+            min_tasks=TASKS_MAX, max_tasks=TASKS_MAX
+        )  # those that wait cost less than those that come and go
         self._ended.set()  # unmounted from outside, or terminated by _stop
 
     async def _stop(self) -> None:
