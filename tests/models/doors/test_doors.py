@@ -6,8 +6,8 @@ import hypothesis
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from fusefs.handles import File
 from fusefs.entries import Entries
+from fusefs.handles import File
 from fusefs.writeback import WriteBack
 from tests.effort import examples
 from tests.models.doors.machine import DoorsMachine
