@@ -29,6 +29,7 @@ GRANTS_MAX: Final = 100  # of one access control list
 
 # --- how bytes are laid out (FORMAT.md)
 INLINE_MAX: Final = 2 * KIB  # inline rows above this are slower than a gathered page at 64 clients and bloat snapshots
+PATCH_MAX: Final = 16 * KIB  # a change of a file up to this goes into the journal's record: the short path
 GATHER_MAX: Final = 128 * KIB  # bodies up to this join their batch's one write; larger ones are streamed page by page
 PAGE_PAYLOAD: Final = 4 * MIB  # 64 blocks of 64 KiB: their digests fill a 4 KiB header
 PLAN_WINDOW: Final = 64 * MIB  # a longer read is planned window by window: 16 pages and their copies take 0.3 ms
@@ -40,6 +41,7 @@ COPIES_MAX: Final = 3
 # --- commit
 BATCH_COMMANDS_MAX: Final = 256
 BATCH_BODY_MAX: Final = 16 * MIB  # gathered bytes of one batch: one write per device
+PATCHES_MAX: Final = 16 * MIB  # of all patches, for snapshots carry them: beyond it small changes are gathered, too
 DROP_STEP: Final = 512  # slices that one batch frees: 20 ms of the writer, 100 KiB of journal; `Reap` frees the rest
 UNCOVERED_MAX: Final = 64 * MIB  # a stream longer than this flushes its own pages, so that recovery verifies little
 

@@ -298,6 +298,10 @@ class Written(Frozen, frozen=True):
     size: int
     written_ns: int
     version_id: str = ""  # empty unless the bucket's versions are enabled: a null version replaced its like
+    generation: int = 0  # of a mounted file's node
+    grown: int | None = None  # how many bytes of its map are less of a hole than before, where that was counted
+    map: int = 0  # if its bytes are in one, and changed there
+    patched: int = 0  # bytes that took the journal's short path
 
 
 class Deleted(Frozen, frozen=True):

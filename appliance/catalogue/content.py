@@ -18,9 +18,9 @@ from typing import Any, Final, NamedTuple
 from blake3 import blake3
 
 from appliance.catalogue.database import NewData, Rows
-from appliance.catalogue.schema import CHUNK, MAP, NODE, PAGE, SLICE, body_sum, slice_sum
+from appliance.catalogue.schema import CHUNK, MAP, NODE, PAGE, PATCH, SLICE, body_sum, slice_sum
 from appliance.errors import Code, StoreError
-from appliance.limits import INLINE_MAX
+from appliance.limits import INLINE_MAX, PATCH_MAX
 from appliance.model import Body, BodyKind, NewChunk, NewSlice, Node
 
 EMPTY, INLINE, WHOLE, MAPPED = (int(kind) for kind in (BodyKind.EMPTY, BodyKind.INLINE, BodyKind.CHUNK, BodyKind.MAP))
@@ -90,8 +90,9 @@ class Maker(NamedTuple):
 # ---------------------------------------------------------------------- making
 
 
-def add_chunk(tx: Rows, chunk: NewChunk, maker: Maker, refs: int) -> None:
-    """A new chunk with `refs` references: its bytes are gathered by the batch or already in pages."""
+def add_chunk(tx: Rows, chunk: NewChunk, maker: Maker, refs: int, *, short: bool = False) -> None:
+    """A new chunk with `refs` references: its bytes are gathered by the batch or already in pages, or, the `short` way,
+    in the batch's own record."""
     assert refs > 0, "a chunk nobody names must not be committed"
     tx.note_id(chunk.id)
     tx.put(CHUNK, (chunk.id, chunk.length, refs, maker.copies, chunk.key.id if chunk.key is not None else 0))
@@ -99,6 +100,9 @@ def add_chunk(tx: Rows, chunk: NewChunk, maker: Maker, refs: int) -> None:
         for page in chunk.pages:
             tx.put(PAGE, (page.device, page.offset, page.length, chunk.id, page.index, page.copy, page.hsum))
             tx.new_pages[page.device, page.offset] = chunk.covered
+    elif short:
+        tx.put(PATCH, (chunk.id, chunk.data, data_sum(chunk.data)))
+        tx.patched += chunk.length
     else:
         assert len(chunk.data) == chunk.length, "a chunk without pages carries its bytes"
         tx.new_data[chunk.id] = NewData(chunk.data, maker.copies, maker.owner, maker.label, chunk.key)
@@ -155,10 +159,15 @@ def _count(tx: Rows, chunk: int, change: int) -> None:
         tx.put(CHUNK, (chunk, length, refs, copies, key))
         return
     tx.delete(CHUNK, (chunk,))
-    tx.new_data.pop(chunk, None)
-    for dev, off, size in tx.all("SELECT dev, off, len FROM page WHERE chunk=?", (chunk,)):
+    if tx.new_data.pop(chunk, None) is not None:
+        return
+    pages = tx.all("SELECT dev, off, len FROM page WHERE chunk=?", (chunk,))
+    for dev, off, size in pages:
         tx.delete(PAGE, (dev, off))
         tx.freed.append((dev, off, size))
+    if not pages:
+        tx.delete(PATCH, (chunk,))
+        tx.patched -= length
 
 
 def share(tx: Rows, kind: int, ref: int) -> None:
@@ -251,6 +260,17 @@ def _overlap(
         yield row[0], row[1], row[2], row[3], row[4]
 
 
+def patch_data(every: type_all, chunk: int) -> bytes | None:
+    """The bytes of a chunk that has no pages, verified in this read (H3); None if it is none.  Raises DAMAGED."""
+    rows = every("SELECT data, dsum FROM patch WHERE chunk=?", (chunk,))
+    if not rows:
+        return None
+    data, found = rows[0]
+    if data_sum(data) != found:
+        raise StoreError(Code.DAMAGED, "the data is damaged in the catalogue", cause=f"patch {chunk}: rebuild it")
+    return bytes(data)
+
+
 def flatten(every: type_all, kind: int, ref: int, start: int, end: int) -> list[Flat]:
     """Slices of chunks that cover [start, end) of a content of kind CHUNK or MAP, clipped, in order; gaps are holes.
 
@@ -316,8 +336,8 @@ def clone_range(tx: Rows, content: Content, start: int, length: int, maker: Make
     for piece in pieces:
         _count(tx, piece.chunk, 1)
     if len(pieces) == 1 and pieces[0].length == length and pieces[0].start == 0:
-        whole = tx.one("SELECT len FROM chunk WHERE id=?", (pieces[0].chunk,))
-        if whole[0] == length:
+        whole = tx.one("SELECT len, id IN (SELECT chunk FROM patch) FROM chunk WHERE id=?", (pieces[0].chunk,))
+        if whole == (length, 0):  # a patch stays in a map, where folding finds it
             return Content(WHOLE, pieces[0].chunk)
     if not pieces:
         return NOTHING
@@ -339,7 +359,11 @@ def patch(
     punched: Sequence[tuple[int, int]] = (),
 ) -> Content:
     """The content after: everything at or beyond `cut` dropped, `punched` made holes, `slices` laid over, the size set
-    to `size`."""
+    to `size`.
+
+    A change of at most PATCH_MAX bytes of a body that stays takes the journal's short path: its bytes are in the record
+    that names them, and in `patch` until they are folded."""
+    tx.grown = None
     keep = old_size if cut is None else min(cut, old_size)
     keep = min(keep, size)
     apart = any(chunk.pages or chunk.key is not None for chunk in chunks)  # what is encrypted is never inline
@@ -353,18 +377,21 @@ def patch(
     if not slices and not punched and keep == old_size:
         return content  # only a hole is appended
     number = _own_map(tx, content, old_size, maker)
+    grown = sum(piece.length for piece in slices)
     if keep < old_size:
-        _punch(tx, number, keep, old_size)
+        grown -= _punch(tx, number, keep, old_size)
     refs: dict[int, int] = {}
     for piece in slices:
         refs[piece.chunk] = refs.get(piece.chunk, 0) + 1
+    short = not apart and sum(chunk.length for chunk in chunks) <= min(PATCH_MAX, tx.short - tx.patched)
     for chunk in chunks:
-        add_chunk(tx, chunk, maker, refs[chunk.id])
+        add_chunk(tx, chunk, maker, refs[chunk.id], short=short)
     for start, end in punched:
-        _punch(tx, number, start, end)
+        grown -= _punch(tx, number, start, end)
     for piece in slices:
-        _punch(tx, number, piece.offset, piece.offset + piece.length)
+        grown -= _punch(tx, number, piece.offset, piece.offset + piece.length, replaced=True)
         tx.put(SLICE, (number, piece.offset, piece.length, WHOLE, piece.chunk, piece.start))
+    tx.grown = grown if content.kind == MAPPED else None
     return Content(MAPPED, number)
 
 
@@ -405,18 +432,23 @@ def _own_map(tx: Rows, content: Content, size: int, maker: Maker) -> int:
     return mine
 
 
-def _punch(tx: Rows, number: int, start: int, end: int) -> None:
-    """Makes [start, end) of a flat map a hole; a slice that straddles an edge is cut, one that spans it is split."""
+def _punch(tx: Rows, number: int, start: int, end: int, *, replaced: bool = False) -> int:
+    """Makes [start, end) of a flat map a hole; a slice that straddles an edge is cut, one that spans it is split.
+
+    Returns how many bytes of it were none before.  `replaced`: a slice at `start` is put next, so none is deleted."""
+    held = 0
     for offset, length, kind, ref, inner in _overlap(tx.all, number, start, end):
         if offset + length <= start:
             continue
         left, right = start - offset, offset + length - end
+        held += length - max(left, 0) - max(right, 0)
         if left > 0:
             tx.put(SLICE, (number, offset, left, kind, ref, inner))
-        else:
+        elif left < 0 or not replaced:
             tx.delete(SLICE, (number, offset))
         if right > 0:
             tx.put(SLICE, (number, end, right, kind, ref, inner + end - offset))
         change = (left > 0) + (right > 0) - 1
         if change:
             _count(tx, ref, change)
+    return held

@@ -23,7 +23,7 @@ import sqlite_utils
 from appliance.catalogue import schema
 from appliance.catalogue.schema import BY_NUMBER, ENTRY, META, PAGE, SLICE, TABLES, Table, summed
 from appliance.errors import Code, StoreError
-from appliance.limits import DROP_STEP
+from appliance.limits import DROP_STEP, PATCHES_MAX
 from appliance.model import Change, DataKey
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,7 @@ class Mark(NamedTuple):
     lengths: list[int]
     drops: int
     changes: int
+    patched: int
 
 
 class Rows:
@@ -122,6 +123,7 @@ class Rows:
         take_id: Callable[[], int],
         held: Callable[[int], bool],
         drops: int = DROP_STEP,
+        short: int = PATCHES_MAX,
     ) -> None:
         self._execute = connection.execute
         self.connection = connection
@@ -140,6 +142,9 @@ class Rows:
         ] = {}  # staged pages now named by rows -> covered by an earlier flush
         self.freed: list[tuple[int, int, int]] = []  # extents whose rows are gone
         self.drops = drops  # slices that may still be freed here: a record must fit the ring, however large an object
+        self.short = short  # bytes that may still take the short path: patches are folded away in their own time
+        self.grown: int | None = None  # bytes that the last `content.patch` filled of a map's holes; None: another kind
+        self.patched = 0  # by how many bytes this batch changes what patches hold
         self.keep: type_keep = lambda node, kind, ref, start, end: None
         self.reaps: list[int] = []  # unlinked nodes with bytes left to free, by commands to come
         self.notes: list[Change] = []
@@ -200,6 +205,8 @@ class Rows:
         """The one quota charge (H6): in the commit's own transaction, admitted or not when the command is done.
 
         `parts` are bytes of unfinished uploads.  `always`: no quota stops it, for it is how something is deleted."""
+        if not (objects or size or parts):
+            return  # a database's overwrites: no row for them
         counted = self.usage.get(bucket)
         if counted is None:
             self.usage[bucket] = [objects, size, parts]
@@ -239,6 +246,7 @@ class Rows:
             [len(grown) for grown in self._growing()],
             self.drops,
             self.changes,
+            self.patched,
         )
 
     def keep_marked(self) -> None:
@@ -251,6 +259,7 @@ class Rows:
         self._execute("RELEASE command")
         self.images, self.touched, self.new_data, self.new_pages = mark.held
         self.usage, self.drops, self.changes = mark.usage, mark.drops, mark.changes
+        self.patched = mark.patched
         for grown, length in zip(self._growing(), mark.lengths, strict=True):
             del grown[length:]
 
@@ -286,6 +295,11 @@ def applied_seq(connection: sqlite3.Connection) -> int:
 def set_meta(connection: sqlite3.Connection, name: str, value: int) -> None:
     """Outside of the journal: `applied_seq` is in each batch's transaction but is not one of its images."""
     connection.execute(META.upsert, (name, value))
+
+
+def patched_bytes(connection: sqlite3.Connection) -> int:
+    """Bytes that patches hold."""
+    return int(connection.execute("SELECT coalesce(sum(length(data)), 0) FROM patch").fetchone()[0])
 
 
 def used_by_region(connection: sqlite3.Connection, device: int, start: int, region: int) -> dict[int, int]:

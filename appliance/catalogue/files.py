@@ -24,7 +24,7 @@ from appliance.catalogue.commands import (
     Unlink,
     WriteFile,
 )
-from appliance.catalogue.content import EMPTY, NOTHING, Maker
+from appliance.catalogue.content import EMPTY, MAPPED, NOTHING, Maker
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.nodes import content_of, put_node, unlink_node
@@ -423,9 +423,11 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
             *command.punched,
         ):
             tx.keep(command.node, old.kind, old.ref, start, end)
+    patched = tx.patched
     made = content.patch(
         tx, old, old_size, command.size, command.cut, command.chunks, command.slices, maker, command.punched
     )
+    grown = tx.grown
     if changed:
         etag, generation, written_ns = command.etag, generation + 1, command.now_ns
     after = Node(
@@ -470,7 +472,18 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
         tx.note(Change(parent_id, name, False, replaced.id if replaced is not None else 0, False))
     elif links:
         tx.charge(command.bucket, 0, links * (command.size - old_size))
-    return Written(command.node, etag, command.size, written_ns, after.version_id if state == settings.ENABLED else "")
+    version_id = after.version_id if state == settings.ENABLED else ""
+    return Written(
+        command.node,
+        etag,
+        command.size,
+        written_ns,
+        version_id,
+        generation,
+        grown,
+        made.ref if made.kind == MAPPED and changed else 0,
+        tx.patched - patched,
+    )
 
 
 def _as_sealed(node: Node, chunks: Sequence[NewChunk]) -> Node:

@@ -6,6 +6,7 @@ number is part of the on-disk format and is never reused; columns are only ever 
 
 Who counts what:  `chunk.refs` = nodes and parts of kind CHUNK + slices of kind CHUNK that name it;
 `map.refs` = nodes and parts of kind MAP + slices of kind MAP that name it.  A row at 0 does not exist.
+A chunk's bytes are in its pages, or, if it is small and recent, in its one row of `patch`.
 A map is *flat* (slices of chunks only) or *composed* (slices of flat maps too, made by CompleteMultipartUpload):
 depth <= 2.
 
@@ -24,7 +25,7 @@ import struct
 import zlib
 from typing import Any, Final, NamedTuple
 
-VERSION: Final = 3
+VERSION: Final = 4
 _DEFAULTS: Final[dict[str, int | str | bytes]] = {"INTEGER": 0, "TEXT": "", "BLOB": b""}
 _LITERALS: Final = {"INTEGER": "0", "TEXT": "''", "BLOB": "x''"}
 
@@ -287,9 +288,21 @@ DATA_KEY: Final = _table(
     rowid=True,
 )
 
+PATCH: Final = _table(
+    17,
+    "patch",
+    1,
+    """
+    chunk INTEGER PRIMARY KEY, -- a chunk that has no pages, until it is folded into one that has
+    data BLOB NOT NULL,        -- its bytes: what a small change of a mounted file wrote
+    dsum BLOB NOT NULL         -- the first 16 bytes of their BLAKE3
+    """,
+    rowid=True,
+)
+
 TABLES: Final = (
     META, BUCKET, ENTRY, NODE, MAP, SLICE, CHUNK, PAGE, UPLOAD, PART, ACCESS_KEY, USAGE, SETTING, USER, VERSION_TABLE,
-    DATA_KEY,
+    DATA_KEY, PATCH,
 )  # fmt: skip
 BY_NUMBER: Final = {table.number: table for table in TABLES}
 INDEXES: Final = (

@@ -34,7 +34,7 @@ import trio
 
 from appliance.catalogue import commands, names
 from appliance.catalogue.apply import apply
-from appliance.catalogue.database import ID_STEP, NewData, Rows, set_meta
+from appliance.catalogue.database import ID_STEP, NewData, Rows, patched_bytes, set_meta
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.schema import META, PAGE, USAGE
 from appliance.device.buffers import aligned
@@ -45,7 +45,7 @@ from appliance.engine.ledger import NONE, Ledger, Promise
 from appliance.engine.pool import Pool, PoolDevice, header_for
 from appliance.engine.retrieve import Retrieval
 from appliance.errors import Code, StoreError
-from appliance.limits import BATCH_BODY_MAX, COPIES_MAX, DROP_STEP, KIB, MIB
+from appliance.limits import BATCH_BODY_MAX, COPIES_MAX, DROP_STEP, KIB, MIB, PATCHES_MAX
 from appliance.model import CUSTOMER, Change
 from appliance.ondisk import cipher, page, record
 
@@ -197,6 +197,7 @@ class Committer:
         self._limbo_lock = threading.Lock()
         self.failed: StoreError | None = None
         self.begun = 0  # COMMITs begun: ahead of what the loop was told, its memory of rows may be stale
+        self.patched = patched_bytes(connection)  # bytes that patches hold
         self.batches = 0
         self.batch_commands = 0
         self.barrier_seconds = 0.0
@@ -253,7 +254,13 @@ class Committer:
     def _attempt(self, tickets: Sequence[Ticket], *, guarded: bool) -> Batch:
         """`guarded`: each command can be undone alone."""
         connection = self.connection
-        tx = Rows(connection, self._take_id, self._held, min(DROP_STEP, self.ring.length // DROP_SHARE))
+        tx = Rows(
+            connection,
+            self._take_id,
+            self._held,
+            min(DROP_STEP, self.ring.length // DROP_SHARE),
+            PATCHES_MAX - self.patched,
+        )
         tx.keep = partial(self.retrieval.long.keep, tx.all)
         tx.buckets = self._buckets
         try:
@@ -534,6 +541,7 @@ class Committer:
         self.ring.append(place, digest)
         if tx.top_id >= self._id_limit:
             self._id_limit = tx.top_id + ID_STEP
+        self.patched += tx.patched
         self.batches += 1
         self.batch_commands += len(tickets)
         allocator = self.pool.allocator

@@ -28,6 +28,7 @@ from appliance.catalogue.names import DirectoryCache, RowCache, node_at
 from appliance.device.fan import Fan
 from appliance.device.lanes import CallLanes
 from appliance.engine.commit import Batch, Committer, Ticket
+from appliance.engine.filled import Filled
 from appliance.engine.ingest import Staged
 from appliance.engine.ledger import Ledger
 from appliance.engine.retrieve import Retrieval
@@ -62,6 +63,7 @@ class Engine:
         self.checkpointer = parts.checkpointer
         self.directories = DirectoryCache()
         self.rows = RowCache()
+        self.filled = Filled()
         self._told = 0  # COMMITs that the loop was told of
         self._ids = itertools.count(parts.next_id)
         self._held: dict[int, int] = {}
@@ -343,6 +345,7 @@ class Engine:
             self.rows.forget(batch.changed)
         if batch.reaps or self._reaping:
             self._reap_on(batch)
+        self.filled.follow(batch.tickets)
         for ticket in batch.tickets:
             if ticket.error is None and isinstance(ticket.command, _RELOADING):
                 self.reload()

@@ -22,7 +22,7 @@ from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from appliance.catalogue.content import EMPTY, MAPPED, WHOLE, flatten, require_body
+from appliance.catalogue.content import EMPTY, MAPPED, WHOLE, flatten, patch_data, require_body
 from appliance.engine.pool import PageRef
 from appliance.errors import Code, StoreError
 from appliance.limits import PAGE_PAYLOAD, PLAN_WINDOW
@@ -31,17 +31,25 @@ _PAGES: Final = "SELECT dev, off, len, idx, hsum, chunk FROM page WHERE chunk=? 
 KEPT_MAX: Final = (
     16_384  # steps that a long plan keeps of what is changed before it was read: 10 MiB, or 64 GiB of file
 )
+KEPT_STEP: Final = 4096  # bytes of patches that count like one step
 
 type_every = Callable[..., list[Any]]
 type_prefer = Callable[[list[PageRef]], list[PageRef]]
 
 
 class Step(NamedTuple):
-    """`length` bytes: zeros, or payload bytes from `start` on of one page, whose copies are `copies`."""
+    """`length` bytes: payload bytes from `start` on of one page, whose copies are `copies`; where it has none, bytes of
+    `data` from `start` on; without any, zeros."""
 
     length: int
     start: int
     copies: Sequence[PageRef]
+    data: bytes = b""
+
+    @property
+    def here(self) -> memoryview | None:
+        """The bytes, if they are no page's and not zeros."""
+        return memoryview(self.data)[self.start : self.start + self.length] if self.data else None
 
 
 def steps_of(every: type_every, prefer: type_prefer, kind: int, ref: int, start: int, end: int) -> list[Step]:
@@ -49,14 +57,21 @@ def steps_of(every: type_every, prefer: type_prefer, kind: int, ref: int, start:
     steps: list[Step] = []
     position, held = start, end
     pages: dict[int, dict[int, list[PageRef]]] = {}
+    patches: dict[int, bytes] = {}
     if kind == WHOLE:  # a chunk alone may be shorter than its file: what the mount appended as a hole
         held = min(end, int(every("SELECT len FROM chunk WHERE id=?", (ref,))[0][0]))
     for piece in flatten(every, kind, ref, start, held):
         if piece.offset > position:
             steps.append(Step(piece.offset - position, 0, ()))
         if piece.chunk not in pages:
-            pages[piece.chunk] = pages_of(every, prefer, piece.chunk)
-        steps.extend(cut(pages[piece.chunk], piece.start, piece.length))
+            found = pages_of(every, prefer, piece.chunk)
+            if not found and (data := patch_data(every, piece.chunk)) is not None:
+                patches[piece.chunk] = data
+            pages[piece.chunk] = found
+        if piece.chunk in patches:
+            steps.append(Step(piece.length, piece.start, (), patches[piece.chunk]))
+        else:
+            steps.extend(cut(pages[piece.chunk], piece.start, piece.length))
         position = piece.offset + piece.length
     if position < end:
         steps.append(Step(end - position, 0, ()))
@@ -90,7 +105,7 @@ def clip(steps: Sequence[Step], base: int, low: int, high: int) -> Iterator[Step
         skip = max(low - base, 0)
         count = min(base + step.length, high) - base - skip
         if count > 0:
-            yield Step(count, step.start + skip if step.copies else 0, step.copies)
+            yield Step(count, step.start + skip if step.copies or step.data else 0, step.copies, step.data)
         base += step.length
 
 
@@ -148,7 +163,7 @@ class LongPlan:
                         return
                     found = steps(at, min(at + PLAN_WINDOW, end))
                     insort(self._kept, _Kept(at, min(at + PLAN_WINDOW, end), found))
-                    self._kept_steps += len(found)
+                    self._kept_steps += len(found) + sum(len(step.data) for step in found) // KEPT_STEP
 
     def _gaps(self, low: int, high: int) -> list[tuple[int, int]]:
         gaps = []

@@ -223,7 +223,8 @@ class Reader:
         parts: list[bytes | memoryview] = []
         for step in self._steps:
             if not step.copies:
-                parts.append(_ZEROS[: step.length])
+                here = step.here
+                parts.append(_ZEROS[: step.length] if here is None else here)
                 continue
             end = step.start + step.length
             for block in range(step.start // BLOCK, -(-end // BLOCK)):
@@ -240,7 +241,8 @@ class Reader:
         parts: list[bytes | memoryview] = []
         for step in self._steps:
             if not step.copies:
-                parts.append(_ZEROS[: step.length])
+                here = step.here
+                parts.append(_ZEROS[: step.length] if here is None else here)
                 continue
             end = step.start + step.length
             is_long = step.copies[0].length > SMALL_EXTENT
@@ -321,8 +323,11 @@ class Reader:
                 while done < step.length:
                     low = step.start + done
                     count = min(step.length - done, STREAM_PIECE - low % STREAM_PIECE if step.copies else len(_ZEROS))
+                    here = step.here
                     if step.copies:
                         yield pool.read_any(step.copies, low, low + count, room, customer=self._customer)
+                    elif here is not None:
+                        yield here[done : done + count]
                     else:
                         yield _ZEROS[:count]
                     done += count

@@ -24,6 +24,7 @@ import msgspec
 
 from appliance.catalogue import database as catalogue
 from appliance.catalogue import names
+from appliance.catalogue.content import data_sum
 from appliance.catalogue.schema import body_sum, entry_sum, slice_sum
 from appliance.device.buffers import scratch
 from appliance.engine import snapshot
@@ -169,6 +170,9 @@ def check_sums(connection: sqlite3.Connection) -> list[Problem]:
     ):
         if total and total != body_sum(kind, ref, size):
             found.append(Problem("sum", f"node {node}", "does not match its sum"))
+    for chunk, data, total in connection.execute("SELECT chunk, data, dsum FROM patch"):
+        if total != data_sum(data):
+            found.append(Problem("sum", f"patch {chunk}", "does not match its sum"))
     return found[:SHOWN_MAX]
 
 
@@ -244,7 +248,7 @@ def under_replicated(connection: sqlite3.Connection, here: Iterable[int]) -> int
     row = connection.execute(
         "SELECT count(*) FROM (SELECT c.id FROM chunk c LEFT JOIN ("
         f" SELECT chunk, idx, count(DISTINCT dev) AS copies FROM page WHERE dev IN ({devices}) GROUP BY chunk, idx"
-        " ) p ON p.chunk=c.id GROUP BY c.id, c.copies, c.len"
+        " ) p ON p.chunk=c.id WHERE c.id NOT IN (SELECT chunk FROM patch) GROUP BY c.id, c.copies, c.len"
         f" HAVING count(p.idx)<(c.len+{PAGE_PAYLOAD - 1})/{PAGE_PAYLOAD} OR min(p.copies)<c.copies)"
     ).fetchone()
     return int(row[0])

@@ -304,9 +304,18 @@ CHECKS: Final = (
     Check(
         "lost",
         f"SELECT c.id, c.len, count(DISTINCT p.idx) AS parts, (c.len+{PAGE_PAYLOAD - 1})/{PAGE_PAYLOAD} AS wanted"
-        " FROM chunk c LEFT JOIN page p ON p.chunk=c.id GROUP BY c.id HAVING parts<wanted",
+        " FROM chunk c LEFT JOIN page p ON p.chunk=c.id WHERE c.id NOT IN (SELECT chunk FROM patch)"
+        " GROUP BY c.id HAVING parts<wanted",
         "chunk {0}",
         "of {1} bytes has pages for {2} of {3} parts",
+    ),
+    Check(
+        "patch",
+        "SELECT p.chunk, length(p.data), coalesce(c.len, 0), coalesce(c.key, 0) FROM patch p"
+        " LEFT JOIN chunk c ON c.id=p.chunk WHERE c.id IS NULL OR c.len<>length(p.data) OR c.key<>0"
+        " OR EXISTS (SELECT 1 FROM page g WHERE g.chunk=p.chunk)",
+        "patch {0}",
+        "has {1} bytes; its chunk has {2}, data key {3}, or pages too",
     ),
     Check(
         "key",

@@ -70,6 +70,8 @@ class FileVerbs(VersionVerbs):
 
     def allocated(self, node: Node, start: int = 0, end: int = FILE_SIZE_MAX) -> int:
         """Bytes of the node in [start, end) that are not holes."""
+        if start == 0 and end >= node.size:
+            return self.engine.filled.of(node, self.every)
         return listing.allocated(self.every, node, start, end)
 
     def extents(self, node: Node, start: int, end: int) -> Iterator[tuple[int, int]]:

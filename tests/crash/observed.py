@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from appliance import limits
+from appliance.catalogue.content import data_sum
 from appliance.catalogue.schema import TABLES
 from appliance.device.buffers import scratch
 from appliance.engine.plan import Step
@@ -232,6 +233,12 @@ def _audit_pages(
     for device, offset, length, index, hsum, chunk in rows("SELECT dev, off, len, idx, hsum, chunk FROM page"):
         parts[chunk, index].append(PageRef(device, offset, length, index, hsum))
     wanted = {chunk: (length, copies) for chunk, length, copies in rows("SELECT id, len, copies FROM chunk")}
+    patches = rows("SELECT chunk, data, dsum FROM patch")
+    for chunk, data, total in patches:
+        _require(f"the sum of patch {chunk}", data_sum(data), total)
+        _require(f"the length of patch {chunk}", wanted.pop(chunk)[0], len(data))
+        _require(f"pages of patch {chunk}", [], [part for part in parts if part[0] == chunk])
+    _require("bytes of patches", sum(len(row[1]) for row in patches), store.engine.committer.patched)
     payload = _payload()
     for chunk, (length, copies) in wanted.items():
         for index in range(-(-length // payload)):

@@ -19,6 +19,8 @@ from appliance.limits import KIB, MIB
 
 SMALL: Final[Mapping[str, int]] = {
     "SIZE_MIN": 8 * MIB,
+    "PATCH_MAX": 4 * KIB,
+    "PATCHES_MAX": 12 * KIB,
     "GATHER_MAX": 8 * KIB,
     "PAGE_PAYLOAD": 128 * KIB,
     "CHUNK_SIZE": 256 * KIB,

@@ -10,7 +10,7 @@ from typing import Any
 from appliance.catalogue import names, schema
 from appliance.catalogue.apply import apply
 from appliance.catalogue.commands import Command, CreateBucket
-from appliance.catalogue.content import MAPPED, WHOLE, Content, flatten
+from appliance.catalogue.content import MAPPED, WHOLE, Content, flatten, patch_data
 from appliance.catalogue.database import NewData, Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.schema import PAGE, USAGE
@@ -102,7 +102,8 @@ class Catalogue:
         if content.kind == WHOLE:
             end = min(size, self.one("SELECT len FROM chunk WHERE id=?", (content.ref,))[0])
         for piece in flatten(self.every, content.kind, content.ref, 0, end):
-            data = self.bytes[piece.chunk][piece.start : piece.start + piece.length]
+            found = patch_data(self.every, piece.chunk)
+            data = (self.bytes[piece.chunk] if found is None else found)[piece.start : piece.start + piece.length]
             assert len(data) == piece.length, "a slice lies within its chunk"
             image[piece.offset : piece.offset + piece.length] = data
         return bytes(image)

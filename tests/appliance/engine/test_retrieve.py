@@ -12,7 +12,7 @@ import pytest
 from appliance.engine.retrieve import BodyCache, Pins
 from appliance.errors import Code, StoreError
 from appliance.limits import BLOCK, CHUNK_SIZE, GATHER_MAX, MIB, PAGE_PAYLOAD, STREAM_PIECE
-from appliance.model import NO_ATTRIBUTES, Bucket, NewSlice, Node
+from appliance.model import NO_ATTRIBUTES, Bucket, DataKey, NewSlice, Node
 from appliance.store import ObjectStore
 from tests.models.boxes import body_of, read_all, run_store
 
@@ -26,10 +26,17 @@ async def put(store: ObjectStore, bucket: Bucket, key: bytes, data: bytes) -> No
 
 
 async def change(
-    store: ObjectStore, bucket: Bucket, node: Node, size: int, pieces: list[tuple[int, bytes]], cut: int | None = None
+    store: ObjectStore,
+    bucket: Bucket,
+    node: Node,
+    size: int,
+    pieces: list[tuple[int, bytes]],
+    cut: int | None = None,
+    *,
+    key: DataKey | None = None,
 ) -> Node:
     """What the mount's writer commits."""
-    chunks = [await store.stage(bucket, [data]) for _, data in pieces]
+    chunks = [await store.stage(bucket, [data], key) for _, data in pieces]
     slices = [NewSlice(offset, len(data), chunk.id) for (offset, data), chunk in zip(pieces, chunks, strict=True)]
     ticket = store.submit_file(
         bucket,
