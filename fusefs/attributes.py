@@ -7,7 +7,6 @@ The kernel may cache what it is told for a long time, because every S3 change is
 from __future__ import annotations
 
 import stat
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import pyfuse3
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from appliance.store import ObjectStore
 
 TIMEOUT: Final = 60.0  # seconds for names, attributes and absent names
-UNSETTLED_TIMEOUT: Final = 1.0  # for a directory with uncommitted files: its times change again with their commit
 BLOCK_SIZE: Final = 4096
 IO_SIZE: Final = 1 << 20  # st_blksize: cp and cat then ask for 1 MiB at a time
 
@@ -55,8 +53,8 @@ def entry_attributes(
     return entry
 
 
-def of_node(store: ObjectStore, node: Node, uncommitted: Mapping[bytes, File] | None = None) -> pyfuse3.EntryAttributes:
-    """A node as it is in the catalogue.  A directory with `uncommitted` files has changed since, and will once more."""
+def of_node(store: ObjectStore, node: Node) -> pyfuse3.EntryAttributes:
+    """A node as it is in the catalogue."""
     answer = entry_attributes(
         inode=node.id,
         mode=node.mode,
@@ -71,10 +69,6 @@ def of_node(store: ObjectStore, node: Node, uncommitted: Mapping[bytes, File] | 
     )
     if stat.S_ISCHR(node.mode) or stat.S_ISBLK(node.mode):
         answer.st_rdev = node.ref
-    if uncommitted:
-        answer.st_mtime_ns = max(node.mtime_ns, *(file.made_ns for file in uncommitted.values()))
-        answer.st_ctime_ns = max(node.ctime_ns, answer.st_mtime_ns)
-        answer.attr_timeout = UNSETTLED_TIMEOUT
     return answer
 
 

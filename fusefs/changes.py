@@ -35,9 +35,13 @@ def set_attributes(file: File, attr: EntryAttributes, fields: SetattrFields, now
 
 def drop_privileges(file: File) -> None:
     """A change of content or owner clears set-user-ID, and set-group-ID of an executable (chown(2), write(2))."""
-    file.mode &= ~stat.S_ISUID
-    if file.mode & stat.S_IXGRP:
-        file.mode &= ~stat.S_ISGID
+    file.mode = unprivileged(file.mode)
+
+
+def unprivileged(mode: int) -> int:
+    """Without set-user-ID, and without set-group-ID where the group may execute."""
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
 
 
 def require_size(size: int) -> None:

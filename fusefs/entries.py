@@ -109,7 +109,7 @@ class Entries:
         with self.invalidation.changing((new_parent_inode, new_name)):
             entry = await self.store.make_link(inode, new_parent_inode, new, time.time_ns())
         if file is not None:
-            file.base = self.store.node(inode)  # another commit may have come after
+            file.rebase(self.store.node(inode))  # another commit may have come after
         return self.names.looked_up(new_parent_inode, entry)
 
     def _inherit(self, parent: int, gid: int, mode: int) -> tuple[int, int]:
@@ -257,6 +257,9 @@ class Entries:
             self.files.unlinked(replaced)
         if commit is not None:
             await self.files.wait(commit)
+        for changed in (moved, replaced):
+            if changed is not None and changed.base is not None and not changed.orphan:
+                changed.rebase(self.store.node(changed.inode))
         self._placed(source, (parent_inode_new, new))
         if exchange:
             self._placed(target, (parent_inode_old, stored))
@@ -273,6 +276,8 @@ class Entries:
     async def _drop_uncommitted(self, file: File) -> bool:
         """Drops a file that no commit has taken yet; otherwise waits until the commit is durable.  True if dropped."""
         if not file.pending and not file.lock.locked():
+            if file.name is not None:
+                self.files.times.touched(file.name[0], time.time_ns())
             self.files.unlinked(file)
             self.invalidation.epoch += 1
             return True

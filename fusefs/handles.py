@@ -139,6 +139,11 @@ class File:
         file.orphan = node.links == 0
         return file
 
+    def rebase(self, node: Node) -> None:
+        """The catalogue has another row of it: what was done to its names since is a change of the file too."""
+        self.base = node
+        self.ctime_ns = max(self.ctime_ns, node.ctime_ns)
+
     @property
     def dirty(self) -> bool:
         """Whether a commit is due."""

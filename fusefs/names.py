@@ -7,6 +7,7 @@ it is plain functions: what a handler finds and what it answers are one moment (
 from __future__ import annotations
 
 import errno
+import stat
 from typing import TYPE_CHECKING, Final
 
 from pyfuse3 import EntryAttributes, FUSEError
@@ -194,11 +195,24 @@ class Names:
         if isinstance(found, File):
             answer = attributes.of_file(self.store, found)
         else:
-            answer = attributes.of_node(self.store, found, self.files.names.get(found.id))
+            answer = attributes.of_node(self.store, found)
+            times = self.files.times
+            if found.id in times.read:
+                answer.st_atime_ns = times.read[found.id]
+            if stat.S_ISDIR(found.mode):
+                answer.st_mtime_ns, answer.st_ctime_ns = self.changed_ns(found)
         if self.root != (0, 0):
             answer.st_uid = answer.st_uid or self.root[0]
             answer.st_gid = answer.st_gid or self.root[1]
         return answer
+
+    def changed_ns(self, directory: Node) -> tuple[int, int]:
+        """(mtime, ctime): what memory knows of its names is newer than the catalogue."""
+        latest = self.files.times.changed.get(directory.id, 0)
+        uncommitted = self.files.names.get(directory.id)
+        if uncommitted:
+            latest = max(latest, next(reversed(uncommitted.values())).made_ns)
+        return (latest, latest) if latest > directory.ctime_ns else (directory.mtime_ns, directory.ctime_ns)
 
     def told(self, inode: int) -> EntryAttributes:
         """The answer to getattr and setattr."""

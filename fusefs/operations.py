@@ -39,13 +39,13 @@ from pyfuse3 import (
 from appliance.authority import MOUNT, Action, Principal
 from appliance.errors import StoreError
 from appliance.limits import NAME_MAX
-from appliance.model import Attributes, Entry
+from appliance.model import Attributes, Entry, Node
 from fusefs import attributes, changes, xattrs
 from fusefs.answered import answered
 from fusefs.entries import Entries
 from fusefs.guarded import handling, reading, writing
 from fusefs.handles import DirectoryHandle, File, FileHandle
-from fusefs.inodes import ROOT, Inodes
+from fusefs.inodes import PAST, ROOT, Inodes
 from fusefs.invalidation import Invalidation, Kernel
 from fusefs.listing import list_buckets, list_directory
 from fusefs.names import Names
@@ -143,7 +143,9 @@ class Operations(pyfuse3.Operations):
 
     @reading
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
-        return FileNameT(self.names.node(inode).data)
+        node = self.names.node(inode)
+        self._read(node)
+        return FileNameT(node.data)
 
     # ------------------------------------------------------------------ attributes
     @reading
@@ -169,19 +171,12 @@ class Operations(pyfuse3.Operations):
         if file is None:
             node = self.names.node(inode)
             if not stat.S_ISREG(node.mode):
-                await self.store.set_attributes(
-                    inode,
-                    now_ns,
-                    mode=stat.S_IFMT(node.mode) | stat.S_IMODE(attr.st_mode) if fields.update_mode else None,
-                    uid=attr.st_uid if fields.update_uid else None,
-                    gid=attr.st_gid if fields.update_gid else None,
-                    atime_ns=attr.st_atime_ns if fields.update_atime else None,
-                    mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
-                )
-                self.invalidation.epoch += 1
+                await self._set_node(node, attr, fields, now_ns)
                 return self.names.told(inode)
             file = self._found(inode)
         try:
+            if fields.update_atime:
+                self.files.times.read.pop(inode, None)
             if fields.update_size:
                 changes.require_unlocked(self.store, file)
                 changes.require_size(attr.st_size)
@@ -288,6 +283,8 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         file = self._file_handle(fh).file
         end = min(off + size, file.size)
+        if self.files.times.is_due(file.atime_ns, file.mtime_ns, file.ctime_ns):
+            self._accessed(file)
         if off >= end:
             return b""
         return await read(self.store, file, off, end)
@@ -313,9 +310,11 @@ class Operations(pyfuse3.Operations):
     @handling
     async def flush(self, fh: FileHandleT) -> None:
         handle = self._file_handle(fh)
-        if not handle.writable:
-            return
         file = handle.file
+        if not handle.writable:  # most bytes are read from the kernel's cache without a request: this stands for them
+            if self.files.times.is_due(file.atime_ns, file.mtime_ns, file.ctime_ns):
+                self._accessed(file)
+            return
         if file.misled:
             await self.invalidation.forget_file(file)
         if self.files.durable_close:
@@ -387,6 +386,8 @@ class Operations(pyfuse3.Operations):
         elif handle.inode in self.names.past:
             self.names.past.list(handle.inode, handle.older, start_id, token)
         else:
+            if handle.node is not None and start_id == 0:
+                self._read(handle.node)
             list_directory(self.names, handle, start_id, self.invalidation.epoch, token)
 
     @answered
@@ -468,6 +469,51 @@ class Operations(pyfuse3.Operations):
                 answer.st_nlink = 0
                 return answer
         return None
+
+    async def _set_node(self, node: Node, attr: EntryAttributes, fields: SetattrFields, now_ns: int) -> None:
+        """setattr(2) of what is no file: durable when it returns."""
+        mtime_ns = attr.st_mtime_ns if fields.update_mtime else None
+        mode = stat.S_IFMT(node.mode) | stat.S_IMODE(attr.st_mode) if fields.update_mode else None
+        if stat.S_ISDIR(node.mode):
+            shown, _ = self.names.changed_ns(node)
+            if mtime_ns is None and shown != node.mtime_ns:  # known to memory alone, which what is set now overrules
+                mtime_ns = shown
+        elif mode is None and (fields.update_uid or fields.update_gid):
+            mode = changes.unprivileged(node.mode)
+        await self.store.set_attributes(
+            node.id,
+            now_ns,
+            mode=mode,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=mtime_ns,
+        )
+        if fields.update_atime:
+            self.files.times.read.pop(node.id, None)
+        self.invalidation.epoch += 1
+
+    def _read(self, node: Node) -> None:
+        """A directory was listed, a symbolic link followed."""
+        times = self.files.times
+        mtime_ns, ctime_ns = self.names.changed_ns(node) if stat.S_ISDIR(node.mode) else (node.mtime_ns, node.ctime_ns)
+        if times.is_due(times.read.get(node.id, node.atime_ns), mtime_ns, ctime_ns):
+            self._read_now(node.id)
+
+    def _accessed(self, file: File) -> None:
+        """A file was read."""
+        moved = self._read_now(file.inode)
+        if moved:
+            file.atime_ns = moved
+
+    def _read_now(self, inode: int) -> int:
+        """The new access time; 0 where nothing may be changed."""
+        if self.permits.principal.read_only or self.inodes.place(inode) == PAST:
+            return 0
+        now_ns = time.time_ns()
+        self.files.times.accessed(inode, now_ns)
+        self.invalidation.epoch += 1
+        return now_ns
 
     async def _put_attributes(self, inode: int, changed: Attributes) -> None:
         file = self.files.get(inode)

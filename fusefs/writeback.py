@@ -35,6 +35,7 @@ from fusefs.dirty import Segment, gather, halve
 from fusefs.handles import NOT_DIRTY, Commit, File
 from fusefs.promises import Promises
 from fusefs.reading import committed_now
+from fusefs.times import Times
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
@@ -65,6 +66,7 @@ class WriteBack:
         self._submitted = trio.Event()
         self._nursery: trio.Nursery | None = None
         self.promises = Promises(store)
+        self.times = Times(store)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The background: ends only by cancellation."""
@@ -72,6 +74,7 @@ class WriteBack:
             self._nursery = nursery
             nursery.start_soon(self._settle_in_order)
             nursery.start_soon(self._commit_aged)
+            nursery.start_soon(self.times.run)
             task_status.started()
 
     # ------------------------------------------------------------------ opening
@@ -103,6 +106,7 @@ class WriteBack:
         """A file without a name gets one; a commit of it is due.  Raises BeingRemoved, of the directory, and
         QUOTA_EXCEEDED."""
         file.name = file.create = file.place = (parent, name)
+        file.made_ns = file.ctime_ns = time.time_ns()
         file.orphan = False
         try:
             self.promises.require(file, file.size)
@@ -124,7 +128,11 @@ class WriteBack:
 
     def of_node(self, node: Node, bucket: Bucket) -> File:
         """The file of a committed node."""
-        return self.files.get(node.id) or self.add(File.of_node(node, bucket))
+        found = self.files.get(node.id)
+        if found is None:
+            found = self.add(File.of_node(node, bucket))
+            found.atime_ns = self.times.read.get(node.id, node.atime_ns)
+        return found
 
     def let_go(self, file: File) -> None:
         """Drops the file from memory if nothing needs it any more."""
@@ -199,8 +207,9 @@ class WriteBack:
             file.orphan = True
         else:
             try:
-                file.base = self.store.node(file.inode)
-                file.orphan = file.base.links == 0
+                node = self.store.node(file.inode)
+                file.rebase(node)
+                file.orphan = node.links == 0
             except StoreError:
                 file.orphan = True
         if file.orphan:
@@ -233,6 +242,7 @@ class WriteBack:
             await self._commit_quietly(file)
         while self._commits:
             await self.wait(self._commits[0])
+        await self.times.commit()
 
     def report(self, file: File) -> None:
         """Raises the kept error, once."""
@@ -362,6 +372,8 @@ class WriteBack:
                 atime_ns=file.atime_ns,
                 mtime_ns=file.mtime_ns,
                 now_ns=time.time_ns(),
+                ctime_ns=file.ctime_ns,
+                made_ns=file.made_ns,
                 size=size,
                 cut=None if file.create else cut,
                 chunks=chunks,
@@ -457,8 +469,9 @@ class WriteBack:
         file.overlay.settle(commit.token)
         self._count(file)
         try:
-            file.base = self.store.node(file.inode)
-            file.orphan = file.base.links == 0
+            node = self.store.node(file.inode)
+            file.rebase(node)
+            file.orphan = node.links == 0
         except StoreError:  # its making failed, or it is gone
             file.orphan = not file.pending
         if file.base is not None or file.orphan:

@@ -225,6 +225,12 @@ class SetAttributes(Command, frozen=True, kw_only=True):
     lock_ns: int = 0
 
 
+class SetTimes(Command, frozen=True, kw_only=True):
+    """What the mount kept in memory of times: never a version, never another LastModified."""
+
+    times: tuple[tuple[int, int, int], ...]  # (node, when it was read, when a directory changed), 0 for neither
+
+
 class WriteFile(Command, frozen=True, kw_only=True):
     node: int
     create: tuple[int, bytes] | None
@@ -247,6 +253,8 @@ class WriteFile(Command, frozen=True, kw_only=True):
     begins: bool = False  # a new version, in a bucket with versions: the first change since it was opened
     stays: int = -1  # the version that the first change left behind, or would have, had it not failed
     lock_ns: int = 0  # retentions that ended before are over
+    ctime_ns: int = 0  # of the last change; 0: `now_ns`
+    made_ns: int = 0  # of the name that is made; 0: `now_ns`
     retention_mode: str = ""  # of the bucket's default, when the writer is done
     retain_until_ns: int = 0
     promised: tuple[int, int] = (0, 0)  # objects and bytes that the quota was asked for when they were written

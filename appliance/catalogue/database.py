@@ -222,7 +222,7 @@ class Rows:
 
     def touch(self, directory: int, now_ns: int) -> None:
         """A name in `directory` changed: POSIX moves its mtime and ctime.  Written once per batch."""
-        self.touched[directory] = now_ns
+        self.touched[directory] = max(now_ns, self.touched.get(directory, 0))
 
     def link(self, directory: int, count: int) -> None:
         """Subdirectories came (above 0) or went: each is a link, by its "..".  Written once per batch."""

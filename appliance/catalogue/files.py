@@ -21,6 +21,7 @@ from appliance.catalogue.commands import (
     RemoveDirectory,
     Rename,
     SetAttributes,
+    SetTimes,
     Unlink,
     WriteFile,
 )
@@ -372,6 +373,17 @@ def set_attributes(tx: Rows, command: SetAttributes) -> Node:
     return node
 
 
+def set_times(tx: Rows, command: SetTimes) -> None:
+    """Access times, and times of directories.  What is gone by now has none."""
+    for number, read_ns, changed_ns in command.times:
+        node = names.node_by_id(tx.one, number)
+        if node is None:
+            continue
+        if changed_ns > max(node.ctime_ns, tx.touched.get(number, 0)):
+            node = msgspec.structs.replace(node, mtime_ns=changed_ns, ctime_ns=changed_ns)
+        put_node(tx, msgspec.structs.replace(node, atime_ns=read_ns or node.atime_ns))
+
+
 def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
     """What a mounted file's writer has, as one change.  Raises NO_SUCH_NODE, NOT_A_DIRECTORY, NO_SUCH_BUCKET, LOCKED.
 
@@ -439,7 +451,7 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
         command.size,
         command.atime_ns,
         command.mtime_ns,
-        command.now_ns,
+        command.ctime_ns or command.now_ns,
         written_ns,
         generation,
         etag,
@@ -467,7 +479,7 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
         elif replaced is not None:
             unlink_node(tx, replaced, command.now_ns)
         tx.put(ENTRY, (parent_id, name, command.node))
-        tx.touch(parent_id, command.now_ns)
+        tx.touch(parent_id, command.made_ns or command.now_ns)
         tx.charge(command.bucket, 1, command.size)
         tx.note(Change(parent_id, name, False, replaced.id if replaced is not None else 0, False))
     elif links:

@@ -182,6 +182,11 @@ class FileVerbs(VersionVerbs):
         changed: Node = await self.engine.submit(command).wait()
         return changed
 
+    async def set_times(self, times: Sequence[tuple[int, int, int]]) -> None:
+        """(node, when it was read, when a directory changed), in nanoseconds, 0 for neither: durable when it returns.
+        Of a node that is gone nothing is kept."""
+        await self.engine.submit(commands.SetTimes(times=tuple(times))).wait()
+
     async def stage(self, bucket: Bucket, pieces: Sequence[Buffer], encryption: DataKey | None = None) -> NewChunk:
         """Joins `pieces` (at most limits.CHUNK_SIZE in all) into one new chunk.  Up to limits.GATHER_MAX the bytes are
         copied and travel with the commit; more are written to devices now, not yet durable or committed.
@@ -231,6 +236,8 @@ class FileVerbs(VersionVerbs):
         mtime_ns: int,
         now_ns: int,
         size: int,
+        ctime_ns: int = 0,
+        made_ns: int = 0,
         cut: int | None = None,
         chunks: Sequence[NewChunk] = (),
         slices: Sequence[NewSlice] = (),
@@ -255,7 +262,8 @@ class FileVerbs(VersionVerbs):
         In a bucket with versions `begins` makes a change of the bytes a version of its own, and so does each change of
         the version `stays`, in case the commit that was to leave it behind fails; `place` (parent, name) is where the
         file was found, and saves a search for its key.  `done`: no writer has it any more, and the bucket's
-        default retention begins.  Then it fails with LOCKED where the file is retained or held.
+        default retention begins.  Then it fails with LOCKED where the file is retained or held.  `ctime_ns` is when the
+        file changed last, `made_ns` when its name was made, which is its directory's time; 0: `now_ns`.
 
         `promised`: objects and bytes that `reserve` promised for this change: redeemed if it succeeds, else the
         caller's to give back.  What it adds beyond that may fail with QUOTA_EXCEEDED.
@@ -274,6 +282,8 @@ class FileVerbs(VersionVerbs):
             mtime_ns=mtime_ns,
             now_ns=now_ns,
             size=size,
+            ctime_ns=ctime_ns,
+            made_ns=made_ns,
             cut=cut,
             chunks=tuple(chunks),
             slices=tuple(slices),

@@ -336,6 +336,14 @@ class MemoryStore:
 
         return await self._now(apply)  # type: ignore[no-any-return]
 
+    async def set_times(self, times: Sequence[tuple[int, int, int]]) -> None:
+        def apply() -> None:
+            for number, read_ns, _ in times:
+                if read_ns and number in self.nodes:
+                    self.nodes[number] = msgspec.structs.replace(self.nodes[number], atime_ns=read_ns)
+
+        await self._now(apply)
+
     # ------------------------------------------------------------------ files
     def reader(self, node: Node, start: int = 0, length: int | None = None) -> MemoryReader:
         length = node.size - start if length is None else length
@@ -398,6 +406,8 @@ class MemoryStore:
         mtime_ns: int,
         now_ns: int,
         size: int,
+        ctime_ns: int = 0,
+        made_ns: int = 0,
         cut: int | None = None,
         chunks: Sequence[NewChunk] = (),
         slices: Sequence[NewSlice] = (),
@@ -440,7 +450,7 @@ class MemoryStore:
                 size=size,
                 atime_ns=atime_ns,
                 mtime_ns=mtime_ns,
-                ctime_ns=now_ns,
+                ctime_ns=ctime_ns,
                 written_ns=now_ns,
                 generation=row.generation + 1,
                 etag=f"{row.generation + 1:032x}-1",
