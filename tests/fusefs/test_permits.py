@@ -61,6 +61,9 @@ HANDLED: dict[str, tuple[Verb, bool]] = {
     "read": (lambda ops, d, f: ops.read(f, 0, 1), False),
     "write": (lambda ops, d, f: ops.write(f, 0, b"x"), True),
     "flush": (lambda ops, d, f: ops.flush(f), True),
+    "lseek": (lambda ops, d, f: ops.lseek(f, 0, os.SEEK_DATA), False),
+    "fallocate": (lambda ops, d, f: ops.fallocate(f, 0, 0, 1), True),
+    "copy_file_range": (lambda ops, d, f: ops.copy_file_range(f, 0, f, 0, 1, 0), True),
     "fsync": (lambda ops, d, f: ops.fsync(f, False), True),
     "readdir": (lambda ops, d, f: ops.readdir(d, 0, None), False),  # type: ignore[arg-type]
     "fsyncdir": (lambda ops, d, f: ops.fsyncdir(d, False), False),
