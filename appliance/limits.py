@@ -43,6 +43,7 @@ BATCH_COMMANDS_MAX: Final = 256
 BATCH_BODY_MAX: Final = 16 * MIB  # gathered bytes of one batch: one write per device
 PATCHES_MAX: Final = 16 * MIB  # of all patches, for snapshots carry them: beyond it small changes are gathered, too
 DROP_STEP: Final = 512  # slices that one batch frees: 20 ms of the writer, 100 KiB of journal; `Reap` frees the rest
+SHARED_PIECES_MAX: Final = 256  # of a range that one commit shares, 2 GiB of a file written at once: 40 KiB of journal
 UNCOVERED_MAX: Final = 64 * MIB  # a stream longer than this flushes its own pages, so that recovery verifies little
 
 # --- space

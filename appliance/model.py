@@ -252,6 +252,16 @@ class NewChunk(Frozen, frozen=True):
     key: DataKey | None = None
 
 
+class SharedRange(Frozen, frozen=True):
+    """Bytes [start, start + length) of the node `source`, for a file to have at `offset`.  `sealed`: only encrypted."""
+
+    source: int
+    start: int
+    offset: int
+    length: int
+    sealed: bool
+
+
 class NewSlice(Frozen, frozen=True):
     """`length` bytes at `offset` of the object are bytes `start…` of chunk `chunk`."""
 

@@ -347,7 +347,12 @@ class Operations(pyfuse3.Operations):
         self, fh: int, offset_in: int, fh_out: int, offset_out: int, length: int, flags: int
     ) -> int:
         """copy_file_range(2): how many bytes; EOPNOTSUPP where the kernel shall copy them."""
-        raise FUSEError(errno.EOPNOTSUPP)
+        source, target = self._file_handle(fh), self._file_handle(fh_out)
+        if flags or not target.writable:
+            raise FUSEError(errno.EINVAL if flags else errno.EBADF)
+        self.permits.require(Action.MOUNT_WRITE, target.file.bucket)
+        changes.drop_privileges(target.file)
+        return await self.ranges.copy(source.file, offset_in, target.file, offset_out, length)
 
     @answered
     async def release(self, fh: FileHandleT) -> None:

@@ -64,6 +64,12 @@ class Promises:
             self.store.reserve(file.bucket.id, *more, ask=False)
         file.promised = left[0] + more[0], left[1] + more[1]
 
+    def shared(self, file: File) -> None:
+        """A commit made the file longer that took no promise along: the quota was asked in the commit itself."""
+        assert file.base is not None
+        file.charged = file.base.size
+        self.shrink(file)
+
     def failed(self, commit: Commit) -> None:
         """A commit that is not among the file's pending ones any more was not done."""
         file = commit.file

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Final
 import trio
 from pyfuse3 import FUSEError
 
-from appliance.limits import FILE_SIZE_MAX
+from appliance.errors import Code, StoreError
+from appliance.limits import FILE_SIZE_MAX, GATHER_MAX, KIB, SHARED_PIECES_MAX
+from appliance.model import SharedRange
 from fusefs.handles import File
 from fusefs.invalidation import Kernel
 from fusefs.writeback import WriteBack
@@ -37,6 +39,9 @@ FALLOC_FL_ZERO_RANGE: Final = 0x10
 HOLES: Final = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE
 PUNCH_STEP: Final = 256  # pieces of a map that one commit makes a hole of: its record stays small
 PUNCHES_MAX: Final = 64  # holes that one commit makes
+SHARE_MIN: Final = GATHER_MAX  # a range below it costs less to copy than a barrier to wait for
+PIECE_MIN: Final = 64 * KIB  # shared pieces are as long on average: what is in crumbs is better copied into one piece
+FEW: Final = 4  # pieces that may be shorter
 
 
 class Ranges:
@@ -134,3 +139,75 @@ class Ranges:
         _, available = self.store.space(file.bucket.copies)
         if wanted > available:
             raise FUSEError(errno.ENOSPC)
+
+    # ------------------------------------------------------------------ copy_file_range
+    async def copy(self, source: File, start: int, target: File, offset: int, length: int) -> int:
+        """copy_file_range(2): how many bytes `target` has from now on in common with `source`, durable; perhaps fewer
+        than asked for.  What is small, in too many pieces, or kept in another way than the target's bytes must be
+        (`SharedRange`), the kernel shall copy: EOPNOTSUPP.
+
+        Raises EINVAL (ranges of one file that overlap), EFBIG, and what commits of both files raise."""
+        length = min(length, source.size - start)
+        if length <= 0:
+            return 0
+        if source is target and abs(start - offset) < length:
+            raise FUSEError(errno.EINVAL)
+        if offset + length > FILE_SIZE_MAX:
+            raise FUSEError(errno.EFBIG)
+        if length < SHARE_MIN:
+            raise FUSEError(errno.EOPNOTSUPP)
+        if source is not target:
+            await self.files.make_durable(source)
+        async with self.files.quiet(target):
+            if source.orphan or source.base is None or target.orphan or target.base is None:
+                raise FUSEError(errno.EOPNOTSUPP)  # of what has no name the store knows nothing, or not all
+            length = self._shareable(source, start, start + length) - start
+            length = self._shareable(target, offset, offset + length) - offset
+            if length < SHARE_MIN:
+                raise FUSEError(errno.EOPNOTSUPP)
+            try:
+                await self._share(source, start, target, offset, length)
+            except StoreError as error:
+                if error.code in (Code.NOT_SUPPORTED, Code.CONFLICT):
+                    raise FUSEError(errno.EOPNOTSUPP) from None
+                raise
+        return length
+
+    def _shareable(self, file: File, start: int, end: int) -> int:
+        """Where a range ends that has few enough pieces to be changed or shared in one commit, not longer than asked
+        for; `start` if they are so small that a copy is better for both."""
+        pieces = list(islice(self.store.extents(self.store.node(file.inode), start, end), SHARED_PIECES_MAX + 1))
+        if len(pieces) > SHARED_PIECES_MAX:
+            end = pieces[SHARED_PIECES_MAX][0]
+        return end if end - start >= len(pieces) * PIECE_MIN or len(pieces) <= FEW else start
+
+    async def _share(self, source: File, start: int, target: File, offset: int, length: int) -> None:
+        """One commit; memory follows."""
+        assert target.base is not None
+        end = offset + length
+        now_ns = time.time_ns()
+        if target.begins:
+            target.stays = target.base.version
+        ticket = self.store.submit_file(
+            target.bucket,
+            node=target.inode,
+            create=None,
+            mode=target.mode,
+            uid=target.uid,
+            gid=target.gid,
+            atime_ns=target.atime_ns,
+            mtime_ns=now_ns,
+            now_ns=now_ns,
+            size=max(target.size, end),
+            place=target.place,
+            begins=target.begins,
+            stays=target.stays,
+            punched=[(offset, end)],
+            shared=SharedRange(source.inode, start, offset, length, target.sealed),
+        )
+        await ticket.wait()
+        target.base = self.store.node(target.inode)
+        target.begins = False
+        target.mtime_ns = target.ctime_ns = now_ns
+        target.size = max(target.size, end)
+        self.files.promises.shared(target)

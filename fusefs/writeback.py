@@ -19,8 +19,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
@@ -235,6 +235,19 @@ class WriteBack:
         if commit is not None:
             await self.wait(commit)
         self.report(file)
+
+    @asynccontextmanager
+    async def quiet(self, file: File) -> AsyncIterator[None]:
+        """Of an open file: inside, what was written before is durable, and no commit of it begins.
+
+        Raises the error of a commit nobody was told about."""
+        async with file.lock:
+            if file.dirty and not self._is_orphan(file):
+                await self._submit(file)
+            while file.pending:
+                await self.wait(file.pending[-1])
+            self.report(file)
+            yield
 
     async def commit_all(self) -> None:
         """Everything that is dirty now is committed and durable.  Errors are logged, not raised."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from appliance.catalogue import buckets, commands, files, objects, uploads
+from appliance.catalogue import buckets, commands, files, objects, sharing, uploads
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 
@@ -24,6 +24,7 @@ _TABLE: Final[dict[type[commands.Command], Callable[[Rows, DirectoryCache, Any],
     commands.DeleteObject: objects.delete_object,
     commands.RenameObject: objects.rename_object,
     commands.WriteFile: files.write_file,
+    commands.CopyRange: sharing.copy_range,
     commands.CreateUpload: _plain(uploads.create_upload),
     commands.PutPart: _plain(uploads.put_part),
     commands.CopyPart: _plain(uploads.copy_part),

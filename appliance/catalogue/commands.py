@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from appliance.model import AccessKey, Body, Frozen, NewChunk, NewSlice, Precondition, User, WrappedKey
+from appliance.model import AccessKey, Body, Frozen, NewChunk, NewSlice, Precondition, SharedRange, User, WrappedKey
 
 
 class Command(Frozen, frozen=True):
@@ -263,6 +263,13 @@ class WriteFile(Command, frozen=True, kw_only=True):
     @property
     def new_chunks(self) -> tuple[NewChunk, ...]:
         return self.chunks
+
+
+class CopyRange(Command, frozen=True, kw_only=True):
+    """copy_file_range(2): the chunks of the range get one reference more; no byte is read."""
+
+    change: WriteFile  # without chunks; punches the range
+    shared: SharedRange
 
 
 class Reap(Command, frozen=True, kw_only=True):

@@ -294,25 +294,23 @@ def flatten(every: type_all, kind: int, ref: int, start: int, end: int) -> list[
     return found
 
 
-def extents(every: type_all, kind: int, ref: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """(from, to) of what is no hole in [start, end) of a content of kind CHUNK or MAP, in order; neighbours may touch.
-
-    The catalogue is asked for few at a time: who needs only the first pays for no more, however long the map is.
-    """
+def pieces(every: type_all, kind: int, ref: int, start: int, end: int) -> Iterator[Flat]:
+    """What `flatten` gives, and a chunk alone no longer than it is; a few at a time as they are asked for: who needs
+    only the first pays for no more, however long the map is."""
     if kind == WHOLE:
         (length,) = every("SELECT len FROM chunk WHERE id=?", (ref,))[0]
         if start < min(length, end):
-            yield start, min(length, end)
+            yield Flat(start, min(length, end) - start, ref, start)
     while kind == MAPPED and start < end:
         rows = list(_overlap(every, ref, start, end, _STEP))
         for offset, length, inner, inner_ref, inner_start in rows:
             low, high = max(start, offset), min(end, offset + length)
             if low < high and inner == WHOLE:
-                yield low, high
+                yield Flat(low, high - low, inner_ref, inner_start + low - offset)
             elif low < high:
                 shift = offset - inner_start
-                for found, stop in extents(every, inner, inner_ref, low - shift, high - shift):
-                    yield found + shift, stop + shift
+                for piece in pieces(every, inner, inner_ref, low - shift, high - shift):
+                    yield Flat(piece.offset + shift, piece.length, piece.chunk, piece.start)
             start = max(start, high)
         if len(rows) < _STEP:
             return
@@ -357,22 +355,26 @@ def patch(
     slices: Sequence[NewSlice],
     maker: Maker,
     punched: Sequence[tuple[int, int]] = (),
+    shared: Sequence[Flat] = (),
 ) -> Content:
     """The content after: everything at or beyond `cut` dropped, `punched` made holes, `slices` laid over, the size set
-    to `size`.
+    to `size`.  `shared` are pieces of chunks that are there already, within what is punched.
 
     A change of at most PATCH_MAX bytes of a body that stays takes the journal's short path: its bytes are in the record
     that names them, and in `patch` until they are folded."""
     tx.grown = None
     keep = old_size if cut is None else min(cut, old_size)
     keep = min(keep, size)
-    apart = any(chunk.pages or chunk.key is not None for chunk in chunks)  # what is encrypted is never inline
+    apart = bool(shared) or any(chunk.pages or chunk.key is not None for chunk in chunks)  # sealed: never inline
     if size <= INLINE_MAX and content.kind in (EMPTY, INLINE) and not apart:
         return _patch_inline(content.data[:keep], size, chunks, slices, punched)
-    if keep == 0:
+    for other in shared:  # first: what is dropped here may have had them alone
+        _count(tx, other.chunk, 1)
+    if keep == 0 or content.kind == EMPTY:
         drop(tx, content.kind, content.ref)
-        return add_slices(tx, chunks, slices, size, maker) if slices else NOTHING
-    if content.kind == EMPTY:
+        if shared:
+            assert not slices
+            return add_map(tx, [(other.offset, other.length, WHOLE, other.chunk, other.start) for other in shared])
         return add_slices(tx, chunks, slices, size, maker) if slices else NOTHING
     if not slices and not punched and keep == old_size:
         return content  # only a hole is appended
@@ -391,6 +393,9 @@ def patch(
     for piece in slices:
         grown -= _punch(tx, number, piece.offset, piece.offset + piece.length, replaced=True)
         tx.put(SLICE, (number, piece.offset, piece.length, WHOLE, piece.chunk, piece.start))
+    for other in shared:
+        tx.put(SLICE, (number, other.offset, other.length, WHOLE, other.chunk, other.start))
+        grown += other.length
     tx.grown = grown if content.kind == MAPPED else None
     return Content(MAPPED, number)
 

@@ -25,7 +25,7 @@ from appliance.catalogue.commands import (
     Unlink,
     WriteFile,
 )
-from appliance.catalogue.content import EMPTY, MAPPED, NOTHING, Maker
+from appliance.catalogue.content import EMPTY, MAPPED, NOTHING, Flat, Maker
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.nodes import content_of, put_node, unlink_node
@@ -384,8 +384,12 @@ def set_times(tx: Rows, command: SetTimes) -> None:
         put_node(tx, msgspec.structs.replace(node, atime_ns=read_ns or node.atime_ns))
 
 
-def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
+def write_file(
+    tx: Rows, cache: DirectoryCache, command: WriteFile, shared: Sequence[Flat] = (), *, encrypted: bool = False
+) -> Written:
     """What a mounted file's writer has, as one change.  Raises NO_SUCH_NODE, NOT_A_DIRECTORY, NO_SUCH_BUCKET, LOCKED.
+
+    `shared` are pieces of other files, all `encrypted` or not.
 
     In a bucket with versions the first change since the file was opened begins a new one; the file keeps its node."""
     state = versions.state_of(tx, command.bucket)
@@ -437,7 +441,7 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
             tx.keep(command.node, old.kind, old.ref, start, end)
     patched = tx.patched
     made = content.patch(
-        tx, old, old_size, command.size, command.cut, command.chunks, command.slices, maker, command.punched
+        tx, old, old_size, command.size, command.cut, command.chunks, command.slices, maker, command.punched, shared
     )
     grown = tx.grown
     if changed:
@@ -468,7 +472,7 @@ def write_file(tx: Rows, cache: DirectoryCache, command: WriteFile) -> Written:
         after = _without_stale_claims(after)
     if state is not None and links:
         after = history.sealed(after, command.retention_mode, command.retain_until_ns)
-    if command.chunks and (old.kind == EMPTY or command.cut == 0):
+    if (command.chunks and (old.kind == EMPTY or command.cut == 0)) or (encrypted and old.kind == EMPTY):
         after = _as_sealed(after, command.chunks)
     put_node(tx, after)
     if command.create is not None:

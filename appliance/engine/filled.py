@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
-from appliance.catalogue.commands import Command, WriteFile
+from appliance.catalogue.commands import Command, CopyRange, WriteFile
 from appliance.engine import listing
 from appliance.model import BodyKind, Node, Written
 
@@ -49,7 +49,7 @@ class Filled:
         if not self._known:
             return
         for ticket in tickets:
-            if type(ticket.command) is not WriteFile or ticket.error is not None:
+            if type(ticket.command) not in (WriteFile, CopyRange) or ticket.error is not None:
                 continue
             written: Written = ticket.result
             known = self._known.get(written.node)

@@ -26,6 +26,7 @@ from appliance.model import (
     NewChunk,
     NewSlice,
     Node,
+    SharedRange,
     pack_attributes,
 )
 from appliance.verbs.base import label
@@ -82,7 +83,8 @@ class FileVerbs(VersionVerbs):
         if node.kind == BodyKind.INLINE:
             end = min(end, len(node.data))
             return iter([(start, end)] if start < end else [])
-        return content.extents(self.every, node.kind, node.ref, start, min(end, node.size))
+        found = content.pieces(self.every, node.kind, node.ref, start, min(end, node.size))
+        return ((piece.offset, piece.offset + piece.length) for piece in found)
 
     async def make_directory(self, parent: int, name: bytes, mode: int, uid: int, gid: int, now_ns: int) -> Entry:
         """Raises EXISTS, NO_SUCH_NODE (the parent vanished)."""
@@ -248,6 +250,7 @@ class FileVerbs(VersionVerbs):
         done: bool = False,
         promised: tuple[int, int] = (0, 0),
         punched: Sequence[tuple[int, int]] = (),
+        shared: SharedRange | None = None,
     ) -> Ticket:
         """Commits what a mounted file's writer has: one atomic change.
 
@@ -258,6 +261,11 @@ class FileVerbs(VersionVerbs):
         limits.INLINE_MAX whose bytes all travel with the commit is stored inline.  The ETag becomes a fresh opaque one
         when bytes changed.  The ticket's result is Written; it fails with NO_SUCH_NODE when the node was unlinked and
         is not held.
+
+        `shared`: bytes of another file, or of this one elsewhere, that this one has too from now on, within what is
+        punched; no slices come with them.  Fails with CONFLICT (the source became shorter meanwhile, or has too many
+        pieces there) and NOT_SUPPORTED (its bytes are kept in another way than this file's must be: fewer copies, not
+        encrypted, or in the catalogue).
 
         In a bucket with versions `begins` makes a change of the bytes a version of its own, and so does each change of
         the version `stays`, in case the commit that was to leave it behind fails; `place` (parent, name) is where the
@@ -299,7 +307,8 @@ class FileVerbs(VersionVerbs):
             promised=promised,
             punched=tuple(punched),
         )
-        ticket = self.engine.submit(command, patient=True)
+        said = command if shared is None else commands.CopyRange(change=command, shared=shared)
+        ticket = self.engine.submit(said, patient=shared is None)
         self.unsettled[bucket.id] = ticket
         return ticket
 

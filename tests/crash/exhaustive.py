@@ -22,7 +22,7 @@ import trio
 from appliance import settings
 from appliance.engine.startup import NewDevice, create_pool
 from appliance.limits import KIB, MIB
-from appliance.model import NO_ATTRIBUTES, Bucket, DataKey, NewSlice
+from appliance.model import NO_ATTRIBUTES, Bucket, DataKey, NewSlice, SharedRange
 from appliance.ondisk.superblock import Tier
 from appliance.opening import open_store
 from appliance.store import ObjectStore
@@ -116,6 +116,7 @@ class Session:
         cut: int | None,
         wait: bool,
         punched: Sequence[tuple[int, int]] = (),
+        shared: SharedRange | None = None,
     ) -> None:
         entry = self.store.entry(self.bucket.root, name, False)
         if entry is None:
@@ -129,6 +130,8 @@ class Session:
             chunks.append(chunk)
             slices.append(NewSlice(at, length, chunk.id))
             size = max(size, at + length)
+        if shared is not None:
+            size = max(size, shared.offset + shared.length)
         ticket = self.store.submit_file(
             self.bucket,
             node=entry.node.id,
@@ -144,6 +147,7 @@ class Session:
             chunks=chunks,
             slices=slices,
             punched=punched,
+            shared=shared,
         )
         if wait:
             await ticket.wait()
@@ -215,6 +219,17 @@ async def truncate(session: Session) -> None:
 async def punch(session: Session) -> None:
     """A hole in the middle, and bytes behind it."""
     await session.write_file(b"other", at=30_000, length=500, cut=None, wait=True, punched=[(4000, 25_000)])
+
+
+async def copy_range(session: Session) -> None:
+    """Bytes of one file become another's, across a piece's end."""
+    entry = session.store.entry(session.bucket.root, b"other", False)
+    source = session.store.entry(session.bucket.root, b"large", False)
+    if entry is not None and source is not None:
+        shared = SharedRange(source.node.id, 1000, 20_000, 100_000, False)
+        await session.write_file(
+            b"other", at=None, length=0, cut=None, wait=True, punched=[(20_000, 120_000)], shared=shared
+        )
 
 
 async def close_and_settle(session: Session) -> None:
@@ -294,6 +309,7 @@ PLAIN: Final[tuple[Operation, ...]] = (
     append,
     truncate,
     punch,
+    copy_range,
     close_and_settle,
     make_directory,
 )

@@ -210,6 +210,14 @@ class Model:
         self.contents[command.node] = self._laid(below, command.size, command.chunks, command.slices)
         self.etags[command.node] = result.etag
 
+    def _CopyRange(self, command: commands.CopyRange, result: Any) -> None:
+        shared, node = command.shared, command.change.node
+        data = self.contents[shared.source][shared.start : shared.start + shared.length]
+        assert len(data) == shared.length
+        self._WriteFile(command.change, result)
+        content = self.contents[node]
+        self.contents[node] = content[: shared.offset] + data + content[shared.offset + shared.length :]
+
     def _MakeDirectory(self, command: commands.MakeDirectory, result: Any) -> None:
         bucket, path = self.paths[command.parent]
         name = (bucket, path + command.name + SLASH)

@@ -14,7 +14,7 @@ import trio
 
 from appliance.errors import Code, StoreError
 from appliance.limits import KIB
-from appliance.model import NO_ATTRIBUTES, Body, Bucket, DataKey, NewSlice, Node
+from appliance.model import NO_ATTRIBUTES, Body, Bucket, DataKey, NewSlice, Node, SharedRange
 from appliance.store import ObjectStore
 from tests.crash.observed import Broken
 from tests.crash.witness import Witness
@@ -38,6 +38,8 @@ EXPECTED: Final = {
     Code.INVALID_ARGUMENT,
     Code.NO_SPACE,
     Code.TOO_LARGE,
+    Code.CONFLICT,
+    Code.NOT_SUPPORTED,
 }
 FAULTS: Final = {Code.UNAVAILABLE, Code.IO_ERROR, Code.READ_ONLY, Code.DAMAGED}
 
@@ -74,6 +76,7 @@ class Clients:
             (self.multipart, 2),
             (self.create_file, 3),
             (self.change_file, 4),
+            (self.copy_range, 2),
             (self.make_directory, 2),
             (self.remove_directory, 1),
             (self.rename, 3),
@@ -210,6 +213,7 @@ class Clients:
         at: int,
         length: int,
         punched: Sequence[tuple[int, int]] = (),
+        shared: SharedRange | None = None,
     ) -> None:
         chunks, slices = [], []
         if length:
@@ -241,6 +245,7 @@ class Clients:
             chunks=chunks,
             slices=slices,
             punched=punched,
+            shared=shared,
         )
         if self.random.random() < 0.7:
             await ticket.wait()  # fsync; else close, and nobody asks
@@ -269,6 +274,20 @@ class Clients:
             at = node.size if kind == "append" else self.random.randrange(node.size + 1)
             await self._write(bucket, node.id, None, 0, None, at, length)
 
+    async def copy_range(self, bucket: Bucket) -> None:
+        """What two files share: of this bucket or the encrypted one, or of one file."""
+        source = self._file(self.random.choice(self.store.buckets()))
+        target = self._file(bucket)
+        start = self.random.randrange(source.size + 1)
+        length = min(source.size - start, self.random.choice((1, 4096, 30_000, 300_000)))
+        offset = self.random.randrange(target.size + 1)
+        if source.id == target.id and abs(offset - start) < length:
+            offset = start + length
+        sealed = bucket.name == "two"
+        shared = SharedRange(source.id, start, offset, length, sealed)
+        end = offset + length
+        await self._write(bucket, target.id, None, 0, None, end, 0, [(offset, end)], shared)
+
     async def make_directory(self, bucket: Bucket) -> None:
         await self.store.make_directory(self._directory(bucket), self.random.choice(DIRECTORIES), 0o755, 0, 0, 1)
 
@@ -287,7 +306,8 @@ class Clients:
         entry = self.store.entry(parent, name, False)
         if entry is None:
             raise StoreError(Code.NO_SUCH_NODE)
-        self.store.hold(entry.node.id)
+        if not self.store.hold(entry.node.id):  # a batch under way removes it
+            raise StoreError(Code.NO_SUCH_NODE)
         try:
             await self.store.unlink(parent, name, 1)
             await trio.lowlevel.checkpoint()

@@ -39,8 +39,11 @@ class Content:
                 del self.blocks[number]
 
     def extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        for number in sorted(self.blocks):
-            low, high = max(number * BLOCK, start), min((number + 1) * BLOCK, end)
+        for first in [number for number in sorted(self.blocks) if number - 1 not in self.blocks]:
+            last = first
+            while last in self.blocks:
+                last += 1
+            low, high = max(first * BLOCK, start), min(last * BLOCK, end)
             if low < high:
                 yield low, high
 

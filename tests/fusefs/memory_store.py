@@ -28,6 +28,7 @@ from appliance.model import (
     NewPage,
     NewSlice,
     Node,
+    SharedRange,
     Written,
     pack_attributes,
 )
@@ -418,6 +419,7 @@ class MemoryStore:
         done: bool = False,
         promised: tuple[int, int] = (0, 0),
         punched: Sequence[tuple[int, int]] = (),
+        shared: SharedRange | None = None,
     ) -> MemoryTicket:
         bodies = {chunk.id: chunk.data or self.chunks[chunk.id] for chunk in chunks}
         assert {piece.chunk for piece in slices} == set(bodies), "every chunk is used and every slice has its chunk"
@@ -437,6 +439,8 @@ class MemoryStore:
                 content.cut(cut)
             for start, end in punched:
                 content.punch(start, end)
+            if shared is not None:
+                content.write(shared.offset, self.contents[shared.source].read(shared.start, shared.length))
             for piece in slices:
                 content.write(piece.offset, memoryview(bodies[piece.chunk])[piece.start : piece.start + piece.length])
             for chunk in chunks:

@@ -145,6 +145,37 @@ def test_nameless_files(mount: Served) -> None:
     os.close(descriptor)
 
 
+def test_a_copied_range_shares_and_shows_through_the_cache(mount: Served) -> None:
+    data = os.urandom(3 << 20)
+    (mount.bucket / "a").write_bytes(data)
+    source = os.open(mount.bucket / "a", os.O_RDWR)
+    target = os.open(mount.bucket / "b", os.O_RDWR | os.O_CREAT)
+    os.write(target, bytes(1 << 20))
+    assert os.pread(target, 10, 0) == bytes(10)  # cached
+    os.pwrite(source, b"new", 5000)  # in the kernel alone
+    data = data[:5000] + b"new" + data[5003:]
+    assert os.copy_file_range(source, target, 1 << 20, 0, 0) == 1 << 20
+    assert os.pread(target, 1 << 20, 0) == data[: 1 << 20]
+    assert os.copy_file_range(source, target, 4 << 20, 1 << 20, 1 << 20) == 2 << 20  # to the end
+    assert os.fstat(target).st_size == 3 << 20
+    assert os.copy_file_range(source, target, 100, 0, 3 << 20) == 100  # small: the kernel copies
+    with refused(errno.EINVAL):
+        os.copy_file_range(target, target, 1 << 20, 0, 1000)
+    os.close(source)
+    os.close(target)
+    assert mount.get("b") == data + data[:100]
+    (mount.bucket / "a").unlink()
+    assert (mount.bucket / "b").read_bytes() == data + data[:100]
+
+
+def test_a_copy_by_programs_is_the_same(mount: Served) -> None:
+    data = os.urandom(5_000_001)
+    (mount.bucket / "a").write_bytes(data)
+    subprocess.run(["cp", mount.bucket / "a", mount.bucket / "b"], check=True)
+    shutil.copyfile(mount.bucket / "a", mount.bucket / "c")
+    assert mount.get("b") == mount.get("c") == data
+
+
 def test_without_the_compiled_part_one_warning_says_what_is_missing_and_all_else_works(tmp_path: Path) -> None:
     """The package as an installation without a compiler leaves it."""
     build()

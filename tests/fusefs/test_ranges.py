@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pyfuse3 import FUSEError
 
+from appliance import settings
 from appliance.limits import FILE_SIZE_MAX, KIB, MIB, TIB
+from appliance.quota import Quota
 from fusefs import ranges
 from fusefs.handles import File, FileHandle
 from fusefs.ranges import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
-from tests.fusefs.scenes import Play, refused, run, settled
+from tests.fusefs.scenes import Play, refused, run, run_on_pool, settled
 from tests.fusefs.unmounted import Unmounted
 
 pytestmark = pytest.mark.slow  # in all
@@ -260,3 +263,174 @@ def test_a_file_without_a_name_gets_one_by_link(play: Play) -> None:
         assert await mount.door.get("photos", b"d/twice") == b"whole and more"
 
     play(scene)
+
+
+# ---------------------------------------------------------------------- copy_file_range
+async def copied(mount: Unmounted, source: str, target: str, start: int, offset: int, length: int) -> int:
+    """As between two open files; a target that is not there is made."""
+    fh_in = await mount.open(source)
+    fh_out = await (mount.open(target, os.O_RDWR) if await mount.exists(target) else mount.create(target))
+    try:
+        return await mount.ops.copy_file_range(fh_in, start, fh_out, offset, length, 0)
+    finally:
+        await mount.close(fh_out)
+        await mount.close(fh_in)
+
+
+def test_a_copied_range_is_there_at_once_for_both_doors(play: Play) -> None:
+    async def scene(mount: Unmounted) -> None:
+        data, old = os.urandom(3 * MIB), os.urandom(1 * MIB)
+        await mount.write_file("photos/a", data)
+        await mount.write_file("photos/b", old)
+        assert await copied(mount, "photos/a", "photos/b", 100_000, 500_000, 2 * MIB) == 2 * MIB
+        expected = old[:500_000] + data[100_000 : 100_000 + 2 * MIB]
+        assert await mount.read_file("photos/b") == expected
+        assert await mount.door.get("photos", b"b") == expected
+        assert await copied(mount, "photos/a", "photos/new", 0, 0, 1 << 40) == 3 * MIB  # to the source's end
+        assert await mount.door.get("photos", b"new") == data
+        assert await copied(mount, "photos/a", "photos/new", 3 * MIB, 0, 10) == 0
+        assert await copied(mount, "photos/b", "photos/b", 0, 8 * MIB, 1 * MIB) == 1 * MIB  # within one file
+        assert await mount.door.get("photos", b"b") == expected.ljust(8 * MIB, b"\0") + expected[: 1 * MIB]
+        await mount.unlink("photos/a")
+        await settled(mount)
+        assert await mount.read_file("photos/new") == data
+
+    play(scene)
+
+
+def test_what_either_has_in_memory_is_part_of_it(play: Play) -> None:
+    async def scene(mount: Unmounted) -> None:
+        source = await mount.create("photos/a")
+        target = await mount.create("photos/b")
+        await mount.ops.write(source, 0, b"s" * MIB)
+        await mount.ops.write(target, 0, b"t" * MIB)
+        assert await mount.ops.copy_file_range(source, 0, target, 300_000, 200_000, 0) == 200_000
+        await mount.ops.write(target, 400_000, b"later")
+        expected = bytearray(b"t" * 300_000 + b"s" * 200_000 + b"t" * (MIB - 500_000))
+        expected[400_000:400_005] = b"later"
+        assert await mount.read_all(target) == expected
+        await mount.ops.write(source, 0, b"changed")  # shared no more
+        await mount.ops.fsync(source, False)
+        assert await mount.read_all(target) == expected
+        assert (await mount.stat("photos/b")).st_size == MIB
+        for fh in (source, target):
+            await mount.close(fh)
+        assert await mount.door.get("photos", b"b") == expected
+        assert await mount.door.get("photos", b"a") == b"changed" + b"s" * (MIB - 7)
+
+    play(scene)
+
+
+def test_ranges_that_are_not_shared() -> None:
+    async def scene(mount: Unmounted) -> None:
+        await mount.write_file("photos/a", b"a" * MIB)
+        source, target = await mount.open("photos/a", os.O_RDWR), await mount.create("photos/b")
+        copy = mount.ops.copy_file_range
+        for arguments, number in (
+            ((source, 0, source, 1000, 2000, 0), errno.EINVAL),  # it overlaps itself
+            ((source, 0, target, FILE_SIZE_MAX - 10, 200_000, 0), errno.EFBIG),
+            ((source, 0, target, 0, 100, 0), errno.EOPNOTSUPP),  # small: the kernel copies
+            ((source, 0, target, 0, MIB, 1), errno.EINVAL),  # copy_file_range(2): flags must be 0
+        ):
+            async with refused(number):
+                await copy(*arguments)
+        parent = await mount.inode("photos")
+        info, _ = await mount.ops.create(parent, b"/", 0o100600, os.O_RDWR | os.O_TMPFILE, mount.ctx)
+        async with refused(errno.EOPNOTSUPP):
+            await copy(source, 0, info.fh, 0, MIB, 0)
+        reader = await mount.open("photos/b")
+        async with refused(errno.EBADF):
+            await copy(source, 0, reader, 0, MIB, 0)
+        for fh in (source, target, info.fh, reader):
+            await mount.close(fh)
+
+    run(scene)
+
+
+def test_crumbs_are_copied_and_many_pieces_shared_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(mount: Unmounted) -> None:
+        data = bytearray()
+        fh = await mount.create("photos/crumbs")
+        for number in range(12):
+            piece = bytes([number]) * 20_000
+            await mount.ops.write(fh, len(data), piece)
+            await mount.ops.fsync(fh, False)
+            data += piece
+        target = await mount.create("photos/t")
+        async with refused(errno.EOPNOTSUPP):
+            await mount.ops.copy_file_range(fh, 0, target, 0, len(data), 0)
+        monkeypatch.setattr(ranges, "PIECE_MIN", 1)
+        monkeypatch.setattr(ranges, "SHARED_PIECES_MAX", 8)
+        assert await mount.ops.copy_file_range(fh, 0, target, 0, len(data), 0) == 160_000
+        assert await mount.read_all(target) == data[:160_000]
+        for each in (fh, target):
+            await mount.close(each)
+
+    run_on_pool(scene, tmp_path)
+
+
+def test_a_range_is_shared_only_where_it_is_kept_no_worse(tmp_path: Path) -> None:
+    """With as many copies as the target's bucket wants, and encrypted where that is."""
+
+    async def scene(mount: Unmounted) -> None:
+        data = os.urandom(MIB)
+        for name, copies in (("twice", 2), ("sealed", 1), ("other", 1)):
+            await mount.store.create_bucket(name, "me", copies=copies)
+        sealed = mount.store.bucket("sealed")
+        await mount.store.set_bucket_setting(sealed, settings.ENCRYPTION, b"AES256")
+        for name in ("photos", "twice", "sealed"):
+            await mount.write_file(f"{name}/a", data)
+        before = mount.store.space()[1]
+        for source, target, number in (
+            ("photos", "other", 0),
+            ("photos", "twice", errno.EOPNOTSUPP),
+            ("twice", "other", 0),
+            ("photos", "sealed", errno.EOPNOTSUPP),
+            ("sealed", "other", 0),
+            ("sealed", "twice", errno.EOPNOTSUPP),
+        ):
+            path = f"{target}/from-{source}"
+            if number:
+                async with refused(number):
+                    await copied(mount, f"{source}/a", path, 0, 0, MIB)
+                continue
+            assert await copied(mount, f"{source}/a", path, 0, 0, MIB) == MIB
+            assert await mount.door.get(target, f"from-{source}".encode()) == data
+        assert before - mount.store.space()[1] < MIB // 4  # no byte of it twice
+        node = await mount.store.look_up(mount.store.bucket("other"), b"from-sealed")
+        assert node.sealed  # all its bytes are encrypted, and so is what is written to it
+        async with refused(errno.EOPNOTSUPP):
+            await copied(mount, "photos/a", "other/from-sealed", 0, 0, MIB)
+
+    run_on_pool(scene, tmp_path)
+
+
+def test_a_copied_range_begins_a_version_and_counts_to_the_quota(tmp_path: Path) -> None:
+    async def scene(mount: Unmounted) -> None:
+        store = mount.store
+        await store.create_bucket("kept", "me")
+        await store.set_bucket_setting(store.bucket("kept"), settings.VERSIONING, settings.ENABLED)
+        kept = store.bucket("kept")
+        data, old = os.urandom(MIB), os.urandom(200_000)
+        await mount.write_file("kept/a", data)
+        await mount.write_file("kept/b", old)
+        assert await copied(mount, "kept/a", "kept/b", 0, 100_000, MIB) == MIB
+        assert await mount.door.get("kept", b"b") == old[:100_000] + data
+        page = await store.list_versions(kept, b"b")
+        assert [one.size for one in page.versions] == [MIB + 100_000, 200_000]
+        first = await store.look_up_version(kept, b"b", page.versions[1].version_id)
+        with store.reader(first) as reader:
+            assert await reader.read() == old
+        await mount.write_file("photos/b", old)
+        await settled(mount)
+        await store.set_quota(store.bucket("photos"), Quota(size=MIB))
+        async with refused(errno.EDQUOT):
+            await copied(mount, "kept/a", "photos/b", 0, 100_000, MIB)
+        assert await mount.door.get("photos", b"b") == old
+        assert await copied(mount, "kept/a", "photos/b", 0, 100_000, MIB - 100_000) == MIB - 100_000
+        target = await mount.open("photos/b", os.O_RDWR)
+        async with refused(errno.EDQUOT):
+            await mount.ops.fallocate(target, 0, MIB, 1)
+        await mount.close(target)
+
+    run_on_pool(scene, tmp_path)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.catalogue import content
-from appliance.catalogue.content import EMPTY, INLINE, MAPPED, NOTHING, WHOLE, Content, Maker
+from appliance.catalogue.content import EMPTY, INLINE, MAPPED, NOTHING, WHOLE, Content, Flat, Maker
 from appliance.catalogue.database import Rows
 from appliance.catalogue.schema import PART, UPLOAD
 from appliance.limits import INLINE_MAX
@@ -132,6 +132,23 @@ class Shelf:
             image[offset : offset + len(data)] = data
         item.image = bytes(image)
 
+    def lay(self, item: Held, size: int, source: Held, start: int, offset: int, length: int) -> None:
+        """copy_file_range(2)."""
+
+        def change(tx: Rows) -> Content:
+            kind, ref = source.content.kind, source.content.ref
+            pieces = [
+                Flat(piece.offset + offset - start, piece.length, piece.chunk, piece.start)
+                for piece in content.pieces(tx.all, kind, ref, start, start + length)
+            ]
+            hole = [(offset, offset + length)]
+            return content.patch(tx, item.content, len(item.image), size, None, [], [], MAKER, hole, pieces)
+
+        data = source.image[start : start + length]
+        item.content = self.catalogue.within(change)
+        image = item.image.ljust(size, b"\0")
+        item.image = image[:offset] + data + image[offset + length :]
+
     def drop(self, item: Held) -> None:
         """Gone."""
         self.catalogue.within(lambda tx: content.drop(tx, item.content.kind, item.content.ref))
@@ -151,7 +168,9 @@ def test_contents_are_byte_arrays(data: st.DataObject) -> None:
         return shelf.held[data.draw(st.integers(0, len(shelf.held) - 1), "which")]
 
     for _ in range(data.draw(st.integers(1, 14), "steps")):
-        verbs = ["put", "put"] + (["patch", "patch", "patch", "share", "clone", "join", "drop"] if shelf.held else [])
+        verbs = ["put", "put"] + (
+            ["patch", "patch", "patch", "share", "clone", "lay", "join", "drop"] if shelf.held else []
+        )
         verb = data.draw(st.sampled_from(verbs), "verb")
         if verb == "put":
             shelf.put(seed.randbytes(data.draw(sizes, "size")), inline=data.draw(st.booleans(), "inline"))
@@ -162,6 +181,13 @@ def test_contents_are_byte_arrays(data: st.DataObject) -> None:
             item = pick()
             start = data.draw(st.integers(0, len(item.image)), "start")
             shelf.clone(item, start, data.draw(st.integers(0, len(item.image) - start), "length"))
+        elif verb == "lay":
+            source, item = pick(), pick()
+            start = data.draw(st.integers(0, len(source.image)), "start")
+            length = data.draw(st.integers(0, len(source.image) - start), "length")
+            offset = data.draw(small, "offset") + (start + length if source is item else 0)
+            if length and source.content.kind != INLINE:
+                shelf.lay(item, max(len(item.image), offset + length), source, start, offset, length)
         elif verb == "join":
             chosen = shelf.held[: data.draw(st.integers(1, 4), "count")]
             shelf.join([shelf.clone(item, 0, len(item.image)) for item in chosen])  # as UploadPartCopy makes parts
@@ -258,7 +284,7 @@ def test_where_a_body_goes(size: int) -> None:
     assert item.content.kind == (EMPTY if size == 0 else INLINE if size <= INLINE_MAX else WHOLE)
 
 
-def test_extents_are_what_is_no_hole_and_cost_what_is_asked_for() -> None:
+def test_pieces_are_what_is_no_hole_and_cost_what_is_asked_for() -> None:
     """Through a composed map, whose parts have holes of their own; and lazily, in a map of many pieces."""
     shelf = Shelf()
     parts = []
@@ -269,9 +295,16 @@ def test_extents_are_what_is_no_hole_and_cost_what_is_asked_for() -> None:
     whole = shelf.join(parts)
     assert _composed(shelf, whole)
     every = shelf.catalogue.every
-    found = list(content.extents(every, MAPPED, whole.content.ref, 500, 5500))
-    assert found == [(500, 1000), (2000, 3000), (3000, 4000), (5000, 5500)]
-    assert list(content.extents(every, MAPPED, whole.content.ref, 1200, 1300)) == []
+
+    def extents(every: Callable[..., list[Any]], item: Held, start: int, end: int) -> Iterator[tuple[int, int]]:
+        for piece in content.pieces(every, item.content.kind, item.content.ref, start, end):
+            yield piece.offset, piece.offset + piece.length
+
+    assert list(content.pieces(every, MAPPED, whole.content.ref, 500, 5500)) == content.flatten(
+        every, MAPPED, whole.content.ref, 500, 5500
+    )
+    assert list(extents(every, whole, 500, 5500)) == [(500, 1000), (2000, 3000), (3000, 4000), (5000, 5500)]
+    assert list(extents(every, whole, 1200, 1300)) == []
     long = shelf.put(b"x" * 5000)
     for start in range(0, 5000, 10):
         shelf.patch(long, 5000, None, [], punched=[(start, start + 5)])
@@ -283,8 +316,28 @@ def test_extents_are_what_is_no_hole_and_cost_what_is_asked_for() -> None:
         asked += len(rows)
         return rows
 
-    pieces = content.extents(counted, MAPPED, long.content.ref, 7, 5000)
-    assert [next(pieces), next(pieces)] == [(7, 10), (15, 20)]
+    found = extents(counted, long, 7, 5000)
+    assert [next(found), next(found)] == [(7, 10), (15, 20)]
     assert asked <= 256
-    assert len(list(pieces)) == 498
+    assert len(list(found)) == 498
     shelf.check()
+
+
+def test_a_range_is_shared_by_references_and_stays_when_its_owner_goes() -> None:
+    shelf = Shelf()
+    source, target = shelf.put(b"s" * 5000), shelf.put(b"t" * 9000)
+    shelf.patch(source, 5000, None, [(2000, b"u" * 500)], punched=[(3000, 3500)])
+    shelf.lay(target, 9000, source, 1000, 3000, 4000)
+    shelf.check()
+    shelf.lay(target, 20_000, target, 5000, 12_000, 2000)  # of itself
+    shelf.check()
+    shelf.lay(target, 20_000, target, 12_000, 0, 2000)
+    shelf.check()
+    empty = shelf.put(b"")
+    shelf.lay(empty, 4000, source, 1000, 0, 4000)
+    shelf.check()
+    shelf.drop(source)
+    shelf.check()
+    shelf.drop(target)
+    shelf.check()
+    assert empty.image == b"s" * 1000 + b"u" * 500 + b"s" * 500 + bytes(500) + b"s" * 1500
