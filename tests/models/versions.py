@@ -12,10 +12,11 @@ ENABLED, SUSPENDED = "Enabled", "Suspended"
 
 @dataclasses.dataclass(eq=False)
 class Version:
-    """`content` None: a delete marker.  `id` "null" or what the store called it."""
+    """`content` None: a delete marker.  `id` "null" or what the store called it.  `held`: by a legal hold."""
 
     content: bytes | None
     id: str
+    held: bool = False
 
 
 class Versions:

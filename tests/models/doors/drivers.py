@@ -7,7 +7,9 @@ a kernel would.  Whatever goes wrong on the mount is an OSError.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import stat
 import urllib.parse
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
@@ -18,11 +20,12 @@ import trio
 
 from appliance.verbs import objects
 from fusefs import writeback
+from s3front.sigv4 import format_timestamp
 from tests.fusefs.doors import StoreDoor
 from tests.fusefs.unmounted import Unmounted
 from tests.models import boxes
 from tests.models.boxes import read_all
-from tests.s3front.box import Answer, Box
+from tests.s3front.box import HOST, KEY, Answer, Box
 
 T = TypeVar("T")
 
@@ -54,6 +57,12 @@ class Doors(Protocol):
     def rename(self, old: bytes, new: bytes, flags: int) -> None: ...
     def names(self, path: bytes) -> list[bytes]: ...
     def size(self, path: bytes) -> int: ...
+    def times(self, path: bytes) -> tuple[int, int]: ...
+    def chmod(self, path: bytes, mode: int) -> None: ...
+    def utime(self, path: bytes, mtime_ns: int) -> None: ...
+    def attribute(self, path: bytes, name: bytes) -> bytes: ...
+    def begin_put(self, key: bytes, body: bytes) -> Any: ...
+    def finish_put(self, begun: Any) -> Answer: ...
     def finish(self, content: dict[bytes, bytes]) -> None: ...
     def close_all(self) -> None: ...
 
@@ -61,6 +70,41 @@ class Doors(Protocol):
 def wire(bucket: str, key: bytes) -> str:
     """A key as the path of a request; the bucket's own without one."""
     return f"/{bucket}/{urllib.parse.quote(key)}" if key else f"/{bucket}"
+
+
+class Streaming:
+    """A PUT in this process: the second half of its body comes when `rest` is set."""
+
+    def __init__(self, body: bytes) -> None:
+        self.halves = [body[: len(body) // 2], body[len(body) // 2 :]]
+        self.rest = trio.Event()
+        self.waits = trio.Event()
+        self.done = trio.Event()
+        self.status = 0
+        self.headers: dict[str, str] = {}
+
+    async def receive(self) -> dict[str, Any]:
+        """As a server's."""
+        if len(self.halves) == 1:
+            self.waits.set()
+            await self.rest.wait()
+        if not self.halves:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": self.halves.pop(0), "more_body": bool(self.halves)}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """As a server's."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+
+    async def run(self, app: Any, scope: dict[str, Any]) -> None:
+        """All of it."""
+        try:
+            await app(scope, self.receive, self.send)
+        finally:
+            self.waits.set()
+            self.done.set()
 
 
 class Direct:
@@ -131,6 +175,41 @@ class Direct:
     ) -> Answer:
         return self.s3.send(method, wire(BUCKET, key), query, headers, body)
 
+    def begin_put(self, key: bytes, body: bytes) -> Any:
+        path = wire(BUCKET, key)
+        fields = {"host": HOST, "x-amz-date": format_timestamp(int(self.s3.now)).decode()}
+        fields |= {"x-amz-content-sha256": hashlib.sha256(body).hexdigest(), "content-length": str(len(body))}
+        fields["authorization"] = self.s3.authorization("PUT", path, "", fields, KEY)
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "PUT",
+            "scheme": "http",
+            "path": urllib.parse.unquote(path),
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [(name.encode(), value.encode()) for name, value in fields.items()],
+            "client": ("192.0.2.1", 40000),
+            "server": ("192.0.2.2", 9000),
+            "extensions": {},
+        }
+        streaming = Streaming(body)
+
+        async def begin() -> None:
+            trio.lowlevel.spawn_system_task(streaming.run, self.s3.app, scope)
+            await streaming.waits.wait()
+
+        self.pool.run(begin)
+        return streaming
+
+    def finish_put(self, begun: Any) -> Answer:
+        async def finish() -> None:
+            begun.rest.set()
+            await begun.done.wait()
+
+        self.pool.run(finish)
+        return Answer(begun.status, begun.headers, b"")
+
     # ------------------------------------------------------------------ the mount
     def _do(self, function: Callable[..., Coroutine[Any, Any, T]], *arguments: Any) -> T:
         with errors():
@@ -190,6 +269,26 @@ class Direct:
 
     def size(self, path: bytes) -> int:
         return self._do(self._mount.stat, at(path)).st_size
+
+    def times(self, path: bytes) -> tuple[int, int]:
+        """Mode and st_mtime_ns."""
+        found = self._do(self._mount.stat, at(path))
+        return stat.S_IMODE(found.st_mode), found.st_mtime_ns
+
+    def chmod(self, path: bytes, mode: int) -> None:
+        inode = self._do(self._mount.inode, at(path))
+        self._do(self._mount.setattr_inode, inode, {"st_mode": mode})
+
+    def utime(self, path: bytes, mtime_ns: int) -> None:
+        inode = self._do(self._mount.inode, at(path))
+        self._do(self._mount.setattr_inode, inode, {"st_mtime_ns": mtime_ns})
+
+    def attribute(self, path: bytes, name: bytes) -> bytes:
+        async def ask() -> bytes:
+            mounted = self._mount
+            return bytes(await mounted.ops.getxattr(await mounted.inode(at(path)), name, mounted.ctx))
+
+        return self._do(ask)
 
 
 def at(path: bytes) -> bytes:

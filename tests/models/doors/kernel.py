@@ -40,6 +40,7 @@ class Kernel:
         self.bucket = bucket or f"doors-{next(self._numbers)}"
         self.root = os.fsencode(box.mount / self.bucket)
         address = box.endpoint.partition("://")[2]
+        self._address = address
         self._connection = http.client.HTTPConnection(address, timeout=60)
         self._signer = S3SigV4Auth(Credentials(box.facts["access_key"], box.facts["secret_key"]), "s3", "us-east-1")
         self._endpoint = box.endpoint
@@ -58,6 +59,29 @@ class Kernel:
         self._connection.request(method, target, body, dict(request.headers.items()))
         answer = self._connection.getresponse()
         content = answer.read()
+        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, content)
+
+    def begin_put(self, key: bytes, body: bytes) -> Any:
+        """A connection that has sent half of the body."""
+        path = wire(self.bucket, key)
+        request = AWSRequest("PUT", self._endpoint + path, data=body)
+        self._signer.add_auth(request)
+        connection = http.client.HTTPConnection(self._address, timeout=60)
+        connection.putrequest("PUT", path)
+        for name, value in request.headers.items():
+            connection.putheader(name, value)
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders()
+        half = len(body) // 2
+        connection.send(body[:half])
+        return connection, body[half:]
+
+    def finish_put(self, begun: Any) -> Answer:
+        connection, rest = begun
+        connection.send(rest)
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
         return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, content)
 
     # ------------------------------------------------------------------ the mount
@@ -125,6 +149,19 @@ class Kernel:
 
     def size(self, path: bytes) -> int:
         return os.lstat(self.at(path)).st_size
+
+    def times(self, path: bytes) -> tuple[int, int]:
+        found = os.lstat(self.at(path))
+        return stat.S_IMODE(found.st_mode), found.st_mtime_ns
+
+    def chmod(self, path: bytes, mode: int) -> None:
+        os.chmod(self.at(path), mode)
+
+    def utime(self, path: bytes, mtime_ns: int) -> None:
+        os.utime(self.at(path), ns=(mtime_ns, mtime_ns))
+
+    def attribute(self, path: bytes, name: bytes) -> bytes:
+        return os.getxattr(self.at(path), name)
 
     # ------------------------------------------------------------------ the end
     def finish(self, content: dict[bytes, bytes]) -> None:

@@ -204,9 +204,11 @@ class DoorsMachine(RuleBasedStateMachine):
             self.doors.close(handle)
 
         def model() -> None:
-            file = self.model.open(*where, make=True)
-            file.content = data
+            file = self.model.open(*where, make=True, writable=True)
+            file.truncate(0)
+            file.write(len(data), None, [(0, data)] if data else [])
             self.model.commit(file)
+            self.left(file)
 
         self.same(real, model)
         self.remember(where)
@@ -218,10 +220,11 @@ class DoorsMachine(RuleBasedStateMachine):
             return
 
         def model() -> None:
-            file = self.model.open(*where, make=False)
-            file.patch(size, min(size, len(file.content)), [])
+            file = self.model.open(*where, make=False, writable=True)
+            file.truncate(size)
             if not any(handle.writable for handle in self.holders(file)):
                 self.model.commit(file)
+                self.model.left(file)
 
         found = self.model.names(where[0]).get(where[1])
         if found is None or not found.directory:  # truncate(2) of a directory is refused by the kernel
@@ -251,9 +254,9 @@ class DoorsMachine(RuleBasedStateMachine):
         opened: list[File] = []
 
         def model() -> None:
-            file = self.model.open(*where, make=writable)
+            file = self.model.open(*where, make=writable, writable=writable)
             if truncate:
-                file.content = b""
+                file.truncate(0)
             opened.append(file)
 
         path = self.path(where)
@@ -269,7 +272,7 @@ class DoorsMachine(RuleBasedStateMachine):
         handle = self.writer(which)
         data = content(seed, size + 1)
         self.doors.write(handle.real, start, data)
-        handle.file.patch(max(len(handle.file.content), start + len(data)), None, [(start, data)])
+        handle.file.write(max(len(handle.file.content), start + len(data)), None, [(start, data)])
         self.settle(handle.file)
         self.probe(handle)
 
@@ -278,7 +281,7 @@ class DoorsMachine(RuleBasedStateMachine):
     def cut(self, which: int, size: int) -> None:
         handle = self.writer(which)
         self.doors.cut(handle.real, size)
-        handle.file.patch(size, min(size, len(handle.file.content)), [])
+        handle.file.truncate(size)
         self.settle(handle.file)
         self.probe(handle)
 
@@ -310,6 +313,12 @@ class DoorsMachine(RuleBasedStateMachine):
         self.doors.close(handle.real)
         if handle.writable:
             self.model.commit(handle.file)
+            self.left(handle.file)
+
+    def left(self, file: File) -> None:
+        """A writer has closed it."""
+        if not any(handle.writable for handle in self.holders(file)):
+            self.model.left(file)
 
     @precondition(lambda self: self.handles)
     @rule(which=seeds, start=offsets, length=offsets)

@@ -3,18 +3,24 @@
 `objects.Bucket` is the committed state, all that S3 sees.  The mount lays over it what is not committed: bytes of open
 files (`content` runs ahead of `committed`), and names of files that were created and never committed (`fresh`).  Names
 are the mount's where a method says "name", and the catalogue's everywhere else.
+
+A bucket with versions has beside it what S3 shows of each key's past (`history`, newest first): every committed change
+of the names and bytes of objects is also written there.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import errno
+import itertools
 from collections.abc import Callable
 from typing import Final
 
 from appliance.errors import StoreError
+from appliance.model import Precondition
 from fusefs.errors import to_errno
 from tests.models import objects
+from tests.models.versions import ENABLED, Versions
 
 NOREPLACE: Final = 1
 EXCHANGE: Final = 2
@@ -22,9 +28,25 @@ EXCHANGE: Final = 2
 
 @dataclasses.dataclass(eq=False)
 class File(objects.File):
-    """A file as its holders see it (`content`) and as S3 does (`committed`)."""
+    """A file as its holders see it (`content`) and as S3 does (`committed`).
+
+    `changed`: bytes since the last commit.  `begins`: in a bucket with versions, the next change is another version:
+    nobody has changed it since the last writer closed it.  `held`: by a legal hold.
+    """
 
     committed: bytes = b""
+    changed: bool = False
+    begins: bool = True
+    held: bool = False
+
+    def write(self, size: int, cut: int | None, pieces: list[tuple[int, bytes]]) -> None:
+        """A change of its bytes through the mount."""
+        self.changed = self.changed or bool(pieces) or size != len(self.content)
+        self.patch(size, cut, pieces)
+
+    def truncate(self, size: int) -> None:
+        """truncate(2)."""
+        self.write(size, min(size, len(self.content)), [])
 
 
 def put(data: bytes) -> File:
@@ -63,6 +85,8 @@ class Model(objects.Bucket):
     def __init__(self) -> None:
         super().__init__()
         self.fresh: dict[bytes, File] = {}
+        self.history = Versions()
+        self._numbers = itertools.count(1)
 
     # ------------------------------------------------------------------ what the mount shows
     def directories(self) -> set[bytes]:
@@ -100,12 +124,36 @@ class Model(objects.Bucket):
     # ------------------------------------------------------------------ commits
     def commit(self, file: File) -> None:
         """What close, fsync and everything that must not lose bytes do.  An orphan is never committed."""
-        for key, other in list(self.fresh.items()):
-            if other is file:
-                del self.fresh[key]
-                self.files[key] = file
+        new = [key for key, other in self.fresh.items() if other is file]
+        for key in new:
+            del self.fresh[key]
+            self.files[key] = file
         if self.links(file):
+            if file.changed or new:
+                self._version(file)
             file.committed = file.content
+        file.changed = False
+
+    def _version(self, file: File) -> None:
+        """The first change since it was opened begins a version; the others change that one, unless versions were
+        enabled or suspended in between."""
+        for key, other in self.files.items():
+            if other is file and self.history.state:
+                there = self.history.keys.get(key)
+                if file.begins or not there or (there[0].id == "null") != (self.history.state != ENABLED):
+                    self.add(key, file.content)
+                else:
+                    there[0].content = file.content
+        file.begins = False
+
+    def add(self, key: bytes, content: bytes | None) -> None:
+        """Another version of the key, or with None a delete marker."""
+        if self.history.state:
+            self.history.add(key, content, f"number {next(self._numbers)}")
+
+    def left(self, file: File) -> None:
+        """No writer has it any more."""
+        file.begins = True
 
     def keep(self, directory: bytes) -> None:
         """A program that removes a directory's last entry doesn't lose the directory."""
@@ -113,7 +161,7 @@ class Model(objects.Bucket):
             self.explicit.add(directory)
 
     # ------------------------------------------------------------------ the mount's verbs
-    def open(self, directory: bytes, name: bytes, *, make: bool) -> File:
+    def open(self, directory: bytes, name: bytes, *, make: bool, writable: bool = False) -> File:
         """The file, made if it is not there."""
         found = self.names(directory).get(name)
         if found is None:
@@ -123,6 +171,7 @@ class Model(objects.Bucket):
             return file
         need(found.file is not None, errno.EISDIR)
         assert found.file is not None
+        need(not (writable and found.file.held), errno.EPERM)
         return found.file
 
     def make(self, directory: bytes, name: bytes) -> None:
@@ -139,6 +188,7 @@ class Model(objects.Bucket):
         """link."""
         need(name not in self.names(directory), errno.EEXIST)
         self.commit(file)
+        need(file.symlink or not self.history.state, errno.EPERM)
         self.files[directory + name] = file
 
     def remove(self, directory: bytes, name: bytes) -> None:
@@ -149,7 +199,11 @@ class Model(objects.Bucket):
         need(not found.directory, errno.EISDIR)
         if self.fresh.pop(found.key, None) is None:
             self.keep(directory)
+            assert found.file is not None
+            need(not found.file.held, errno.EPERM)
             del self.files[found.key]
+            if not found.file.symlink:
+                self.add(found.key, None)
 
     def remove_empty(self, directory: bytes, name: bytes) -> None:
         """rmdir."""
@@ -159,7 +213,10 @@ class Model(objects.Bucket):
         need(found.directory, errno.ENOTDIR)
         need(not any(key.startswith(found.key) for key in self.fresh), errno.ENOTEMPTY)
         self.keep(directory)
+        marker = self.files.get(found.key)
         self._store(lambda: self.remove_directory(b"", found.key[:-1]))
+        if marker is not None:
+            self.add(found.key, None)
 
     def move(self, source: tuple[bytes, bytes], target: tuple[bytes, bytes], flags: int) -> None:
         """rename, renameat2."""
@@ -188,6 +245,9 @@ class Model(objects.Bucket):
             else:
                 self.fresh.pop(new.key, None)
         self.keep(source[0])
+        need(not any(each is not None and each.file is not None and each.file.held for each in (old, new)), errno.EPERM)
+        need(not (exchange and old.directory and self.history.state), errno.EINVAL)
+        before = self.seen()
         self._store(
             lambda: self.rename(
                 old.key[:-1] if old.directory else old.key,
@@ -199,6 +259,17 @@ class Model(objects.Bucket):
                 exchange=exchange,
             )
         )
+        self._versions_of_move(before)
+
+    def _versions_of_move(self, before: dict[bytes, File]) -> None:
+        """Every object that is at another key now: a new version there; where it was, and nothing else is, a delete
+        marker."""
+        after = self.seen()
+        for key, file in after.items():
+            if before.get(key) is not file:
+                self.add(key, file.committed)
+        for key in before.keys() - after.keys():
+            self.add(key, None)
 
     def _move_all(self, moves: list[tuple[bytes, bytes, bool]]) -> None:
         super()._move_all(moves)
@@ -219,6 +290,36 @@ class Model(objects.Bucket):
             raise OSError(to_errno(error.code), error.code.name) from None
 
     # ------------------------------------------------------------------ S3's verbs
+    def put(self, key: bytes, file: objects.File, precondition: Precondition | None = None) -> None:
+        super().put(key, file, precondition)
+        self.add(key, file.content)
+
+    def delete(self, key: bytes, precondition: Precondition | None = None) -> bool:
+        found = super().delete(key, precondition)
+        self.add(key, None)
+        return found
+
+    def delete_version(self, key: bytes, index: int) -> bool:
+        """One version is gone for good; of the newest the next one takes the place.  False where it is held."""
+        versions = self.history.keys[key]
+        if versions[index].held:
+            return False
+        self.history.remove(key, versions[index].id)
+        if index == 0:
+            next_one = versions[0] if versions else None
+            current = self.files.get(key)
+            if next_one is not None and next_one.content is not None:
+                self.files[key] = promoted = put(next_one.content)
+                promoted.held = next_one.held
+            elif current is not None and not current.symlink:
+                del self.files[key]
+        return True
+
+    def hold(self, key: bytes, held: bool) -> None:
+        """PutObjectLegalHold on what is current."""
+        file = self.seen()[key]
+        file.held = self.history.keys[key][0].held = held
+
     def seen(self) -> dict[bytes, File]:
         """What S3 sees."""
         return {key: file for key, file in self.objects().items() if isinstance(file, File)}

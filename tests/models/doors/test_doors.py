@@ -11,6 +11,7 @@ from fusefs.handles import File
 from fusefs.writeback import WriteBack
 from tests.effort import examples
 from tests.models.doors.machine import DoorsMachine
+from tests.models.doors.whole import WholeMachine
 from tests.rows import rows
 
 
@@ -24,7 +25,7 @@ def test_both_doors_show_what_the_model_says() -> None:
         print_blob=True,
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    run_state_machine_as_test(DoorsMachine, settings=settings)
+    run_state_machine_as_test(WholeMachine, settings=settings)
 
 
 async def no_keep(entries: Entries, directory: int) -> None:
