@@ -10,7 +10,7 @@ import errno
 import stat
 from typing import TYPE_CHECKING, Final
 
-from pyfuse3 import EntryAttributes, FUSEError
+from pyfuse3 import EntryAttributes, FUSEError, ModeT
 
 from appliance.authority import Action
 from appliance.errors import Code, StoreError
@@ -136,8 +136,7 @@ class Names:
         if inode in self.past:
             return self.past.node(inode)
         try:
-            node = self.store.node(inode)
-            return past.read_only(node) if self.inodes.place(inode) == PAST else node
+            return self.store.node(inode)
         except StoreError as error:
             if error.code is Code.NO_SUCH_NODE:
                 raise FUSEError(errno.ESTALE) from None
@@ -217,6 +216,8 @@ class Names:
     def told(self, inode: int) -> EntryAttributes:
         """The answer to getattr and setattr."""
         answer = self.attributes(self.files.get(inode) or self.node(inode))
+        if self.inodes.place(inode) == PAST:  # nobody may write it, as long as it is not what its key is
+            answer.st_mode = ModeT(answer.st_mode & ~0o222)
         self.inodes.attributes_given(inode)
         return answer
 

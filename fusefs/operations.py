@@ -189,6 +189,8 @@ class Operations(pyfuse3.Operations):
             self.invalidation.epoch += 1
             if not file.writers:  # nobody's close will commit it
                 await self.files.commit(file)
+                if not file.writers:
+                    file.begins = True  # the next change is another version, though readers keep the file in memory
             return self.names.told(inode)
         finally:
             self.files.let_go(file)

@@ -105,6 +105,44 @@ def test_a_version_for_each_close(tmp_path: Path) -> None:
     run(tmp_path, main)
 
 
+def test_a_version_for_each_truncation_though_a_reader_has_it_open(tmp_path: Path) -> None:
+    async def main(scene: History) -> None:
+        mount = scene.mount
+        await mount.write_file("bucket/f", b"whole")
+        reader = await mount.open("bucket/f")
+        for size in (4, 3):
+            await mount.truncate("bucket/f", size)
+        assert await scene.contents(b"f") == [b"who", b"whol", b"whole"]
+        await mount.close(reader)
+
+    run(tmp_path, main)
+
+
+def test_an_older_version_that_becomes_current_while_it_is_read_can_be_written(tmp_path: Path) -> None:
+    """What the past shows as read-only is not so any more."""
+
+    async def main(scene: History) -> None:
+        mount, store = scene.mount, scene.store
+        for content in (b"one", b"two"):
+            await mount.door.put("bucket", b"f", content)
+        bucket = store.bucket("bucket")
+        newest, older = (one.version_id for one in (await store.list_versions(bucket, b"f")).versions)
+        past = f"bucket/.tierce~versions/f@{older}"
+        inode = await mount.inode(past)
+        reader = await mount.open(past)
+        await store.delete_object(bucket, b"f", version_id=newest)
+        assert (await mount.stat("bucket/f")).st_mode & 0o777 == 0o644
+        assert await mount.inode("bucket/f") == inode, "this is about one inode in two places"
+        await mount.write_file("bucket/f", b"three")
+        await mount.close(reader)
+        await scene.store.settle()
+        assert (await mount.stat("bucket/f")).st_mode & 0o777 == 0o644
+        assert await mount.door.get("bucket", b"f") == b"three"
+        assert await scene.contents(b"f") == [b"three", b"one"]
+
+    run(tmp_path, main)
+
+
 def test_removal_and_s3(tmp_path: Path) -> None:
     async def main(scene: History) -> None:
         mount = scene.mount

@@ -9,7 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.effort import examples
 from tests.models.doors.drivers import Doors
 from tests.models.doors.kernel import Kernel
-from tests.models.doors.machine import DoorsMachine
+from tests.models.doors.whole import WholeMachine
 from tests.system.box import Box
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.system, pytest.mark.slow]
 def test_both_doors_of_a_daemon_show_what_the_model_says(box: Box) -> None:
     """Each run has a bucket of its own."""
 
-    class Machine(DoorsMachine):
+    class Machine(WholeMachine):
         def make_doors(self) -> Doors:
             return Kernel(box)
 
