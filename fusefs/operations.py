@@ -181,6 +181,8 @@ class Operations(pyfuse3.Operations):
                 changes.require_unlocked(self.store, file)
                 changes.require_size(attr.st_size)
                 file.require_key()
+                if attr.st_size < file.size:
+                    await self.ranges.shorten(file, attr.st_size)
                 self.files.truncate(file, attr.st_size, now_ns)
                 changes.drop_privileges(file)
             changes.set_attributes(file, attr, fields, now_ns)

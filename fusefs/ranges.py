@@ -38,6 +38,7 @@ FALLOC_FL_PUNCH_HOLE: Final = 0x02
 FALLOC_FL_ZERO_RANGE: Final = 0x10
 HOLES: Final = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE
 PUNCH_STEP: Final = 256  # pieces of a map that one commit makes a hole of: its record stays small
+CUT_STEP: Final = 1024  # pieces that one commit cuts off: 40 ms of the writer
 PUNCHES_MAX: Final = 64  # holes that one commit makes
 SHARE_MIN: Final = GATHER_MAX  # a range below it costs less to copy than a barrier to wait for
 PIECE_MIN: Final = 64 * KIB  # shared pieces are as long on average: what is in crumbs is better copied into one piece
@@ -127,6 +128,33 @@ class Ranges:
                 if commit is not None and stop < end:
                     await self.files.wait(commit)  # the next step is of the map that this one leaves
             start = stop
+
+    async def shorten(self, file: File, size: int) -> None:
+        """Before the file is cut to `size`: of many pieces behind it the last ones go first, each step a commit.  A
+        crash leaves a file that is cut somewhere."""
+        if file.orphan or file.base is None or size == 0:  # what goes as a whole is freed in steps by the store
+            return
+        ends: list[int] = []
+        at, seen = size, 0
+        while pieces := list(islice(self.store.extents(self.store.node(file.inode), at, file.size), SEEK_STEP)):
+            for start, end in pieces:
+                seen += 1
+                if seen % CUT_STEP == 0:
+                    ends.append(start)
+                at = end
+            if len(pieces) < SEEK_STEP:
+                break
+            await trio.lowlevel.checkpoint()
+        file.opens += 1  # it stays in memory between the steps
+        try:
+            for end in reversed(ends):
+                self.files.truncate(file, end, time.time_ns())
+                commit = await self.files.commit(file)
+                if commit is not None:
+                    await self.files.wait(commit)
+                self.files.report(file)
+        finally:
+            file.opens -= 1
 
     def _require_room(self, file: File, start: int, end: int) -> None:
         """ENOSPC where the pool could not hold [start, end), so far as it is a hole now."""

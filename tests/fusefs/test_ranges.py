@@ -223,6 +223,39 @@ def test_a_hole_over_many_pieces_is_made_in_steps_and_many_holes_in_several_comm
     play(scene)
 
 
+def test_a_file_of_many_pieces_is_cut_in_steps_from_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "CUT_STEP", 4)
+    monkeypatch.setattr(ranges, "SEEK_STEP", 3)
+
+    async def scene(mount: Unmounted) -> None:
+        data = bytearray(os.urandom(30 * 20_000))
+        fh = await mount.create("photos/f")
+        for at in range(0, len(data), 20_000):
+            await mount.ops.write(fh, at, bytes(data[at : at + 20_000]))
+            await mount.ops.fsync(fh, False)
+        await mount.close(fh)
+        await settled(mount)
+        sizes = []
+        submit = mount.store.submit_file
+
+        def submitted(bucket: Any, **said: Any) -> Any:
+            sizes.append(said["size"])
+            return submit(bucket, **said)
+
+        vars(mount.store)["submit_file"] = submitted
+        await mount.truncate("photos/f", 70_000)  # nobody has it open
+        await settled(mount)
+        assert sizes == [*range(520_000, 70_000, -80_000), 70_000]
+        assert await mount.read_file("photos/f") == data[:70_000]
+        assert (await mount.stat("photos/f")).st_blocks * 512 <= 73_728
+        await mount.truncate("photos/f", 600_000)
+        assert await mount.read_file("photos/f") == data[:70_000] + bytes(530_000)
+        await mount.truncate("photos/f", 0)
+        assert await mount.door.get("photos", b"f") == b""
+
+    run_on_pool(scene, tmp_path)
+
+
 def test_a_file_without_a_name_goes_with_its_last_handle(play: Play) -> None:
     """O_TMPFILE: the kernel asks for a file that is called "/"."""
 
@@ -363,6 +396,7 @@ def test_crumbs_are_copied_and_many_pieces_shared_in_parts(tmp_path: Path, monke
         monkeypatch.setattr(ranges, "SHARED_PIECES_MAX", 8)
         assert await mount.ops.copy_file_range(fh, 0, target, 0, len(data), 0) == 160_000
         assert await mount.read_all(target) == data[:160_000]
+        assert (await mount.stat("photos/t")).st_blocks * 512 == 163_840
         for each in (fh, target):
             await mount.close(each)
 
