@@ -67,7 +67,7 @@ class Ranges:
         found = offset
         while True:
             seen = 0
-            for start, end in islice(self._data(file, found), SEEK_STEP):
+            for start, end in islice(self._data(file, found, 1 if whence == os.SEEK_DATA else SEEK_STEP), SEEK_STEP):
                 if whence == os.SEEK_DATA:
                     return start
                 if start > found:
@@ -80,13 +80,13 @@ class Ranges:
                 return min(found, file.size)
             await trio.lowlevel.checkpoint()  # what follows is looked at as it is then
 
-    def _data(self, file: File, start: int) -> Iterator[tuple[int, int]]:
-        """What is no hole from `start` on, in order: what memory has over what is committed.  Not across a wait."""
-        base = None if file.base is None else self.store.node(file.inode)
+    def _data(self, file: File, start: int, limit: int) -> Iterator[tuple[int, int]]:
+        """What is no hole from `start` on, in order: what memory has over what is committed.  The first `limit` pieces
+        at least; not across a wait."""
         for low, high, segment in file.overlay.pieces(start, file.size):
             if segment is None:
-                if base is not None:
-                    yield from self.store.extents(base, low, min(high, base.size))
+                if file.base is not None:
+                    yield from self.store.extents(file.inode, low, high, limit)
             elif segment.source is not None:
                 yield low, high
 
@@ -117,11 +117,8 @@ class Ranges:
     async def _punch(self, file: File, start: int, end: int) -> None:
         """Makes [start, end) a hole, in as many commits as the pieces of the map there need."""
         while start < end:
-            base = None if file.base is None else self.store.node(file.inode)
-            pieces = iter(()) if base is None else self.store.extents(base, start, end)
-            stop = end
-            for seen, (_, after) in enumerate(islice(pieces, PUNCH_STEP)):
-                stop = after if seen == PUNCH_STEP - 1 else end
+            pieces = [] if file.base is None else self.store.extents(file.inode, start, end, PUNCH_STEP)
+            stop = end if len(pieces) < PUNCH_STEP else pieces[-1][1]
             self.files.punch(file, start, stop, time.time_ns())
             if stop < end or sum(not hole.owner for hole in file.overlay.holes()) >= PUNCHES_MAX:
                 commit = await self.files.commit(file)
@@ -136,7 +133,7 @@ class Ranges:
             return
         ends: list[int] = []
         at, seen = size, 0
-        while pieces := list(islice(self.store.extents(self.store.node(file.inode), at, file.size), SEEK_STEP)):
+        while pieces := self.store.extents(file.inode, at, file.size, SEEK_STEP):
             for start, end in pieces:
                 seen += 1
                 if seen % CUT_STEP == 0:
@@ -204,7 +201,7 @@ class Ranges:
     def _shareable(self, file: File, start: int, end: int) -> int:
         """Where a range ends that has few enough pieces to be changed or shared in one commit, not longer than asked
         for; `start` if they are so small that a copy is better for both."""
-        pieces = list(islice(self.store.extents(self.store.node(file.inode), start, end), SHARED_PIECES_MAX + 1))
+        pieces = self.store.extents(file.inode, start, end, SHARED_PIECES_MAX + 1)
         if len(pieces) > SHARED_PIECES_MAX:
             end = pieces[SHARED_PIECES_MAX][0]
         return end if end - start >= len(pieces) * PIECE_MIN or len(pieces) <= FEW else start

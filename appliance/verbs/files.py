@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import stat
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from appliance.catalogue import commands, content, names
@@ -75,16 +76,19 @@ class FileVerbs(VersionVerbs):
             return self.engine.filled.of(node, self.every)
         return listing.allocated(self.every, node, start, end)
 
-    def extents(self, node: Node, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """(from, to) of what is no hole in [start, end) of the node, in order; neighbours may touch.
-
-        Read a few hundred at a time as they are asked for, of the node as it is then: after a wait look whether it is
-        still what it was."""
-        if node.kind == BodyKind.INLINE:
-            end = min(end, len(node.data))
-            return iter([(start, end)] if start < end else [])
-        found = content.pieces(self.every, node.kind, node.ref, start, min(end, node.size))
-        return ((piece.offset, piece.offset + piece.length) for piece in found)
+    def extents(self, node: int, start: int, end: int, limit: int) -> list[tuple[int, int]]:
+        """The first `limit` pieces (from, to) of what is no hole in [start, end) of the node as it is now, in order;
+        neighbours may touch.  Costs what it gives, however long the map.  Raises NO_SUCH_NODE."""
+        self.engine.retrieval.begin()  # the writer may put another map in the place of this one between two statements
+        try:
+            found = self.node(node)
+            end = min(end, found.size)
+            if found.kind == BodyKind.INLINE:
+                return [(start, end)] if start < (end := min(end, len(found.data))) else []
+            pieces = content.pieces(self.every, found.kind, found.ref, start, end)
+            return [(piece.offset, piece.offset + piece.length) for piece in islice(pieces, limit)]
+        finally:
+            self.engine.retrieval.end()
 
     async def make_directory(self, parent: int, name: bytes, mode: int, uid: int, gid: int, now_ns: int) -> Entry:
         """Raises EXISTS, NO_SUCH_NODE (the parent vanished)."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import stat
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -472,8 +473,8 @@ class MemoryStore:
     def allocated(self, node: Node, start: int = 0, end: int = 1 << 63) -> int:
         return sum(high - low for low, high in self.contents[node.id].extents(start, end))
 
-    def extents(self, node: Node, start: int, end: int) -> Iterator[tuple[int, int]]:
-        return self.contents[node.id].extents(start, min(end, node.size))
+    def extents(self, node: int, start: int, end: int, limit: int) -> list[tuple[int, int]]:
+        return list(islice(self.contents[node].extents(start, min(end, self.nodes[node].size)), limit))
 
     def space(self, copies: int = 1) -> tuple[int, int]:
         return 1 << 40, 1 << 39

@@ -223,6 +223,37 @@ def test_a_hole_over_many_pieces_is_made_in_steps_and_many_holes_in_several_comm
     play(scene)
 
 
+def test_pieces_are_of_one_state_whatever_the_writer_commits_meanwhile(tmp_path: Path) -> None:
+    """The writer's thread puts another map in the place of one that was just looked up."""
+
+    async def scene(mount: Unmounted) -> None:
+        await mount.write_file("photos/f", b"x" * 200_000)
+        await settled(mount)
+        inode = (await mount.stat("photos/f")).st_ino
+        store, engine = mount.store, mount.store.engine
+        real = store.node
+
+        def node(number: int) -> Any:
+            found = real(number)
+            tickets = list(engine._inline)
+            engine._inline.clear()
+            engine._runs += 1
+            engine._deliver(engine.committer.run(tickets))
+            return found
+
+        fh = await mount.open("photos/f", os.O_RDWR)
+        await mount.truncate("photos/f", 0)  # its commit waits in the writer's queue
+        await mount.ops.flush(fh)
+        assert engine._inline
+        vars(store)["node"] = node
+        assert store.extents(inode, 0, 200_000, 9) == [(0, 200_000)]
+        vars(store)["node"] = real
+        assert store.extents(inode, 0, 200_000, 9) == []
+        await mount.close(fh)
+
+    run_on_pool(scene, tmp_path)
+
+
 def test_a_file_of_many_pieces_is_cut_in_steps_from_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "CUT_STEP", 4)
     monkeypatch.setattr(ranges, "SEEK_STEP", 3)
