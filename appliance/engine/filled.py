@@ -39,6 +39,8 @@ class Filled:
         generation, count = self._known.get(node.id, (-1, 0))
         if generation != node.generation:
             count = listing.allocated(every, node)
+            if every("SELECT generation FROM node WHERE id=?", (node.id,)) != [(node.generation,)]:
+                return count  # perhaps of a commit that `follow` is still to hear of: it would count that twice
             if len(self._known) >= KEPT:  # rare, and cheaper than an order
                 self._known.clear()
             self._known[node.id] = node.generation, count

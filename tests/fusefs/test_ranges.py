@@ -254,6 +254,32 @@ def test_pieces_are_of_one_state_whatever_the_writer_commits_meanwhile(tmp_path:
     run_on_pool(scene, tmp_path)
 
 
+def test_what_is_no_hole_is_counted_once_though_a_commit_is_heard_of_late(tmp_path: Path) -> None:
+    """stat(2) between the writer's COMMIT and the loop's hearing of it."""
+
+    async def scene(mount: Unmounted) -> None:
+        fh = await mount.create("photos/f")
+        await mount.ops.write(fh, 0, b"x" * 400_000)
+        await mount.ops.fsync(fh, False)
+        await mount.ops.fallocate(fh, PUNCH, 0, 40_960)  # a map from here on
+        await mount.ops.fsync(fh, False)
+        engine = mount.store.engine
+        await mount.ops.fallocate(fh, PUNCH, 40_960, 40_960)
+        await mount.ops.flush(fh)
+        tickets = list(engine._inline)
+        assert tickets
+        engine._inline.clear()
+        engine._runs += 1
+        batch = engine.committer.run(tickets)
+        assert (await mount.stat("photos/f")).st_blocks
+        engine._deliver(batch)
+        await mount.ops.fsync(fh, False)
+        assert (await mount.stat("photos/f")).st_blocks * 512 == 319_488  # 318,080 in whole blocks
+        await mount.close(fh)
+
+    run_on_pool(scene, tmp_path)
+
+
 def test_a_file_of_many_pieces_is_cut_in_steps_from_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "CUT_STEP", 4)
     monkeypatch.setattr(ranges, "SEEK_STEP", 3)
