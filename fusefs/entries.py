@@ -221,8 +221,8 @@ class Entries:
             if flags & pyfuse3.RENAME_NOREPLACE:
                 raise FUSEError(errno.EEXIST)
             onto = isinstance(target, Entry) and target.directory
-            if directory != onto:
-                raise FUSEError(errno.EINVAL if exchange else errno.EISDIR if onto else errno.ENOTDIR)
+            if directory != onto and not exchange:
+                raise FUSEError(errno.EISDIR if onto else errno.ENOTDIR)
             if onto and isinstance(target, Entry) and not exchange and self.files.names.get(target.node.id):
                 raise FUSEError(errno.ENOTEMPTY)
             new = target.name if isinstance(target, Entry) else _file_name(target, name_new)
@@ -266,6 +266,8 @@ class Entries:
         self.invalidation.epoch += 1
         if directory:
             self.invalidation.unshadowed(parent_inode_old, stored)
+        if exchange and isinstance(target, Entry) and target.directory:
+            self.invalidation.unshadowed(parent_inode_new, new)
 
     async def _keep(self, directory: int) -> None:
         """A directory that exists only because keys lie below it must not vanish under a program that removes its last

@@ -54,6 +54,24 @@ def reading(handler: Verb[G, P, R]) -> Verb[G, P, R]:
     return _permitted(READ, handler)
 
 
+def finding(handler: Verb[G, P, R]) -> Verb[G, P, R]:
+    """lookup: as `reading`, but "." may be asked of a number that the kernel has forgotten, and was given in another
+    run: NFS does (`Names.again`)."""
+
+    @functools.wraps(handler)
+    async def checked(operations: G, inode: int, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        bucket = operations.inodes.bucket(inode)
+        if bucket is None and args[0] == b".":
+            bucket = operations.names.home(inode)
+        if not operations.permits.known(READ, bucket):
+            operations.permits.require(READ, operations.names.bucket_numbered(bucket))
+        if inode in operations.names.past:
+            await operations.names.past.settled(inode)
+        return await handler(operations, inode, *args, **kwargs)
+
+    return answered(checked)
+
+
 def writing(handler: Verb[G, P, R]) -> Verb[G, P, R]:
     """A verb that changes what its first inode names, or something in it."""
     return _permitted(WRITE, handler)

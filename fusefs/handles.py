@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from appliance import settings
@@ -25,6 +24,7 @@ from appliance.errors import Code, StoreError
 from appliance.model import Attributes, Bucket, Entry, NewChunk, Node
 from fusefs.dirty import Overlay
 from fusefs.fastloop import Lock
+from fusefs.inodes import ROOT
 
 if TYPE_CHECKING:
     from appliance.store import Ticket
@@ -201,23 +201,46 @@ class FileHandle:
 
 
 class DirectoryHandle:
-    """One opendir(3).
+    """One opendir(3): where it is in its directory, and what was read ahead (`listing`).
 
-    Cookies must stay valid while names come and go: cookie n is the n-th name that this handle gave, and going on means
-    going on after that name, wherever it sorts now.  `rest` holds entries read but not yet given; a change of any name
-    or node makes them worthless (`epoch`), because the kernel caches the attributes that come with them.
+    `rest` holds entries read but not yet given; a change of any name or node makes them worthless (`epoch`), because
+    the kernel caches the attributes that come with them.
     """
 
-    __slots__ = ("bucket", "early", "epoch", "given", "inode", "node", "older", "pending", "rest", "whole")
+    __slots__ = (
+        "after",
+        "at",
+        "begun",
+        "bucket",
+        "cookie",
+        "directories",
+        "epoch",
+        "inode",
+        "node",
+        "older",
+        "pending",
+        "positions",
+        "rest",
+        "whole",
+    )
 
     def __init__(self, inode: int, bucket: int, node: Node | None) -> None:
         self.inode = inode
         self.node = node  # as it was opened: what is told of it when it is there no longer; None of the root
         self.bucket = bucket
-        self.given: list[tuple[bytes, bool]] = []
+        self.positions: dict[int, bytes] = {}  # row names by cookie, shared with the directory's other handles
         self.older: list[tuple[bytes, str]] = []  # the same, of a directory of older versions (`past`)
-        self.pending: Sequence[File] = ()  # uncommitted files at the time of the first read: they come first
-        self.early: set[bytes] = set()  # names of those that were given
+        self.cookie = 0  # of what was given last
+        self.after: bytes | None = None  # its row name (a directory's ends with "/")
+        self.begun = False
+        self.pending: list[tuple[bytes, File]] = []  # uncommitted files by name, as of the first read
         self.rest: list[Entry] = []
+        self.at = 0  # the next of `rest`
+        self.directories: set[bytes] = set()  # names of those in `rest`
         self.whole = False  # `rest` reaches to the end of the directory
         self.epoch = -1
+
+    @property
+    def parent(self) -> int:
+        """The inode of ".."."""
+        return ROOT if self.node is None else self.node.ref or ROOT

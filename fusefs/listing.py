@@ -1,29 +1,101 @@
 """Directories, a reply at a time.
 
-The kernel asks for a directory in pieces of some 32 KiB and may come back to any cookie it was given.  A cookie is the
-number of names given before it (in the root: a bucket's root node), and going on means going on in the catalogue after
-the name given last; nothing is copied when a directory is opened, and a directory of any length costs what is asked of
-it.  Each entry comes with its attributes (readdirplus) and counts as a lookup.
+The kernel asks for a directory in pieces of some 32 KiB and may come back to any cookie that it was given, also through
+another handle: its NFS server opens the directory anew for each piece.  So a cookie stands for a name: it is a digest
+of it, and going on means going on after that name, wherever it sorts now and whether or not it is still there.  The
+names that cookies stand for are remembered as long as the directory is open, and for some time after (`Positions`);
+one that is remembered no more is looked for.  (Cookies of the root are the buckets' roots.)
+
+Names come in the catalogue's order; the files that no commit has taken yet, as of the first reply, are merged into it,
+so a commit between two replies moves nothing.  Nothing is copied when a directory is opened, and one of any length
+costs what is asked of it.  Each entry comes with its attributes (readdirplus) and counts as a lookup.
 """
 
 from __future__ import annotations
 
 import errno
+import stat
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator
+from hashlib import blake2b
 from typing import Final
 
 import pyfuse3
-from pyfuse3 import FileNameT, FUSEError, ReaddirToken
+import trio
+from pyfuse3 import EntryAttributes, FileNameT, FUSEError, InodeT, ReaddirToken
 
 from appliance.authority import Action
+from appliance.model import Entry
 from fusefs import tree
-from fusefs.handles import DirectoryHandle
+from fusefs.handles import DirectoryHandle, File
+from fusefs.inodes import ROOT
 from fusefs.names import Names
 
 LIST_STEP: Final = 256  # entries per call of the store: about one reply
+SEEK_STEP: Final = 1_024  # entries looked through for a forgotten cookie, between two other requests
+KEPT_MAX: Final = 65_536  # names whose cookies are remembered after their directories were closed
+SELF: Final = 1  # the cookie of "."
+PARENT: Final = 2  # of ".."
+
+
+def cookie_of(row: bytes) -> int:
+    """The cookie of a row name (a directory's ends with "/"): 63 bits, above those of "." and "..".
+
+    Two of a million names have one cookie once in 20 million directories; who comes back to it is then led to one of
+    the two, while going on from a reply never asks."""
+    return PARENT + 1 + (int.from_bytes(blake2b(row, digest_size=8).digest(), "little") >> 2)
+
+
+class Positions:
+    """Which names cookies stand for, by directory."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, tuple[int, dict[int, bytes]]] = {}  # directory -> (handles, names by cookie)
+        self._closed: OrderedDict[int, dict[int, bytes]] = OrderedDict()  # least lately closed first
+        self._kept = 0  # names in `_closed`
+
+    def opened(self, handle: DirectoryHandle) -> None:
+        """The handle knows what others of its directory know."""
+        handles, names = self._open.get(handle.inode, (0, None))
+        if names is None:
+            names = self._closed.pop(handle.inode, {})
+            self._kept -= len(names)
+        self._open[handle.inode] = handles + 1, names
+        handle.positions = names
+
+    def closed(self, handle: DirectoryHandle) -> None:
+        """Somebody may still come back, through another handle."""
+        handles, names = self._open.pop(handle.inode)
+        if handles > 1:
+            self._open[handle.inode] = handles - 1, names
+        elif names:
+            self._closed[handle.inode] = names
+            self._kept += len(names)
+            while self._kept > KEPT_MAX:
+                _, forgotten = self._closed.popitem(last=False)
+                self._kept -= len(forgotten)
+
+
+def _dot(token: ReaddirToken, name: bytes, inode: int, cookie: int) -> bool:
+    """ "." or "..", which count as no lookup (fs/fuse/readdir.c, fuse_direntplus_link)."""
+    answer = EntryAttributes()
+    answer.st_ino = InodeT(inode)
+    answer.st_mode = pyfuse3.ModeT(stat.S_IFDIR)
+    return pyfuse3.readdir_reply(token, FileNameT(name), answer, cookie)
+
+
+def _dots(token: ReaddirToken, inode: int, parent: int, start: int) -> bool:
+    """False when the reply is full."""
+    if start < SELF and not _dot(token, b".", inode, SELF):
+        return False
+    return start >= PARENT or _dot(token, b"..", parent, PARENT)
 
 
 def list_buckets(names: Names, start: int, token: ReaddirToken) -> None:
     """The mount's root."""
+    if not _dots(token, ROOT, ROOT, start):
+        return
     for bucket in sorted(names.store.buckets(), key=lambda bucket: bucket.root):
         if bucket.root <= start or not names.permits.allows(Action.MOUNT_READ, bucket):
             continue
@@ -33,67 +105,102 @@ def list_buckets(names: Names, start: int, token: ReaddirToken) -> None:
         names.inodes.looked_up(bucket.root, bucket.id)
 
 
-def list_directory(names: Names, handle: DirectoryHandle, start: int, epoch: int, token: ReaddirToken) -> None:
-    """A directory of a bucket: uncommitted files as of the first call, then the catalogue's entries.
+async def seek(names: Names, handle: DirectoryHandle, start: int) -> None:
+    """The next reply begins after cookie `start`.  EINVAL for one that stands for no name (any more)."""
+    handle.rest, handle.at, handle.whole = [], 0, False
+    if start == 0 or not handle.begun:
+        handle.begun = True
+        handle.pending = sorted(names.files.names.get(handle.inode, {}).items())
+    if start <= PARENT:
+        handle.after, handle.cookie = None, start
+        return
+    found = handle.positions.get(start)
+    if found is None:
+        found = next((name for name, _ in handle.pending if cookie_of(name) == start), None)
+    after: tuple[bytes, bool] | None = None
+    while found is None:
+        entries = names.store.entries(handle.inode, after, SEEK_STEP)
+        for entry in entries:
+            if cookie_of(_row(entry)) == start:
+                found = _row(entry)
+        if not entries:
+            raise FUSEError(errno.EINVAL)
+        after = (entries[-1].name, entries[-1].directory)
+        await trio.lowlevel.checkpoint()
+    handle.positions[start] = handle.after = found
+    handle.cookie = start
+
+
+def list_directory(names: Names, handle: DirectoryHandle, epoch: int, token: ReaddirToken) -> None:
+    """A directory of a bucket, from where `seek` or the last reply left it.
 
     `epoch` rises with every change of a name or node: entries read under an older one are read again.
     """
-    if start == 0:
-        handle.given.clear()
-        handle.rest = []
-        handle.pending = tuple(names.files.names.get(handle.inode, {}).values())
-        handle.early = set()
-    elif start > len(handle.given):
-        raise FUSEError(errno.EINVAL)
-    if start < len(handle.given):  # seekdir(3)
-        del handle.given[start:]
-        handle.rest = []
-    if _list_uncommitted(names, handle, token):
-        _list_committed(names, handle, epoch, token)
-
-
-def _list_uncommitted(names: Names, handle: DirectoryHandle, token: ReaddirToken) -> bool:
-    """False when the reply is full."""
-    for file in handle.pending[len(handle.given) :]:
-        name = b"" if file.name is None else file.name[1]
-        if file.name is not None:  # otherwise committed meanwhile: it comes with the catalogue's
-            shadowed = names.store.entry(handle.inode, name, True) is not None
-            shown = FileNameT(tree.to_mount(name, shadowed))
-            answer = names.attributes(file)
-            if not pyfuse3.readdir_reply(token, shown, answer, len(handle.given) + 1):
-                return False
-            names.known(handle.inode, file.inode, file)
-            handle.early.add(name)
-        handle.given.append((name, False))
-    return True
-
-
-def _list_committed(names: Names, handle: DirectoryHandle, epoch: int, token: ReaddirToken) -> None:
-    while True:
-        if handle.epoch != epoch or not handle.rest:
-            after = handle.given[-1] if len(handle.given) > len(handle.pending) else None
-            handle.epoch = epoch
-            handle.rest = names.store.entries(handle.inode, after, LIST_STEP)
-            handle.whole = len(handle.rest) < LIST_STEP
-            if not handle.rest:
-                return
-        directories = {entry.name for entry in handle.rest if entry.directory}
-        last = handle.rest[-1]
-        reach = last.name + b"/" if last.directory else last.name
-        for index, entry in enumerate(handle.rest):
-            if entry.directory or entry.name not in handle.early:
-                shadowed = not entry.directory and (
-                    entry.name in directories  # its directory would be among these ...
-                    if handle.whole or entry.name + b"/" <= reach
-                    else names.store.entry(handle.inode, entry.name, True) is not None  # ... or comes later
-                )
-                shown = FileNameT(tree.to_mount(entry.name, shadowed))
-                answer = names.attributes(names.file(entry) or entry.node)
-                if not pyfuse3.readdir_reply(token, shown, answer, len(handle.given) + 1):
-                    handle.rest = handle.rest[index:]
-                    return
-                names.known(handle.inode, entry.node.id, entry)
-            handle.given.append((entry.name, entry.directory))
-        handle.rest = []
-        if handle.whole:
+    if handle.cookie < PARENT:
+        if not _dots(token, handle.inode, handle.parent, handle.cookie):
             return
+        handle.cookie = PARENT
+    for row, found in _following(names, handle, epoch):
+        file = names.file(found)
+        cookie = cookie_of(row)
+        answer = names.attributes(file if file is not None else found.node)  # type: ignore[union-attr]
+        if not pyfuse3.readdir_reply(token, FileNameT(_shown(names, handle, found, row)), answer, cookie):
+            return
+        names.known(handle.inode, answer.st_ino, found)
+        handle.positions[cookie] = handle.after = row
+        handle.cookie = cookie
+
+
+def _following(names: Names, handle: DirectoryHandle, epoch: int) -> Iterator[tuple[bytes, Entry | File]]:
+    """(row name, what it names) after where the handle is; where it is moves only between two of them."""
+    pending = bisect_right(handle.pending, handle.after, key=lambda item: item[0]) if handle.after is not None else 0
+    if handle.epoch != epoch:
+        handle.rest, handle.at, handle.whole, handle.epoch = [], 0, False, epoch
+    while True:
+        if handle.at == len(handle.rest) and not handle.whole:
+            _refill(names, handle)
+        entry = handle.rest[handle.at] if handle.at < len(handle.rest) else None
+        row = None if entry is None else _row(entry)
+        if pending < len(handle.pending) and (row is None or handle.pending[pending][0] <= row):
+            name, file = handle.pending[pending]
+            pending += 1
+            if name == row and entry is not None:  # committed meanwhile
+                yield name, entry
+                handle.at += 1
+            elif file.name == (handle.inode, name):
+                yield name, file
+            else:  # committed and not read, moved or gone
+                now = names.store.entry(handle.inode, name, False)
+                if now is not None:
+                    yield name, now
+        elif entry is None or row is None:
+            return
+        else:
+            yield row, entry
+            handle.at += 1
+
+
+def _refill(names: Names, handle: DirectoryHandle) -> None:
+    """The catalogue's entries after where the handle is."""
+    after = None
+    if handle.after is not None:
+        directory = handle.after.endswith(b"/")
+        after = (handle.after.removesuffix(b"/"), directory)
+    handle.rest, handle.at = names.store.entries(handle.inode, after, LIST_STEP), 0
+    handle.whole = len(handle.rest) < LIST_STEP
+    handle.directories = {entry.name for entry in handle.rest if entry.directory}
+
+
+def _row(entry: Entry) -> bytes:
+    return entry.name + b"/" if entry.directory else entry.name
+
+
+def _shown(names: Names, handle: DirectoryHandle, found: Entry | File, row: bytes) -> bytes:
+    """The name in the mount: a file beside a directory of the same name has an alias."""
+    if isinstance(found, Entry) and found.directory:
+        return tree.to_mount(found.name)
+    if handle.at < len(handle.rest) and (handle.whole or row + b"/" <= _row(handle.rest[-1])):
+        shadowed = row in handle.directories  # its directory would be among these ...
+    else:
+        shadowed = names.store.entry(handle.inode, row, True) is not None  # ... or comes later
+    return tree.to_mount(row, shadowed)

@@ -157,7 +157,10 @@ class Names:
 
     def bucket_of(self, inode: int) -> Bucket:
         """The same, whole.  ESTALE when it was deleted."""
-        number = self.bucket_id(inode)
+        return self.bucket_numbered(self.bucket_id(inode))
+
+    def bucket_numbered(self, number: int | None) -> Bucket:
+        """A bucket by its id.  ESTALE when it was deleted."""
         for bucket in self.store.buckets():
             if bucket.id == number:
                 return bucket
@@ -187,6 +190,42 @@ class Names:
         """EROFS for an older version, and for the directories of such."""
         if inode in self.past or self.inodes.place(inode) == PAST:
             raise FUSEError(errno.EROFS)
+
+    # ------------------------------------------------------------------ without a name (NFS)
+    def home(self, inode: int) -> int:
+        """The bucket of an inode that the kernel does not know (any more).  ESTALE."""
+        file = self.files.get(inode)
+        return self.node(inode).bucket if file is None else file.bucket.id
+
+    async def again(self, inode: int) -> EntryAttributes:
+        """The answer to a lookup of ".": an inode by its number alone.  ESTALE for one that is gone: no number is ever
+        used again.  Where keys have versions its key is looked for, as only a current version has one."""
+        if inode in self.past:
+            node = self.past.node(inode)
+            self.past.known(node, self.bucket_id(inode))
+            return self.past.told(node)
+        bucket = self.home(inode)
+        file, place = self.files.get(inode), self.inodes.place(inode)
+        if file is not None:
+            place = place or file.name or file.place
+        elif place is None and self.store.versioned(bucket) and stat.S_ISREG(self.node(inode).mode):
+            place = await self.store.place_of(inode) or PAST
+        found = self.files.get(inode) or self.node(inode)  # as it is after that wait
+        if (found.orphan if isinstance(found, File) else not found.links) and inode not in self.inodes:
+            raise FUSEError(errno.ESTALE)
+        self.inodes.looked_up(inode, bucket)
+        if place is not None:
+            self.inodes.placed(inode, place)
+        return self.attributes(self.files.get(inode) or self.node(inode))
+
+    def parent(self, inode: int) -> int:
+        """The inode of ".." of a directory.  ESTALE for what is none."""
+        if inode == ROOT:
+            return ROOT
+        node = self.node(inode)
+        if not stat.S_ISDIR(node.mode) or inode in self.past:
+            raise FUSEError(errno.ESTALE)
+        return node.ref or ROOT
 
     # ------------------------------------------------------------------ answering
     def attributes(self, found: File | Node) -> EntryAttributes:

@@ -43,11 +43,11 @@ from appliance.model import Attributes, Entry, Node
 from fusefs import attributes, changes, xattrs
 from fusefs.answered import answered
 from fusefs.entries import Entries
-from fusefs.guarded import handling, reading, writing
+from fusefs.guarded import finding, handling, reading, writing
 from fusefs.handles import DirectoryHandle, File, FileHandle
 from fusefs.inodes import PAST, ROOT, Inodes
 from fusefs.invalidation import Invalidation, Kernel
-from fusefs.listing import list_buckets, list_directory
+from fusefs.listing import Positions, list_buckets, list_directory, seek
 from fusefs.names import Names
 from fusefs.permits import Permits
 from fusefs.ranges import Ranges
@@ -65,7 +65,7 @@ SUID_SGID: Final = stat.S_ISUID | stat.S_ISGID
 class Operations(pyfuse3.Operations):
     """One mount.  `principal` is who acts in it, and owns the buckets that mkdir makes."""
 
-    supports_dot_lookup = False
+    supports_dot_lookup = True
     enable_writeback_cache = True
     enable_acl = False
 
@@ -82,12 +82,16 @@ class Operations(pyfuse3.Operations):
         self.entries = Entries(store, self.permits, self.inodes, self.names, self.files, self.invalidation)
         self.ranges = Ranges(store, self.files, kernel)
         self.handles: dict[int, FileHandle | DirectoryHandle] = {}
+        self.positions = Positions()
         self._numbers = count(1)
         self._started_ns = time.time_ns()
 
     # ------------------------------------------------------------------ names
-    @reading
+    @finding
     async def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        if name in (b".", b".."):  # who has an inode's number and no name (NFS)
+            inode = parent_inode if name == b"." else self.names.parent(parent_inode)
+            return self._root() if inode == ROOT else await self.names.again(inode)
         found = self.names.find(parent_inode, name)
         if found is None:
             return self._absent(parent_inode, name)
@@ -383,7 +387,8 @@ class Operations(pyfuse3.Operations):
         number = next(self._numbers)
         # ESTALE for one that is gone: the kernel looks its path up again
         node = self.names.node(inode) if inode != ROOT else None
-        self.handles[number] = DirectoryHandle(inode, self.names.bucket_id(inode), node)
+        self.handles[number] = handle = DirectoryHandle(inode, self.names.bucket_id(inode), node)
+        self.positions.opened(handle)
         return FileHandleT(number)
 
     @handling
@@ -397,11 +402,15 @@ class Operations(pyfuse3.Operations):
         else:
             if handle.node is not None and start_id == 0:
                 self._read(handle.node)
-            list_directory(self.names, handle, start_id, self.invalidation.epoch, token)
+            if start_id == 0 or start_id != handle.cookie:
+                await seek(self.names, handle, start_id)
+            list_directory(self.names, handle, self.invalidation.epoch, token)
 
     @answered
     async def releasedir(self, fh: FileHandleT) -> None:
-        del self.handles[fh]
+        handle = self.handles.pop(fh)
+        assert isinstance(handle, DirectoryHandle)
+        self.positions.closed(handle)
 
     @handling
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:

@@ -291,9 +291,13 @@ class MemoryStore:
                 raise StoreError(Code.NO_SUCH_NODE)
             if exchange:
                 if target is None:
-                    raise StoreError(Code.NO_SUCH_NODE)
-                self._set(parent, row, target)
-                self._set(new_parent, new_row, source)
+                    new_row = self._row(new_name, not directory)
+                    target = self.directories[new_parent][new_row]
+                for at, each in ((parent, row), (new_parent, new_row)):
+                    del self.directories[at][each]
+                    self._link(at, -each.endswith(b"/"))
+                self._set(parent, self._row(name, new_row.endswith(b"/")), target)
+                self._set(new_parent, self._row(new_name, directory), source)
                 return
             if target is not None:
                 if not replace:

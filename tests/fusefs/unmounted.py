@@ -166,7 +166,8 @@ class Unmounted:
         def reply(token: object, name: bytes, attr: pyfuse3.EntryAttributes, next_id: int) -> bool:
             if len(got) == room:
                 return False
-            got.append((bytes(name), attr, next_id))
+            if name not in (b".", b".."):
+                got.append((bytes(name), attr, next_id))
             return True
 
         real, pyfuse3.readdir_reply = pyfuse3.readdir_reply, reply
