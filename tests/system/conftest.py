@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from appliance.limits import GIB
+from tests.fusefs.compiled import build
 from tests.system.box import Box, running
 from tests.system.clients import Clients, install
 
@@ -53,6 +54,7 @@ def loops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 @pytest.fixture(scope="module")
 def box(fuse: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """A running box on sparse files, shared by a module's tests: each uses buckets of its own."""
+    build()
     with running(tmp_path_factory.mktemp("box")) as started:
         yield started
 

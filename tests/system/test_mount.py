@@ -120,6 +120,35 @@ def test_a_handle_keeps_what_it_opened(box: Box, bucket: str) -> None:
     assert path.read_bytes() == b"new"
 
 
+def test_holes_and_shared_copies_are_the_same_bytes_through_s3(box: Box, bucket: str) -> None:
+    """By the programs that people use for them."""
+    there, other = box.mount / bucket, box.mount / f"{bucket[:50]}-other"
+    other.mkdir()
+    data = bytearray(os.urandom(24 << 20))
+    whole = digest(bytes(data))
+    (there / "disk").write_bytes(data)
+    before = os.statvfs(there)
+    run("cp", there / "disk", other / "copy")  # of files with holes it reads what is between them
+    taken = before.f_bavail - os.statvfs(there).f_bavail
+    assert taken * before.f_frsize < 1 << 20, "no byte of it is there twice"
+    run("fallocate", "--punch-hole", "--offset", "1MiB", "--length", "8MiB", there / "disk")
+    run("fallocate", "--zero-range", "--offset", "20000000", "--length", "12345", there / "disk")
+    data[1 << 20 : 9 << 20] = bytes(8 << 20)
+    data[20_000_000:20_012_345] = bytes(12_345)
+    assert (there / "disk").stat().st_blocks * 512 < 17 << 20
+    with box.s3().get_object(Bucket=other.name, Key="copy")["Body"] as body:
+        assert digest(body.read()) == whole
+    run("cp", there / "disk", other / "copy")
+    for place, key in ((bucket, "disk"), (other.name, "copy")):
+        with box.s3().get_object(Bucket=place, Key=key)["Body"] as body:
+            assert digest(body.read()) == digest(bytes(data))
+    run("fallocate", "--length", "30MiB", other / "copy")
+    box.s3().delete_object(Bucket=bucket, Key="disk")
+    assert digest((other / "copy").read_bytes()) == digest(bytes(data).ljust(30 << 20, b"\0"))
+    run("cp", "--sparse=always", other / "copy", there / "sparse")
+    assert (there / "sparse").stat().st_blocks <= (other / "copy").stat().st_blocks
+
+
 def test_random_writes_and_truncation(box: Box, bucket: str) -> None:
     path, model = box.mount / bucket / "k", bytearray()
     with path.open("w+b") as file:
