@@ -46,6 +46,7 @@ from appliance.ondisk.superblock import Tier
 from appliance.opening import attach, close_all, open_store, state_lock
 from appliance.upkeep.audit import audit
 from appliance.upkeep.expiry import ROUNDS_A_DAY, run_lifecycle
+from appliance.upkeep.fold import run_folding
 from fusefs.mount import FILE_SYSTEM, Mount, mounted_type, unmount
 from fusefs.observed import OPERATIONS
 from s3front.app import s3_app
@@ -234,6 +235,7 @@ class Daemon:
             )
             day = self.config.lifecycle.day_seconds
             interval = min(self.config.lifecycle.interval, day / ROUNDS_A_DAY)
+            nursery.start_soon(run_folding, self.store)
             nursery.start_soon(partial(run_lifecycle, self.store, day=day, interval=interval))
             await until.wait()
             nursery.cancel_scope.cancel()

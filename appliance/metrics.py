@@ -48,6 +48,9 @@ ENGINE_COUNTERS: Final = frozenset(
         "read_failovers",
         "cache_hits",
         "cache_misses",
+        "folded_bytes",
+        "folded_slices",
+        "fold_conflicts",
     }
 )
 # Reported under names of their own.

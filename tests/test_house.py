@@ -52,6 +52,7 @@ ARROWS: Final[dict[str, set[str]]] = {
         "appliance.catalogue",
     },
     "appliance.upkeep.expiry": {"appliance.store"},
+    "appliance.upkeep.fold": {"appliance.store", "appliance.engine", "appliance.device", "appliance.catalogue"},
     "appliance.verbs": {"appliance.engine", "appliance.catalogue", "appliance.encryption"},
     "appliance.store": {
         "appliance.verbs",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from appliance.catalogue import buckets, commands, files, objects, sharing, uploads
+from appliance.catalogue import buckets, commands, files, folding, objects, sharing, uploads
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 
@@ -38,6 +38,7 @@ _TABLE: Final[dict[type[commands.Command], Callable[[Rows, DirectoryCache, Any],
     commands.Rename: files.rename,
     commands.SetAttributes: _plain(files.set_attributes),
     commands.SetTimes: _plain(files.set_times),
+    commands.FoldMap: _plain(folding.fold_map),
     commands.Reap: _reap,
     commands.CreateBucket: _plain(buckets.create_bucket),
     commands.DeleteBucket: buckets.delete_bucket,

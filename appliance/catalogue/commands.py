@@ -272,6 +272,21 @@ class CopyRange(Command, frozen=True, kw_only=True):
     shared: SharedRange
 
 
+class FoldMap(Command, frozen=True, kw_only=True):
+    """The same bytes in another chunk (catalogue/folding.py)."""
+
+    map: int
+    before: tuple[NewSlice, ...]  # as they were read, in order
+    chunk: NewChunk
+    slices: tuple[NewSlice, ...]  # of `chunk`; each has the bytes of the slices of `before` that it covers
+    copies: int
+    label: bytes
+
+    @property
+    def new_chunks(self) -> tuple[NewChunk, ...]:
+        return (self.chunk,)
+
+
 class Reap(Command, frozen=True, kw_only=True):
     """Nobody holds the node any more: if it is unlinked (or an empty implied directory) it goes."""
 

@@ -149,7 +149,8 @@ def add_map(tx: Rows, slices: Sequence[tuple[int, int, int, int, int]]) -> Conte
 # ---------------------------------------------------------------------- references
 
 
-def _count(tx: Rows, chunk: int, change: int) -> None:
+def count_chunk(tx: Rows, chunk: int, change: int) -> None:
+    """So many references more or, at none, the chunk goes with its pages."""
     row = tx.one("SELECT len, refs, copies, key FROM chunk WHERE id=?", (chunk,))
     assert row is not None, f"chunk {chunk} is counted but not there"
     length, refs, copies, key = row
@@ -173,7 +174,7 @@ def _count(tx: Rows, chunk: int, change: int) -> None:
 def share(tx: Rows, kind: int, ref: int) -> None:
     """One more reference to a chunk or map."""
     if kind == WHOLE:
-        _count(tx, ref, 1)
+        count_chunk(tx, ref, 1)
     elif kind == MAPPED:
         refs, composed = tx.one("SELECT refs, composed FROM map WHERE id=?", (ref,))
         tx.put(MAP, (ref, refs + 1, composed))
@@ -211,7 +212,7 @@ def _release(tx: Rows, kind: int, ref: int) -> bool:
     """One reference less, if what it alone keeps can be freed here; False: a part was freed, and the reference, with
     the rest under it, is still there."""
     if kind == WHOLE:
-        _count(tx, ref, -1)
+        count_chunk(tx, ref, -1)
     elif kind == MAPPED:
         refs, composed = tx.one("SELECT refs, composed FROM map WHERE id=?", (ref,))
         if refs == 1:
@@ -332,7 +333,7 @@ def clone_range(tx: Rows, content: Content, start: int, length: int, maker: Make
         end = min(end, int(tx.one("SELECT len FROM chunk WHERE id=?", (content.ref,))[0]))
     pieces = flatten(tx.all, content.kind, content.ref, start, end)
     for piece in pieces:
-        _count(tx, piece.chunk, 1)
+        count_chunk(tx, piece.chunk, 1)
     if len(pieces) == 1 and pieces[0].length == length and pieces[0].start == 0:
         whole = tx.one("SELECT len, id IN (SELECT chunk FROM patch) FROM chunk WHERE id=?", (pieces[0].chunk,))
         if whole == (length, 0):  # a patch stays in a map, where folding finds it
@@ -369,7 +370,7 @@ def patch(
     if size <= INLINE_MAX and content.kind in (EMPTY, INLINE) and not apart:
         return _patch_inline(content.data[:keep], size, chunks, slices, punched)
     for other in shared:  # first: what is dropped here may have had them alone
-        _count(tx, other.chunk, 1)
+        count_chunk(tx, other.chunk, 1)
     if keep == 0 or content.kind == EMPTY:
         drop(tx, content.kind, content.ref)
         if shared:
@@ -431,7 +432,7 @@ def _own_map(tx: Rows, content: Content, size: int, maker: Maker) -> int:
         return content.ref
     pieces = flatten(tx.all, MAPPED, content.ref, 0, size)
     for piece in pieces:
-        _count(tx, piece.chunk, 1)
+        count_chunk(tx, piece.chunk, 1)
     mine = add_map(tx, [(p.offset, p.length, WHOLE, p.chunk, p.start) for p in pieces]).ref
     drop(tx, MAPPED, content.ref)
     return mine
@@ -455,5 +456,5 @@ def _punch(tx: Rows, number: int, start: int, end: int, *, replaced: bool = Fals
             tx.put(SLICE, (number, end, right, kind, ref, inner + end - offset))
         change = (left > 0) + (right > 0) - 1
         if change:
-            _count(tx, ref, change)
+            count_chunk(tx, ref, change)
     return held

@@ -34,6 +34,7 @@ from appliance.engine.ledger import Ledger
 from appliance.engine.retrieve import Retrieval
 from appliance.engine.snapshot import FREE_SHARE
 from appliance.engine.startup import OpenParts
+from appliance.engine.worn import Worn
 from appliance.errors import Code, StoreError
 from appliance.limits import BATCH_BODY_MAX, BATCH_COMMANDS_MAX, MIB, WRITE_CEILING
 from appliance.model import AccessKey, Bucket, Change, Node, Usage, User, WrappedKey
@@ -64,6 +65,7 @@ class Engine:
         self.directories = DirectoryCache()
         self.rows = RowCache()
         self.filled = Filled()
+        self.worn = Worn()
         self._told = 0  # COMMITs that the loop was told of
         self._ids = itertools.count(parts.next_id)
         self._held: dict[int, int] = {}
@@ -346,6 +348,7 @@ class Engine:
         if batch.reaps or self._reaping:
             self._reap_on(batch)
         self.filled.follow(batch.tickets)
+        self.worn.follow(batch.tickets)
         for ticket in batch.tickets:
             if ticket.error is None and isinstance(ticket.command, _RELOADING):
                 self.reload()
