@@ -127,6 +127,8 @@ class Folder:
             idle = now - wear.last >= self._idle
             if not idle and wear.patched < PATCHED_MAX and not (pressed and wear.patched):
                 continue
+            if worn.maps.get(number) is not wear:
+                continue  # another round has it
             del worn.maps[number]  # what is changed from now on counts anew
             done += 1
             try:

@@ -257,6 +257,9 @@ class Model:
         self.explicit = {moved(name): node for name, node in self.explicit.items()}
         self.paths = {node: moved(name) for node, name in self.paths.items()}
 
+    def _FoldMap(self, command: commands.FoldMap, result: Any) -> None:
+        """The same bytes."""
+
     def _PutDataKeys(self, command: commands.PutDataKeys, result: Any) -> None:
         """Nothing that a client sees."""
 

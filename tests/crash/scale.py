@@ -30,8 +30,19 @@ SMALL: Final[Mapping[str, int]] = {
     "GATHER_MEMORY": 4 * MIB,
     "SNAPSHOT_PAGE": 64 * KIB,
     "DROP_STEP": 1,
+    "SLICES_MAX": 8,
+    "JOINS_MIN": 2,
+    "DEAD_MIN": 1 * KIB,
+    "PATCHED_MAX": 4 * KIB,
 }
-ROOMS: Final = ("appliance.engine", "appliance.ondisk", "appliance.catalogue", "appliance.verbs", "appliance.limits")
+ROOMS: Final = (
+    "appliance.engine",
+    "appliance.ondisk",
+    "appliance.catalogue",
+    "appliance.verbs",
+    "appliance.limits",
+    "appliance.upkeep",
+)
 
 
 @contextmanager

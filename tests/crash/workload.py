@@ -16,6 +16,7 @@ from appliance.errors import Code, StoreError
 from appliance.limits import KIB
 from appliance.model import NO_ATTRIBUTES, Body, Bucket, DataKey, NewSlice, Node, SharedRange
 from appliance.store import ObjectStore
+from appliance.upkeep.fold import Folder
 from tests.crash.observed import Broken
 from tests.crash.witness import Witness
 from tests.doubles.disks import Crash
@@ -77,6 +78,8 @@ class Clients:
             (self.create_file, 3),
             (self.change_file, 4),
             (self.copy_range, 2),
+            (self.wear, 3),
+            (self.fold, 3),
             (self.make_directory, 2),
             (self.remove_directory, 1),
             (self.rename, 3),
@@ -287,6 +290,21 @@ class Clients:
         shared = SharedRange(source.id, start, offset, length, sealed)
         end = offset + length
         await self._write(bucket, target.id, None, 0, None, end, 0, [(offset, end)], shared)
+
+    async def wear(self, bucket: Bucket) -> None:
+        """A file that keeps its name, changed in a few places, as a database does."""
+        parent, name = self._directory(bucket), b"w"
+        entry = self.store.entry(parent, name, False)
+        if entry is None:
+            await self._write(bucket, self.store.new_node_id(), (parent, name), 20_000, None, 0, 20_000)
+            return
+        for _ in range(self.random.randint(1, 6)):
+            await self._write(bucket, entry.node.id, None, 0, None, self.random.randrange(20_000), 700)
+
+    async def fold(self, bucket: Bucket) -> None:
+        """Half of the time before the file has rested: then only its patches."""
+        await Folder(self.store, idle=self.random.choice((0.0, 1e9)), pace=0.0).round()
+        await trio.lowlevel.checkpoint()
 
     async def make_directory(self, bucket: Bucket) -> None:
         await self.store.make_directory(self._directory(bucket), self.random.choice(DIRECTORIES), 0o755, 0, 0, 1)
