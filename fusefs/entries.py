@@ -109,7 +109,7 @@ class Entries:
         with self.invalidation.changing((new_parent_inode, new_name)):
             entry = await self.store.make_link(inode, new_parent_inode, new, time.time_ns())
         if file is not None:
-            file.rebase(self.store.node(inode))  # another commit may have come after
+            self.files.renamed(file)
         return self.names.looked_up(new_parent_inode, entry)
 
     def _inherit(self, parent: int, gid: int, mode: int) -> tuple[int, int]:
@@ -259,7 +259,7 @@ class Entries:
             await self.files.wait(commit)
         for changed in (moved, replaced):
             if changed is not None and changed.base is not None and not changed.orphan:
-                changed.rebase(self.store.node(changed.inode))
+                self.files.renamed(changed)
         self._placed(source, (parent_inode_new, new))
         if exchange:
             self._placed(target, (parent_inode_old, stored))

@@ -200,6 +200,14 @@ class WriteBack:
             else:
                 return  # small bodies without a name: they leave memory with their holders
 
+    def renamed(self, file: File) -> None:
+        """A name of it was changed, or another one made.  The other door may have removed it since."""
+        try:
+            file.rebase(self.store.node(file.inode))
+        except StoreError as error:
+            if error.code is not Code.NO_SUCH_NODE:
+                raise
+
     def unlinked(self, file: File) -> None:
         """One of its names is gone."""
         self._forget_name(file)

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import pyfuse3
@@ -18,7 +19,7 @@ from appliance.limits import FILE_SIZE_MAX, MIB
 from appliance.model import Bucket
 from fusefs import writeback
 from fusefs.operations import Operations
-from tests.fusefs.scenes import Play, refused, run, settled
+from tests.fusefs.scenes import Play, refused, run, run_on_pool, settled
 from tests.fusefs.unmounted import Unmounted
 
 pytestmark = pytest.mark.slow  # in all
@@ -378,3 +379,24 @@ def test_open_files_without_a_name_above_the_bound_stop_nobody(monkeypatch: pyte
         assert mount.ops.files.memory == 0
 
     run(scene)
+
+
+@pytest.mark.parametrize("verb", ["rename", "make_link"])
+def test_a_file_that_s3_removes_as_soon_as_it_has_another_name(verb: str, tmp_path: Path) -> None:
+    """What was done was done, whatever the other door does before the answer."""
+
+    async def scene(mount: Unmounted) -> None:
+        await mount.write_file("photos/a", b"ours")
+        real = getattr(mount.store, verb)
+
+        async def done(*arguments: Any, **options: Any) -> Any:
+            result = await real(*arguments, **options)
+            for key in (b"a", b"b"):
+                await mount.door.put("photos", key, b"theirs")
+            return result
+
+        setattr(mount.store, verb, done)
+        await (mount.rename if verb == "rename" else mount.link)("photos/a", "photos/b")
+        assert await mount.read_file("photos/b") == b"theirs"
+
+    run_on_pool(scene, tmp_path)

@@ -8,10 +8,11 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.models.linearizability import Kind, Operation, Value, linearizable, step
+from tests.models.linearizability import Kind, Operation, Value, linearizable, step_of_all, view
 from tests.rows import rows
 
 R, W, C, S, D = Kind.READ, Kind.WRITE, Kind.CREATE, Kind.SWAP, Kind.REMOVE
+M, P, T = Kind.MOVE, Kind.APPEND, Kind.CUT
 A, B = b"a", b"b"
 NEVER = math.inf
 
@@ -33,6 +34,12 @@ def op(kind: Kind, called: float, returned: float, **fields: object) -> Operatio
         [op(W, 1, 5, argument=A), op(W, 2, 4, argument=B), op(R, 6, 7, result=B)],
         [op(C, 1, 5, argument=A, result=True), op(C, 2, 4, argument=B, result=False), op(R, 6, 7, result=A)],
         [op(W, 1, 2, argument=A), op(S, 3, 4, expected=A, argument=B, result=True), op(R, 5, 6, result=B)],
+        [op(W, 1, 2, argument=A), op(M, 3, 4, target=1, result=True), op(R, 5, 6, register=1, result=A)],
+        [op(M, 1, 2, target=1, result=False), op(R, 3, 4, register=1, result=None)],
+        [op(W, 1, 2, argument=A), op(P, 3, 4, argument=B, result=True), op(R, 5, 6, result=A + B)],
+        [op(P, 1, 2, argument=B, result=False), op(R, 3, 4, result=None)],
+        [op(W, 1, 2, argument=b"abc"), op(T, 3, 4, argument=b"12", result=True), op(R, 5, 6, result=b"ab")],
+        [op(W, 1, 2, argument=A), op(T, 3, 4, argument=b"12", result=True), op(R, 5, 6, result=b"a\0")],
         # one that never returned may have happened, at any time from its call on, or not
         [op(W, 1, NEVER, argument=A), op(R, 2, 3, result=None)],
         [op(W, 1, NEVER, argument=A), op(R, 2, 3, result=None), op(R, 4, 5, result=A)],
@@ -65,6 +72,19 @@ def test_what_can_have_happened(history: list[Operation]) -> None:
         ("a swap of what is gone", [op(W, 1, 2, argument=A), op(S, 3, 4, expected=B, argument=B, result=True)]),
         ("removed twice", [op(W, 1, 2, argument=A), op(D, 3, 6, result=True), op(D, 4, 5, result=True)]),
         ("back from the dead", [op(W, 1, 2, argument=A), op(D, 3, 4, result=True), op(R, 5, 6, result=A)]),
+        ("moved and still there", [op(W, 1, 2, argument=A), op(M, 3, 4, target=1, result=True), op(R, 5, 6, result=A)]),
+        (
+            "seen where it comes before it is gone where it was",
+            [
+                op(W, 1, 2, argument=A),
+                op(M, 3, 9, target=1, result=True),
+                op(R, 4, 5, register=1, result=A),
+                op(R, 6, 7, result=A),
+            ],
+        ),
+        ("a lost end", [op(W, 1, 2, argument=A), op(P, 3, 4, argument=B, result=True), op(R, 5, 6, result=A)]),
+        ("an end of nothing", [op(P, 1, 2, argument=B, result=True)]),
+        ("cut to nothing", [op(W, 1, 2, argument=A), op(T, 3, 4, argument=b"", result=True), op(R, 5, 6, result=None)]),
         ("never returned, never seen, then seen before its call", [op(R, 1, 2, result=A), op(W, 3, NEVER, argument=A)]),
     ],
 )
@@ -82,7 +102,16 @@ def histories(draw: st.DrawFn) -> list[Operation]:
         result = draw(values if kind is R else st.booleans())
         returned = draw(st.sampled_from([max(one, other)] * 4 + [NEVER]))
         found.append(
-            op(kind, min(one, other), returned, argument=draw(st.sampled_from([A, B])), expected=A, result=result)
+            op(
+                kind,
+                min(one, other),
+                returned,
+                argument=draw(st.sampled_from([A, B])),
+                expected=A,
+                result=result,
+                register=draw(st.sampled_from([0, 0, 1])),
+                target=1,
+            )
         )
     return found
 
@@ -100,9 +129,9 @@ def by_trying(history: list[Operation]) -> bool:
                 for later in order[place + 1 :]
             ):
                 continue
-            value: Value = None
+            values: tuple[Value, ...] = (None, None)
             for index in order:
-                possible, value = step(value, history[index])
+                possible, values = step_of_all(values, history[index])
                 if not possible:
                     break
             else:
@@ -113,3 +142,22 @@ def by_trying(history: list[Operation]) -> bool:
 @given(histories())
 def test_it_says_what_trying_everything_says(history: list[Operation]) -> None:
     assert linearizable(history) == by_trying(history)
+
+
+def test_what_one_door_saw_binds_the_other_only_by_what_was_done() -> None:
+    history = [
+        op(W, 1, 2, argument=A, door="mount"),
+        op(P, 3, 9, argument=B, result=True, door="mount"),
+        op(R, 4, 5, result=A + B, door="mount"),
+        op(R, 6, 7, result=A, door="S3"),
+        op(C, 10, 11, argument=B, result=False, door="S3"),
+        op(D, 12, 13, result=True, door="mount"),
+        op(D, 14, 15, result=False, door="mount"),
+        op(R, 16, 17, result=None, door="S3"),
+    ]
+    assert not linearizable(history)
+    assert linearizable(view(history, "S3"))
+    assert linearizable(view(history, "mount"))
+    lost = [*history[:2], op(R, 10, 11, result=A, door="S3")]
+    assert linearizable(view(lost, "mount"))
+    assert not linearizable(view(lost, "S3"))

@@ -1,7 +1,14 @@
-"""R12: eight clients on both doors at once, from a seed; what they saw must be possible key by key.
+"""R12: eight clients on both doors at once, from a seed; what they saw must be possible.
 
 Half of the clients are S3's (PUT, GET, DELETE, PUT if there is none, PUT if it is still the one that was read), half
-use the mount as careful programs do (write a temporary file and rename it over the name; open, read, close; unlink).
+use the mount.  There are three kinds of histories:
+
+    replacing  programs write a temporary file and rename it over the name; open, read, close; unlink.  Both doors see
+               one register for each key
+    moving     the same, and keys are renamed onto each other: the keys are judged together
+    in place   files are also appended to and truncated.  What is written to an open file is seen through the mount at
+               once and through S3 when it is closed or synced (SEMANTICS.md): each door's view is judged alone
+
 Both doors are in this process over one store; the order in which tasks run comes from the seed, as do the sizes, so
 that bodies travel inline, gathered and in pages of their own.
 
@@ -33,7 +40,7 @@ from tests.crash.simulation import seed_scheduler
 from tests.fusefs.doors import StoreDoor
 from tests.fusefs.unmounted import Unmounted
 from tests.models.boxes import make_devices, make_pool, store_over
-from tests.models.linearizability import Kind, Operation, Value, describe, linearizable
+from tests.models.linearizability import Kind, Operation, Value, describe, linearizable, view
 from tests.s3front.box import Answer
 from tests.s3front.signing import KEY, NOW, REGION, sign_by_header, unseal
 
@@ -43,18 +50,23 @@ KEYS: Final = (b"k", b"d/k", b"d/e/k")
 BUCKET: Final = "histories"
 SIZES: Final = (20, INLINE_MAX + 1, GATHER_MAX, GATHER_MAX + 1, 300 * KIB)
 ATTEMPTS_MAX: Final = 50
+REPLACING, MOVING, IN_PLACE = "replacing", "moving", "in place"
+STYLES: Final = (REPLACING, MOVING, IN_PLACE)
+S3, MOUNT = "S3", "mount"
 
 
 class Recorder:
     """One history: what was called, and what came back."""
 
     def __init__(self, seed: int, mount: Unmounted, app: Any) -> None:
+        self.style = STYLES[seed % len(STYLES)]
         self.random = random.Random(seed)
         self.mount = mount
         self.app = app
         self.ticks = itertools.count(1)
         self.histories: dict[bytes, list[Operation]] = collections.defaultdict(list)
         self.numbers = itertools.count(1)
+        self.names = trio.Lock()  # the kernel changes names of one directory, and moves anything, one at a time
         self.tags: dict[str, bytes] = {}  # ETag -> content: the mount's are not MD5s
 
     def fresh(self, client: int) -> bytes:
@@ -70,12 +82,27 @@ class Recorder:
         function: Callable[[], Awaitable[Value | bool]],
         argument: Value = None,
         expected: Value = None,
+        *,
+        target: bytes | None = None,
     ) -> Value | bool:
         """Calls, and remembers when."""
         called = next(self.ticks)
         result = await function()
         returned = next(self.ticks)
-        self.histories[key].append(Operation(client, kind, called, returned, argument, expected, result))
+        together = self.style == MOVING
+        operation = Operation(
+            client,
+            kind,
+            called,
+            returned,
+            argument,
+            expected,
+            result,
+            KEYS.index(key) if together else 0,
+            KEYS.index(target) if target is not None else 0,
+            S3 if client % 2 else MOUNT,
+        )
+        self.histories[b"" if together else key].append(operation)
         return result
 
     # ------------------------------------------------------------------ S3
@@ -169,26 +196,33 @@ class Recorder:
                 )
 
     # ------------------------------------------------------------------ the mount
-    async def open_and_read(self, key: bytes) -> Value:
-        """As a kernel: what became stale between look-up and open is looked up again."""
+    async def opened(self, key: bytes, flags: int) -> Any:
+        """A handle; None if there is none.  As a kernel: what became stale between look-up and open is looked up
+        again."""
         mount = self.mount
         for _ in range(ATTEMPTS_MAX):
             try:
                 inode = await mount.inode(self.path(key))
                 await trio.lowlevel.checkpoint()
-                handle = (await mount.ops.open(inode, os.O_RDONLY, mount.ctx)).fh
+                return (await mount.ops.open(inode, flags, mount.ctx)).fh
             except pyfuse3.FUSEError as error:
                 if error.errno == errno.ENOENT:
                     return None
                 if error.errno != errno.ESTALE:
                     raise
-                continue
-            try:
-                await trio.lowlevel.checkpoint()
-                return await mount.read_all(handle)
-            finally:
-                await mount.close(handle)
         raise AssertionError("stale again and again")
+
+    async def open_and_read(self, key: bytes) -> Value:
+        handle = await self.opened(key, os.O_RDONLY)
+        if handle is None:
+            return None
+        try:
+            await trio.lowlevel.checkpoint()
+            if self.style == IN_PLACE:  # one read(2): two may see two moments of a file that is written
+                return await self.mount.ops.read(handle, 0, 1 << 24)
+            return await self.mount.read_all(handle)
+        finally:
+            await self.mount.close(handle)
 
     async def replace(self, key: bytes, body: bytes) -> bool:
         """A new file, renamed over the name."""
@@ -201,13 +235,55 @@ class Recorder:
         if self.random.random() < 0.3:
             await mount.ops.fsync(handle, False)
         await mount.close(handle)
-        await mount.rename(temporary, self.path(key))
+        async with self.names:
+            await mount.rename(temporary, self.path(key))
         return True
+
+    async def move(self, key: bytes, target: bytes) -> bool:
+        """Whether there was one."""
+        try:
+            async with self.names:
+                await self.mount.rename(self.path(key), self.path(target))
+        except pyfuse3.FUSEError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return False
+        return True
+
+    async def append(self, key: bytes, data: bytes) -> bool:
+        """To what is there; whether there was one."""
+        mount = self.mount
+        handle = await self.opened(key, os.O_WRONLY)
+        if handle is None:
+            return False
+        await trio.lowlevel.checkpoint()
+        file = mount.ops._file_handle(handle).file
+        await mount.ops.write(handle, file.size, data)  # O_APPEND: the kernel's lock is between these two
+        await trio.lowlevel.checkpoint()
+        if self.random.random() < 0.3:
+            await mount.ops.fsync(handle, False)
+        await mount.close(handle)
+        return True
+
+    async def cut(self, key: bytes, size: int) -> bool:
+        """Whether there was one."""
+        for _ in range(ATTEMPTS_MAX):
+            try:
+                await self.mount.truncate(self.path(key), size)
+            except pyfuse3.FUSEError as error:
+                if error.errno == errno.ENOENT:
+                    return False
+                if error.errno != errno.ESTALE:
+                    raise
+            else:
+                return True
+        raise AssertionError("stale again and again")
 
     async def unlink(self, key: bytes) -> bool:
         """Whether there was one."""
         try:
-            await self.mount.unlink(self.path(key))
+            async with self.names:
+                await self.mount.unlink(self.path(key))
         except pyfuse3.FUSEError as error:
             if error.errno != errno.ENOENT:
                 raise
@@ -223,10 +299,23 @@ class Recorder:
             choice = self.random.random()
             if choice < 0.45:
                 await self.read(client, key, self.open_and_read)
+            elif choice < 0.6 and self.style == MOVING:
+                target = self.random.choice([other for other in KEYS if other != key])
+                await self.record(client, key, Kind.MOVE, lambda: self.move(key, target), target=target)  # noqa: B023
+            elif choice < 0.6 and self.style == IN_PLACE:
+                await self.change_in_place(client, key)
             elif choice < 0.8:
                 await self.write(client, key, self.replace)
             else:
                 await self.record(client, key, Kind.REMOVE, lambda key=key: self.unlink(key))  # type: ignore[misc]
+
+    async def change_in_place(self, client: int, key: bytes) -> None:
+        if self.random.random() < 0.7:
+            data = self.fresh(client)
+            await self.record(client, key, Kind.APPEND, lambda: self.append(key, data), data)
+        else:
+            size = self.random.choice([0, 5, 30, *SIZES])
+            await self.record(client, key, Kind.CUT, lambda: self.cut(key, size), bytes(size))
 
     # ------------------------------------------------------------------ both
     async def read(self, client: int, key: bytes, function: Callable[[bytes], Awaitable[Value]]) -> Value:
@@ -246,8 +335,8 @@ class Recorder:
             for client in range(CLIENTS):
                 nursery.start_soon(self.s3_client if client % 2 else self.mount_client, client)
         for key in KEYS:
-            await self.read(CLIENTS, key, self.get)
-            await self.read(CLIENTS + 1, key, self.open_and_read)
+            await self.read(CLIENTS + 1, key, self.get)
+            await self.read(CLIENTS, key, self.open_and_read)
 
 
 async def record_history(seed: int, directory: Path, *, threaded: bool) -> Recorder:
@@ -283,7 +372,9 @@ def run_seed(seed: int, *, threaded: bool = False) -> int:
 
             recorder = trio.run(record)
         for key, history in recorder.histories.items():
-            assert linearizable(history), f"{key!r} cannot have been one object:\n{describe(history)}"
+            views = [view(history, S3), view(history, MOUNT)] if recorder.style == IN_PLACE else [history]
+            for seen in views:
+                assert linearizable(seen), f"{key!r} cannot have been one object:\n{describe(seen)}"
     except BaseException as error:
         error.add_note(f"replay: python -m tests.models.doors.histories --seed {seed}{' --threaded' * threaded}")
         raise
