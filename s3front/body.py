@@ -163,13 +163,13 @@ def _decoded_length(headers: Mapping[bytes, bytes], content_length: int | None) 
 class _Digests:
     """The digests that a plan asks for, each computed once: a SHA256 checksum and the payload's digest are one."""
 
-    def __init__(self, plan: BodyPlan) -> None:
+    def __init__(self, plan: BodyPlan, *, long: bool = False) -> None:
         self._plan = plan
         self._md5: Hasher | None = None
         self._sha256: Hasher | None = None
         self._checksum: Hasher | None = None
         if plan.etag == "md5" or plan.expected.md5 is not None:
-            self._md5 = hashlib.md5(usedforsecurity=False)
+            self._md5 = checksums.LongMd5() if long else hashlib.md5(usedforsecurity=False)
         if plan.verified.sha256:
             self._sha256 = hashlib.sha256()
         if plan.algorithm:
@@ -267,7 +267,7 @@ class BodySink:
     def __init__(self, plan: BodyPlan, ingest: Ingest) -> None:
         self._plan = plan
         self._ingest = ingest
-        self._digests = _Digests(plan)
+        self._digests = _Digests(plan, long=True)
         self._target: memoryview | None = None  # the ingest's buffer
         self._at = 0  # bytes in it that neither digests nor ingest have seen
         self._left = plan.length

