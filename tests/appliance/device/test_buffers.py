@@ -32,7 +32,7 @@ def test_memory_is_aligned_and_of_the_length_asked_for(length: int) -> None:
 
 
 def test_memory_is_private() -> None:
-    """Shared memory, Python's default, belongs to tmpfs: it costs direct I/O twice as much and never is in huge pages."""
+    """Shared memory, Python's default, belongs to tmpfs: it costs direct I/O twice as much and is in no huge pages."""
     for length in (5000, HUGE):
         buffer = aligned(length)
         where = address(buffer)
