@@ -17,7 +17,6 @@ is left is needed, and these are printed.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import mmap
@@ -27,7 +26,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from appliance.limits import CHUNK_SIZE, FILE_SIZE_MAX, GATHER_MAX, INLINE_MAX, KIB, MIB
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
 
 POOL: Final = random.Random(1991).randbytes(4 * MIB + 1)  # what is written is somewhere in here
 FILES: Final = 2
+OPEN_DIRECT: Final = os.O_RDWR | os.O_DIRECT  # around the page cache
 SHRINK_SECONDS: Final = 60.0
 SHOWN_MAX: Final = 60
 
@@ -96,9 +95,9 @@ WEIGHTS: Final = {
     "allocate": 1,
     "copy": 5,
     "holes": 1,
-    "fsync": 2,
-    "fdatasync": 1,
-    "forget": 2,
+    "fsync": 0.8,
+    "fdatasync": 0.4,
+    "forget": 1,
     "reopen": 2,
     "empty": 0.2,
     "caches": 0.02,
@@ -148,14 +147,17 @@ class Run:
         self.paths = [place.directory / each for each in self.names]
         self.models = [bytearray() for _ in range(FILES)]
         self.descriptors = [os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644) for path in self.paths]
+        self.appending = [os.open(path, os.O_WRONLY | os.O_APPEND) for path in self.paths]
+        self.direct = [os.open(path, OPEN_DIRECT) for path in self.paths]
         for descriptor in self.descriptors:
             os.ftruncate(descriptor, self.base)
 
     def close(self) -> None:
         """Removes the files."""
-        for descriptor, path in zip(self.descriptors, self.paths, strict=True):
+        for descriptor in (*self.descriptors, *self.appending, *self.direct):
             if descriptor >= 0:
                 os.close(descriptor)
+        for path in self.paths:
             path.unlink()
 
     def apply(self, step: Step) -> None:
@@ -204,8 +206,8 @@ class Run:
 
     def direct_read(self, step: Step) -> None:
         model = self.models[step.file]
-        with direct(self.paths[step.file]) as descriptor, mmap.mmap(-1, step.length) as buffer:
-            count = os.preadv(descriptor, [buffer], self.base + step.offset)
+        with mmap.mmap(-1, step.length) as buffer:
+            count = os.preadv(self.direct[step.file], [buffer], self.base + step.offset)
             self.expect(step, count, min(step.length, max(len(model) - step.offset, 0)), "direct preadv")
             self.compare(step, buffer[:count], "direct read", step.offset)
 
@@ -273,11 +275,7 @@ class Run:
         if len(model) + step.length > self.profile.size_max:
             return
         data = self.content(step)
-        descriptor = os.open(self.paths[step.file], os.O_WRONLY | os.O_APPEND)
-        try:
-            self.expect(step, os.write(descriptor, data), len(data), "write with O_APPEND")
-        finally:
-            os.close(descriptor)
+        self.expect(step, os.write(self.appending[step.file], data), len(data), "write with O_APPEND")
         self.put(step.file, len(model), data)
 
     def map_write(self, step: Step) -> None:
@@ -296,9 +294,14 @@ class Run:
         self.put(step.file, step.offset, self.content(step))
 
     def direct_write(self, step: Step) -> None:
-        with direct(self.paths[step.file]) as descriptor, mmap.mmap(-1, step.length) as buffer:
+        with mmap.mmap(-1, step.length) as buffer:
             buffer[:] = self.content(step)
-            self.expect(step, os.pwritev(descriptor, [buffer], self.base + step.offset), step.length, "direct pwritev")
+            self.expect(
+                step,
+                os.pwritev(self.direct[step.file], [buffer], self.base + step.offset),
+                step.length,
+                "direct pwritev",
+            )
         self.put(step.file, step.offset, self.content(step))
 
     def truncate(self, step: Step) -> None:
@@ -376,19 +379,12 @@ class Run:
         kernel.drop_caches()
 
     def reopen(self, step: Step) -> None:
-        descriptor, self.descriptors[step.file] = self.descriptors[step.file], -1  # gone, also where close(2) fails
-        os.close(descriptor)
-        self.descriptors[step.file] = os.open(self.paths[step.file], os.O_RDWR)
-
-
-@contextlib.contextmanager
-def direct(path: Path) -> Iterator[int]:
-    """A descriptor that goes around the page cache."""
-    descriptor = os.open(path, os.O_RDWR | os.O_DIRECT)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        ways = (self.descriptors, os.O_RDWR), (self.appending, os.O_WRONLY | os.O_APPEND), (self.direct, OPEN_DIRECT)
+        for descriptors, _ in ways:
+            descriptor, descriptors[step.file] = descriptors[step.file], -1  # gone, also where close(2) fails
+            os.close(descriptor)
+        for descriptors, flags in ways:
+            descriptors[step.file] = os.open(self.paths[step.file], flags)
 
 
 # ---------------------------------------------------------------------- runs
