@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -59,6 +59,33 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--box", type=Path, help="box.json of a running box, instead of one made for the occasion")
     parser.add_argument("--directory", type=Path, help="any directory, instead of a box")
     return parser
+
+
+def exercise(description: str, name: str, run: Callable[[Place, int], int]) -> int:
+    """The command line of an exerciser: seeds one after the other, what failed, and an exit code.
+
+    `run(place, seed)` returns how many operations it did; it raises what went wrong, with how to replay it.
+    """
+    options = arguments(description.partition("\n")[0]).parse_args()
+    failed, count, seed = [], 0, options.first if options.seed is None else options.seed
+    begin = time.monotonic()
+    with chosen(options) as place:
+        while True:
+            try:
+                count += run(place, seed)
+            except (OSError, AssertionError) as error:
+                failed.append(seed)
+                print(
+                    f"seed {seed}: {type(error).__name__}: {error}",
+                    *getattr(error, "__notes__", ()),
+                    sep="\n",
+                    flush=True,
+                )
+            seed += 1
+            if options.seed is not None or time.monotonic() - begin >= options.seconds:
+                break
+    print(f"{name}: {count} operations, {time.monotonic() - begin:.0f} s; failed: {failed}")
+    return 1 if failed else 0
 
 
 @contextlib.contextmanager

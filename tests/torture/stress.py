@@ -19,14 +19,13 @@ import os
 import random
 import stat
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from tests.torture import kernel
-from tests.torture.places import Place, arguments, chosen
+from tests.torture.places import Place, exercise
 
 PROCESSES: Final = 8
 STEPS: Final = 1500  # of each process
@@ -512,26 +511,5 @@ def check_other_door(place: Place, directory: Path) -> None:
         raise Wrong(f"S3 lists {len(listed)} files, a walk finds {len(walked)}; not in both: {wrong[:20]}")
 
 
-def main() -> int:
-    """The long run's entrance."""
-    parser = arguments(__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each process")
-    options = parser.parse_args()
-    failed, count, seed = [], 0, options.first if options.seed is None else options.seed
-    begin = time.monotonic()
-    with chosen(options) as place:
-        while True:
-            try:
-                count += run(place, seed, options.steps)
-            except (OSError, Wrong) as error:
-                failed.append(seed)
-                print(f"{type(error).__name__}: {error}", flush=True)
-            seed += 1
-            if options.seed is not None or time.monotonic() - begin >= options.seconds:
-                break
-    print(f"stress: {count} operations, {time.monotonic() - begin:.0f} s; failed: {failed}")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exercise(__doc__, "stress", run))

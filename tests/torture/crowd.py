@@ -1,0 +1,255 @@
+"""Very many files in one directory, and a very deep tree: neither may cost more as it grows.
+
+Files are made, listed, found by name and removed.  What each phase cost the daemon is told per tenth, in CPU time,
+which noise does not touch, and so is its memory; the last tenth may not be much dearer than the first, and memory may
+grow by no more than what the kernel itself makes us remember: an inode that it knows.
+
+    python -m tests.torture.crowd --count 1000000 --depth 1000
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import multiprocessing
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from appliance.limits import KIB, MIB
+from tests.torture import kernel
+from tests.torture.places import Place, arguments, chosen
+
+PROCESSES: Final = 8  # that make and remove: a name is durable when the call returns, and many wait together
+FLAT: Final = 2.0  # the last tenth of a phase may cost so many times the first
+MEMORY_EACH: Final = KIB // 2  # bytes of the daemon for a file that the kernel knows
+MEMORY_FREE: Final = 96 * MIB  # caches with bounds of their own
+TENTHS: Final = 10
+TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
+
+
+class Wrong(AssertionError):
+    """A file too many or too few, or a cost that grows."""
+
+
+@dataclass
+class Phase:
+    """What one phase cost, tenth by tenth."""
+
+    name: str
+    entries: int  # in a tenth
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)  # seconds of the daemon
+    memory: int = 0  # bytes of the daemon at the end
+
+    def describe(self) -> str:
+        """One line of the report."""
+        per = [1e6 * each / self.entries for each in self.cpu] or [0.0]
+        wall = 1e6 * sum(self.seconds) / self.entries / len(self.seconds)
+        growth = f"daemon's CPU {per[0]:.0f} us each in the first tenth, {per[-1]:.0f} in the last"
+        return f"{self.name}: {wall:.0f} us each, {growth}, {self.memory / MIB:.0f} MiB"
+
+    def check(self) -> None:
+        """A tenth that took next to nothing tells nothing: ticks of the clock are 10 ms."""
+        if self.cpu and self.cpu[-1] > FLAT * max(self.cpu[0], 20 * TICK):
+            raise Wrong(f"{self.describe()}: {[round(each, 2) for each in self.cpu]}")
+
+
+class Meter:
+    """Reads what the daemon has used from proc(5)."""
+
+    def __init__(self, place: Place) -> None:
+        self.pid = place.daemon()
+        self.phases: list[Phase] = []
+
+    def cpu(self) -> float:
+        if self.pid is None:
+            return 0.0
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) * TICK
+
+    def memory(self) -> int:
+        if self.pid is None:
+            return 0
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * kernel.PAGE
+
+    def run(self, name: str, count: int, work: Callable[[range], None]) -> None:
+        """`work(range)` for each tenth of `count`."""
+        phase = Phase(name, count // TENTHS)
+        for tenth in range(TENTHS):
+            begin, cpu = time.monotonic(), self.cpu()
+            work(range(tenth * count // TENTHS, (tenth + 1) * count // TENTHS))
+            phase.seconds.append(time.monotonic() - begin)
+            phase.cpu.append(self.cpu() - cpu)
+        phase.memory = self.memory()
+        print(phase.describe(), flush=True)
+        self.phases.append(phase)
+
+
+def name_of(number: int) -> str:
+    """Names in no order, of several lengths."""
+    return f"{number * 2654435761 % (1 << 32):08x}-{number}{'x' * (number % 40)}"
+
+
+def make(directory: Path, numbers: range) -> None:
+    """Small files, every fourth with bytes."""
+    for number in numbers:
+        descriptor = os.open(directory / name_of(number), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        if number % 4 == 0:
+            os.write(descriptor, b"%d" % number)
+        os.close(descriptor)
+
+
+def remove(directory: Path, numbers: range) -> None:
+    """The same files."""
+    for number in numbers:
+        os.unlink(directory / name_of(number))
+
+
+def in_parallel(work: Callable[[Path, range], None], directory: Path, numbers: range) -> None:
+    """Each process its share."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=work, args=(directory, numbers[part::PROCESSES])) for part in range(PROCESSES)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise Wrong(f"{work.__name__}: processes ended with {[process.exitcode for process in processes]}")
+
+
+def crowd(place: Place, count: int) -> list[Phase]:
+    """One directory of `count` files.  Returns what each phase cost, checked."""
+    assert count % TENTHS == 0
+    directory = place.directory / "crowd"
+    directory.mkdir()
+    meter = Meter(place)
+    before = meter.memory()
+    meter.run("create", count, lambda numbers: in_parallel(make, directory, numbers))
+    remember(meter)
+    listed(meter, directory, count)
+
+    def find(numbers: range) -> None:
+        rng = random.Random(numbers.start)
+        for _ in numbers:
+            number = rng.randrange(2 * count)
+            try:
+                size = os.stat(directory / name_of(number)).st_size
+            except FileNotFoundError:
+                size = -1
+            if size != (-1 if number >= count else len(str(number)) if number % 4 == 0 else 0):
+                raise Wrong(f"file {number} of {count} has {size} bytes (-1: is not found)")
+
+    meter.run("stat", count, find)
+    meter.run("remove", count, lambda numbers: in_parallel(remove, directory, numbers))
+    if os.listdir(directory):
+        raise Wrong(f"{len(os.listdir(directory))} files are left")
+    directory.rmdir()
+    for phase in meter.phases:
+        phase.check()
+        allowed = before + MEMORY_FREE + MEMORY_EACH * count
+        if phase.memory > allowed:
+            raise Wrong(f"{phase.describe()}: more than {allowed / MIB:.0f} MiB, {before / MIB:.0f} before")
+    return meter.phases
+
+
+def remember(meter: Meter) -> None:
+    """The kernel forgets what it knew, where we may ask it to: the listing is ours, not its."""
+    kernel.drop_caches()
+    print(f"the kernel's caches dropped: {meter.memory() / MIB:.0f} MiB", flush=True)
+
+
+def listed(meter: Meter, directory: Path, count: int) -> None:
+    """Every name once, with its attributes."""
+    numbers = bytearray(count)
+
+    def look(entries: Iterator[os.DirEntry[str]], wanted: range) -> None:
+        for _ in wanted:
+            number = int(next(entries).name.partition("-")[2].rstrip("x"))
+            if numbers[number]:
+                raise Wrong(f"file {number} is listed twice")
+            numbers[number] = 1
+
+    with os.scandir(directory) as entries:
+        meter.run("list", count, lambda wanted: look(entries, wanted))
+        if next(entries, None) is not None:
+            raise Wrong("more is listed than was made")
+    if not all(numbers):
+        raise Wrong(f"{numbers.count(0)} files are not listed")
+
+
+def deep(place: Place, depth: int) -> list[Phase]:
+    """A chain of directories with a file in each, made and removed through descriptors: no path is that long."""
+    meter = Meter(place)
+    (place.directory / "deep").mkdir()
+    flags = os.O_RDONLY | os.O_DIRECTORY
+    descriptors = [os.open(place.directory / "deep", flags)]
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: collections.deque(map(os.close, descriptors), maxlen=0))
+
+        def descend(numbers: range) -> None:
+            for number in numbers:
+                os.mkdir(f"d{number}", dir_fd=descriptors[-1])
+                descriptors.append(os.open(f"d{number}", flags, dir_fd=descriptors[-1]))
+                file = os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=descriptors[-1])
+                os.write(file, b"%d" % number)
+                os.close(file)
+
+        def find(numbers: range) -> None:
+            for number in numbers:
+                if os.stat("file", dir_fd=descriptors[number + 1]).st_size != len(str(number)):
+                    raise Wrong(f"the file {number} directories down is another")
+
+        def ascend(numbers: range) -> None:
+            for number in reversed(range(depth - numbers.stop, depth - numbers.start)):
+                os.unlink("file", dir_fd=descriptors[-1])
+                os.close(descriptors.pop())
+                os.rmdir(f"d{number}", dir_fd=descriptors[-1])
+
+        meter.run("descend", depth, descend)
+        check_listing(place)
+        meter.run("look", depth, find)
+        meter.run("ascend", depth, ascend)
+    (place.directory / "deep").rmdir()
+    for phase in meter.phases:
+        phase.check()
+    return meter.phases
+
+
+def check_listing(place: Place) -> None:
+    """The other door lists what it can name: keys end at 1,024 bytes, and the rest spoils nothing."""
+    client = place.s3()
+    if client is None:
+        return
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix="deep/")
+    keys = {item["Key"] for page in pages for item in page.get("Contents", []) if item["Key"].endswith("/file")}
+    wanted, path = set(), "deep"
+    for number in range(1000):
+        path += f"/d{number}"
+        if len(path) + len("/file") > 1024:
+            break
+        wanted.add(f"{path}/file")
+    if not wanted <= keys:
+        raise Wrong(f"{len(wanted - keys)} of {len(wanted)} files that have a key are not listed")
+
+
+def main() -> int:
+    """The long run's entrance."""
+    parser: argparse.ArgumentParser = arguments(__doc__.partition("\n")[0])
+    parser.add_argument("--count", type=int, default=1_000_000, help="files in one directory")
+    parser.add_argument("--depth", type=int, default=1000, help="directories in one another")
+    options = parser.parse_args()
+    with chosen(options) as place:
+        deep(place, options.depth)
+        crowd(place, options.count)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
