@@ -213,7 +213,7 @@ def deep(place: Place, depth: int) -> list[Phase]:
                 os.rmdir(f"d{number}", dir_fd=descriptors[-1])
 
         meter.run("descend", depth, descend)
-        check_listing(place)
+        check_listing(place, depth)
         meter.run("look", depth, find)
         meter.run("ascend", depth, ascend)
     (place.directory / "deep").rmdir()
@@ -222,7 +222,7 @@ def deep(place: Place, depth: int) -> list[Phase]:
     return meter.phases
 
 
-def check_listing(place: Place) -> None:
+def check_listing(place: Place, depth: int) -> None:
     """The other door lists what it can name: keys end at 1,024 bytes, and the rest spoils nothing."""
     client = place.s3()
     if client is None:
@@ -230,7 +230,7 @@ def check_listing(place: Place) -> None:
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix="deep/")
     keys = {item["Key"] for page in pages for item in page.get("Contents", []) if item["Key"].endswith("/file")}
     wanted, path = set(), "deep"
-    for number in range(1000):
+    for number in range(depth):
         path += f"/d{number}"
         if len(path) + len("/file") > 1024:
             break

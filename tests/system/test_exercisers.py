@@ -1,0 +1,69 @@
+"""The exercisers of `tests/torture`, shortened: what they find is found again with `scripts/torture`."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.rows import rows
+from tests.system.box import Box
+from tests.torture import crowd, fsx, mail, programs, stress, writers
+from tests.torture.places import Place, place_in
+
+pytestmark = [pytest.mark.system, pytest.mark.slow]
+
+
+@pytest.fixture
+def place(box: Box, request: pytest.FixtureRequest) -> Place:
+    """A bucket for the test."""
+    return place_in(box, request.node.name.replace("_", "-").lower()[:63].strip("-"))
+
+
+def of_fsx(queue: Any, place: Place, names: list[str]) -> None:
+    """A process of its own: two exercise at once, and so do the kernel's caches and the daemon's."""
+    try:
+        exerciser = fsx.Exerciser(place)
+        queue.put((sum(exerciser.run(1991, name) for name in names), ""))
+    except BaseException as error:
+        queue.put((0, "\n".join((repr(error), *getattr(error, "__notes__", ())))))
+
+
+def test_fsx_finds_every_byte_where_it_was_written(place: Place) -> None:
+    """100,000 operations."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    names = list(fsx.PROFILES)
+    processes = [context.Process(target=of_fsx, args=(queue, place, names[part::2])) for part in range(2)]
+    for process in processes:
+        process.start()
+    said = [queue.get() for _ in processes]
+    for process in processes:
+        process.join()
+    assert not "".join(words for _, words in said), "\n".join(words for _, words in said)
+    assert sum(count for count, _ in said) >= 100_000
+
+
+def test_fsstress_leaves_the_tree_that_each_process_made(place: Place) -> None:
+    assert stress.run(place, 1, steps=600) == 8 * 600
+
+
+@rows("run", [writers.run, mail.run])
+def test_what_many_write_is_whole(place: Place, run: Callable[[Place, int], int]) -> None:
+    assert run(place, 1)
+
+
+def test_twenty_thousand_files_in_one_directory(place: Place) -> None:
+    phases = crowd.crowd(place, 20_000)
+    assert [phase.name for phase in phases] == ["create", "list", "stat", "remove"]
+
+
+def test_two_hundred_directories_in_one_another(place: Place) -> None:
+    crowd.deep(place, 200)
+
+
+@rows("name", list(programs.PROGRAMS))
+def test_programs_do_their_work_and_find_nothing_wrong(place: Place, name: str) -> None:
+    programs.one(place, name, 1, size=120)
