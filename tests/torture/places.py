@@ -16,14 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tests.system.box import Box, running, s3_client
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-SPARSE_ROOT: Final = os.environ.get("TIERCE_TORTURE_DIRECTORY")
 
 
 @dataclass(frozen=True)
@@ -102,5 +100,5 @@ def chosen(options: argparse.Namespace) -> Iterator[Place]:
         place.directory.mkdir()
         yield place
     else:
-        with tempfile.TemporaryDirectory(prefix="tierce-", dir=SPARSE_ROOT) as state, running(Path(state)) as box:
+        with tempfile.TemporaryDirectory(prefix="tierce-") as state, running(Path(state)) as box:
             yield place_in(box, name)
