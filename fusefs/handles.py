@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from appliance import settings
@@ -37,18 +38,45 @@ NOT_DIRTY: Final = -1.0
 class Commit:
     """One submitted commit of one file."""
 
-    __slots__ = ("carried", "file", "makes", "promised", "size", "ticket", "token")
+    __slots__ = (
+        "again",
+        "attributes",
+        "carried",
+        "chunks",
+        "cut",
+        "file",
+        "makes",
+        "promised",
+        "size",
+        "ticket",
+        "token",
+    )
 
     def __init__(
-        self, file: File, token: int, ticket: Ticket, carried: int, *, makes: bool, size: int, promised: tuple[int, int]
+        self,
+        file: File,
+        token: int,
+        ticket: Ticket,
+        chunks: Sequence[NewChunk],
+        *,
+        cut: int | None,
+        attributes: bool,
+        makes: bool,
+        size: int,
+        promised: tuple[int, int],
     ) -> None:
         self.file = file
+        self.chunks = chunks
+        self.cut = cut
+        self.attributes = attributes  # whether it has them
+        self.again = False  # it failed, and what it carried is dirty again
         self.token = token
         self.ticket = ticket
         self.makes = makes  # the file's entry
         self.size = size  # that the file has after it
         self.promised = promised  # objects and bytes by its bucket's quota
-        self.carried = carried  # bytes of small chunks that travel with the commit: in memory until it is settled
+        # bytes of small chunks that travel with the commit: in memory until it is settled
+        self.carried = sum(len(chunk.data) for chunk in chunks)
 
 
 class File:

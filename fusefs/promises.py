@@ -16,6 +16,7 @@ the whole file and one object, because the older version stays.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from appliance.errors import Code, StoreError
@@ -78,6 +79,12 @@ class Promises:
             file.charged = file.pending[-1].size
         else:
             file.charged = 0 if file.base is None else file.base.size
+
+    def again(self, commit: Commit) -> None:
+        """A failed commit that will be tried again.  What others took meanwhile it must do without."""
+        self.failed(commit)
+        with suppress(StoreError):
+            self.require(commit.file, commit.file.size)
 
     def refuse(self, handle: FileHandle, error: StoreError) -> bool:
         """Bytes were not taken.  Whether the kernel is to be told that they were."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING, Final
@@ -28,11 +28,13 @@ import trio
 
 from appliance.errors import Code, StoreError
 from appliance.limits import CHUNK_SIZE, GATHER_MAX, MIB
-from appliance.model import BodyKind, Bucket, NewChunk, NewSlice, Node
+from appliance.model import BodyKind, Bucket, NewChunk, Node
+from fusefs.again import taken_back
 from fusefs.answered import BeingRemoved
 from fusefs.attributes import BLOCK_SIZE
 from fusefs.dirty import Segment, gather, halve
 from fusefs.handles import NOT_DIRTY, Commit, File
+from fusefs.pieces import chunks_of, punched_of, slices_of
 from fusefs.promises import Promises
 from fusefs.reading import committed_now
 from fusefs.times import Times
@@ -193,7 +195,9 @@ class WriteBack:
                 async with victim.lock:
                     await self._stage(victim, everything=True)
             elif self._commits:
-                await self.wait(self._commits[0])
+                commit = self._commits[0]
+                await self.wait(commit)
+                _require_done(commit)
             elif named := [other for other in self._dirty.values() if not other.orphan]:
                 for other in named:  # many small bodies: they leave memory only with their commits
                     await self.commit(other)
@@ -242,6 +246,11 @@ class WriteBack:
         commit = await self.commit(file)
         if commit is not None:
             await self.wait(commit)
+            if commit.again:
+                commit = await self.commit(file)
+        if commit is not None:
+            await self.wait(commit)
+            _require_done(commit)
         self.report(file)
 
     @asynccontextmanager
@@ -252,17 +261,21 @@ class WriteBack:
         async with file.lock:
             if file.dirty and not self._is_orphan(file):
                 await self._submit(file)
+            last = file.pending[-1] if file.pending else None
             while file.pending:
                 await self.wait(file.pending[-1])
+            if last is not None:
+                _require_done(last)
             self.report(file)
             yield
 
     async def commit_all(self) -> None:
         """Everything that is dirty now is committed and durable.  Errors are logged, not raised."""
-        for file in list(self._dirty.values()):
-            await self._commit_quietly(file)
-        while self._commits:
-            await self.wait(self._commits[0])
+        for _ in range(2):  # once more what a failed device kept from being done
+            for file in list(self._dirty.values()):
+                await self._commit_quietly(file)
+            while self._commits:
+                await self.wait(self._commits[0])
         await self.times.commit()
 
     def report(self, file: File) -> None:
@@ -373,10 +386,10 @@ class WriteBack:
                 file, token, [segment for segment in taken if segment.in_memory], owner=token
             )
             assert all(segment.end <= size for segment in segments)
-            punched = [] if file.create else list(_punched(taken, size if cut is None else min(cut, size)))
+            punched = [] if file.create else list(punched_of(taken, size if cut is None else min(cut, size)))
             if self._is_orphan(file):  # its last name went while its bytes were staged
                 return
-            chunks = _chunks(segments)
+            chunks = chunks_of(segments)
             ids = {chunk.id for chunk in chunks}
             unused = [chunk for chunk in file.staged if chunk.id not in ids]
             if file.begins and file.base is not None:
@@ -398,7 +411,7 @@ class WriteBack:
                 size=size,
                 cut=None if file.create else cut,
                 chunks=chunks,
-                slices=_slices(segments),
+                slices=slices_of(segments),
                 attributes=file.attributes if file.attributes_changed else None,
                 place=file.place,
                 begins=file.begins,
@@ -416,14 +429,15 @@ class WriteBack:
         if changed:
             file.begins = False
         makes, file.create = file.create is not None, None
-        file.attributes_changed = False
+        attributes, file.attributes_changed = file.attributes_changed, False
         self._forfeit(unused)
         if not file.dirty:
             self._dirty.pop(file.inode, None)
-        carried = sum(len(chunk.data) for chunk in chunks)
         if changed:
             self.promises.taken(file, size, promised)
-        commit = Commit(file, token, ticket, carried, makes=makes, size=size, promised=promised)
+        commit = Commit(
+            file, token, ticket, chunks, cut=cut, attributes=attributes, makes=makes, size=size, promised=promised
+        )
         file.pending.append(commit)
         self._commits.append(commit)
         self._submitted.set()
@@ -477,6 +491,12 @@ class WriteBack:
             await commit.ticket.wait()  # settled: raises or returns at once
         except StoreError as error:
             file.begins = True  # perhaps it was this one that was to begin a version: better one more than one changed
+            if taken_back(commit):
+                log.warning("commit of inode %d is tried again: %r", file.inode, error)
+                self._count(file)
+                self.promises.again(commit)
+                self.touch(file)
+                return
             if error.code is Code.NO_SUCH_NODE and not commit.makes:
                 log.info("inode %d was removed through the other door as it was opened here", file.inode)
             else:
@@ -534,41 +554,13 @@ class WriteBack:
             self.store.forfeit(chunks)
 
 
+def _require_done(commit: Commit) -> None:
+    """Raises the error of a commit that is to be tried again."""
+    if commit.again:
+        assert commit.ticket.error is not None
+        raise commit.ticket.error
+
+
 def _lower(cut: int | None, other: int | None) -> int | None:
     """Both cuts in one."""
     return other if cut is None else cut if other is None else min(cut, other)
-
-
-def _punched(segments: list[Segment], end: int) -> Iterator[tuple[int, int]]:
-    """What is to become a hole below `end`; from there on everything goes."""
-    for segment in segments:
-        if segment.source is None and segment.start < end:
-            yield segment.start, min(segment.end, end)
-
-
-def _chunks(segments: list[Segment]) -> list[NewChunk]:
-    """The chunks that segments are in, each once, in order."""
-    chunks = {}
-    for segment in segments:
-        assert isinstance(segment.source, NewChunk)
-        chunks[segment.source.id] = segment.source
-    return list(chunks.values())
-
-
-def _slices(segments: list[Segment]) -> list[NewSlice]:
-    """In file order; neighbours in one chunk become one slice."""
-    return list(_join(sorted(segments, key=lambda segment: segment.start)))
-
-
-def _join(segments: list[Segment]) -> Iterator[NewSlice]:
-    start = end = skip = chunk = -1
-    for segment in segments:
-        assert isinstance(segment.source, NewChunk)
-        if segment.start == end and segment.source.id == chunk and segment.skip == skip + end - start:
-            end = segment.end
-            continue
-        if chunk >= 0:
-            yield NewSlice(start, end - start, chunk, skip)
-        start, end, skip, chunk = segment.start, segment.end, segment.skip, segment.source.id
-    if chunk >= 0:
-        yield NewSlice(start, end - start, chunk, skip)

@@ -124,6 +124,7 @@ PURE: Final = (
     "fusefs.tree",
     "fusefs.inodes",
     "fusefs.dirty",
+    "fusefs.pieces",
 )
 """Same input, same output: tested without a loop, a clock, a file or a device."""
 

@@ -296,6 +296,56 @@ def test_a_new_file_whose_commit_failed_is_gone() -> None:
     run(scene)
 
 
+def test_a_commit_that_a_failed_device_kept_from_being_done_is_tried_again(play: Play) -> None:
+    """Nobody is told, nothing is lost: not what close(2) left behind, nor what fsync(2) waits for."""
+
+    async def scene(mount: Unmounted) -> None:
+        real, left = mount.store.submit_file, 0
+
+        class Failed:
+            settled = True
+            error: StoreError | None = StoreError(Code.UNAVAILABLE, "a device failed: try again")
+
+            async def wait(self, *, patient: bool = False) -> object:
+                assert self.error is not None
+                raise self.error
+
+        def failing(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            return real(*arguments, **options) if left < 0 else Failed()
+
+        mount.store.submit_file = failing
+        left = 1
+        await mount.write_file("photos/closed", b"closed")
+        await settled(mount)
+        assert await mount.read_file("photos/closed") == b"closed"
+        await mount.ops.files.commit_all()
+        assert await mount.door.get("photos", b"closed") == b"closed"
+        fh = await mount.open("photos/closed", os.O_RDWR)
+        for at, data in enumerate((b"C", b"L")):
+            left = 1
+            await mount.ops.write(fh, at, data)
+            await mount.ops.fsync(fh, False)
+        assert await mount.door.get("photos", b"closed") == b"CLosed"
+        left = 1
+        await mount.setattr_inode(await mount.inode("photos/closed"), {"st_size": 3})
+        await mount.ops.write(fh, 5, b"x")
+        await mount.ops.fsync(fh, False)
+        assert await mount.door.get("photos", b"closed") == b"CLo\0\0x"
+        left = 1000
+        await mount.ops.write(fh, 0, b"12")
+        for _ in range(2):
+            async with refused(errno.EIO):
+                await mount.ops.fsync(fh, False)
+        left = 0
+        await mount.ops.fsync(fh, False)
+        assert await mount.door.get("photos", b"closed") == b"12o\0\0x"
+        await mount.close(fh)
+
+    play(scene)
+
+
 def test_no_space_while_staging_keeps_the_bytes_for_another_try() -> None:
     async def scene(mount: Unmounted) -> None:
         fh = await mount.create("photos/f")

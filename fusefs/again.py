@@ -1,0 +1,31 @@
+"""What a commit leaves that failed because a device did: the next try goes to the others.
+
+A batch whose flush fails is failed as a whole (I10), with every file that happened to be closed in that instant; their
+programs have heard nothing wrong.  So a commit whose bytes are all still in memory is taken back: the file is as dirty
+as before, and is committed once more by whoever waits, or by its age.  Not so when a chunk was on devices already (its
+pages are given back), or when another commit of the file was submitted after it: that one's error is kept and told.
+"""
+
+from __future__ import annotations
+
+from appliance.errors import Code
+from fusefs.handles import Commit
+
+
+def taken_back(commit: Commit) -> bool:
+    """After the failed commit left the file's pending ones: whether what it carried is dirty again."""
+    file = commit.file
+    error = commit.ticket.error
+    if getattr(error, "code", None) is not Code.UNAVAILABLE or file.orphan or file.pending:
+        return False
+    if any(chunk.pages for chunk in commit.chunks) or (commit.makes and file.name is None):
+        return False
+    file.overlay.unclaim(commit.token)
+    file.staged += commit.chunks
+    if commit.cut is not None:
+        file.cut = commit.cut if file.cut is None else min(commit.cut, file.cut)
+    if commit.makes:
+        file.create = file.name
+    file.attributes_changed = file.attributes_changed or commit.attributes
+    commit.again = True
+    return True
