@@ -10,6 +10,8 @@ from pyfuse3 import EntryAttributes, SetattrFields
 from appliance import settings
 from appliance.errors import Code, StoreError
 from appliance.limits import FILE_SIZE_MAX
+from appliance.model import NO_ATTRIBUTES, Attributes, Node
+from fusefs import acl, xattrs
 from fusefs.handles import File
 
 if TYPE_CHECKING:
@@ -20,6 +22,10 @@ def set_attributes(file: File, attr: EntryAttributes, fields: SetattrFields, now
     """setattr(2)'s mode, owner and times."""
     if fields.update_mode:
         file.mode = stat.S_IFMT(file.mode) | stat.S_IMODE(attr.st_mode)
+        known = file.current_attributes() if file.attributes is not None or has_list(file.base) else None
+        changed = None if known is None else with_mode(known, file.mode)
+        if changed is not None:
+            file.attributes, file.attributes_changed = changed, True
     if fields.update_uid:
         file.uid = attr.st_uid
     if fields.update_gid:
@@ -31,6 +37,28 @@ def set_attributes(file: File, attr: EntryAttributes, fields: SetattrFields, now
     if fields.update_mtime:
         file.mtime_ns = attr.st_mtime_ns
     file.ctime_ns = attr.st_ctime_ns if fields.update_ctime else now_ns
+
+
+def has_list(node: Node | None) -> bool:
+    """Whether the node may have an access control list: a look at its packed bytes."""
+    return node is not None and acl.MARK in node.packed
+
+
+def with_mode(attributes: Attributes, mode: int) -> Attributes | None:
+    """After a change of the mode: its access control list is changed alike.  None if it has none."""
+    entries = xattrs.list_of(attributes, acl.ACCESS)
+    return None if entries is None else xattrs.with_list(attributes, acl.ACCESS, acl.with_mode(entries, mode))
+
+
+def inherited(attributes: Attributes, mode: int) -> tuple[Attributes, int]:
+    """(attributes, mode) of what is made with `mode` in a directory that has these: its default list is inherited."""
+    default = xattrs.list_of(attributes, acl.DEFAULT)
+    assert default is not None
+    access, mode = acl.inherited(default, mode)
+    made = xattrs.with_list(NO_ATTRIBUTES, acl.ACCESS, access)
+    if stat.S_ISDIR(mode):
+        made = xattrs.with_list(made, acl.DEFAULT, default)
+    return made, mode
 
 
 def drop_privileges(file: File) -> None:

@@ -18,8 +18,8 @@ import trio
 from pyfuse3 import EntryAttributes, FileNameT, FlagT, FUSEError, InodeT, ModeT, RequestContext
 
 from appliance.authority import Action
-from appliance.model import IMPLIED, Entry
-from fusefs import tree
+from appliance.model import IMPLIED, NO_ATTRIBUTES, Attributes, Entry
+from fusefs import acl, changes, tree
 from fusefs.handles import File
 from fusefs.inodes import ROOT, Inodes
 from fusefs.invalidation import Invalidation
@@ -60,16 +60,13 @@ class Entries:
             self.permits.require(Action.MOUNT_WRITE, new_bucket := bucket_name(name))
             with self.invalidation.changing((ROOT, name)):
                 bucket = await self.store.create_bucket(new_bucket, self.permits.principal.owner, announce=False)
-            node = await self.store.set_attributes(
-                bucket.root, time.time_ns(), mode=stat.S_IFDIR | stat.S_IMODE(mode), uid=ctx.uid, gid=ctx.gid
-            )
+            mode = stat.S_IFDIR | stat.S_IMODE(mode) & ~ctx.umask
+            node = await self.store.set_attributes(bucket.root, time.time_ns(), mode=mode, uid=ctx.uid, gid=ctx.gid)
             return self.names.looked_up(ROOT, Entry(name, True, node))
         new = self.names.new(parent_inode, name)
-        gid, mode = self._inherit(parent_inode, ctx.gid, mode)
+        gid, mode, attributes = self._inherit(parent_inode, ctx, stat.S_IFDIR | stat.S_IMODE(mode))
         with self.invalidation.changing((parent_inode, name)):
-            entry = await self.store.make_directory(
-                parent_inode, new, stat.S_IFDIR | stat.S_IMODE(mode), ctx.uid, gid, time.time_ns()
-            )
+            entry = await self.store.make_directory(parent_inode, new, mode, ctx.uid, gid, time.time_ns(), attributes)
         return self.names.looked_up(parent_inode, entry)
 
     async def symlink(
@@ -77,7 +74,7 @@ class Entries:
     ) -> EntryAttributes:
         """symlink(2)."""
         new = self.names.new(parent_inode, name)
-        gid, _ = self._inherit(parent_inode, ctx.gid, 0)
+        gid, *_ = self._inherit(parent_inode, ctx, 0)
         with self.invalidation.changing((parent_inode, name)):
             entry = await self.store.make_symlink(parent_inode, new, target, ctx.uid, gid, time.time_ns())
         return self.names.looked_up(parent_inode, entry)
@@ -90,9 +87,11 @@ class Entries:
             if stat.S_IFMT(mode) not in SPECIAL:
                 raise FUSEError(errno.EINVAL)
             new = self.names.new(parent_inode, name)
-            gid, _ = self._inherit(parent_inode, ctx.gid, 0)
+            gid, mode, attributes = self._inherit(parent_inode, ctx, mode)
             with self.invalidation.changing((parent_inode, name)):
-                entry = await self.store.make_special(parent_inode, new, mode, rdev, ctx.uid, gid, time.time_ns())
+                entry = await self.store.make_special(
+                    parent_inode, new, mode, rdev, ctx.uid, gid, time.time_ns(), attributes
+                )
             return self.names.looked_up(parent_inode, entry)
         file = self.new_file(parent_inode, name, mode, ctx)
         await self.files.make_durable(file)
@@ -112,12 +111,20 @@ class Entries:
             self.files.renamed(file)
         return self.names.looked_up(new_parent_inode, entry)
 
-    def _inherit(self, parent: int, gid: int, mode: int) -> tuple[int, int]:
-        """Group and mode of what is made in a set-group-ID directory (inode(7))."""
+    def _inherit(self, parent: int, ctx: RequestContext, mode: int) -> tuple[int, int, Attributes]:
+        """(group, mode, attributes) of what is made: the group of a set-group-ID directory (inode(7)); its default
+        access control list, or else the process's umask (acl(5))."""
         node = self.names.node(parent)
-        if not node.mode & stat.S_ISGID:
-            return gid, mode
-        return node.gid, mode | stat.S_ISGID if stat.S_ISDIR(mode) else mode
+        gid, attributes = ctx.gid, NO_ATTRIBUTES
+        if changes.has_list(node) and acl.DEFAULT.decode() in node.attributes.xattrs:
+            attributes, mode = changes.inherited(node.attributes, mode)
+        else:
+            mode &= ~ctx.umask
+        if node.mode & stat.S_ISGID:
+            gid = node.gid
+            if stat.S_ISDIR(mode):
+                mode |= stat.S_ISGID
+        return gid, mode, attributes
 
     def new_file(self, parent: int, name: bytes, mode: int, ctx: RequestContext, *, absent: bool = False) -> File:
         """An uncommitted file under `name`; `absent` as of `Names.new`."""
@@ -137,10 +144,13 @@ class Entries:
 
     def _file(self, parent: int, mode: int, ctx: RequestContext, name: tuple[int, bytes] | None) -> File:
         bucket = self.names.bucket_of(parent)
-        gid, mode = self._inherit(parent, ctx.gid, mode)
+        gid, mode, attributes = self._inherit(parent, ctx, mode)
         inode = self.store.new_node_id()
         assert inode != ROOT
-        return File(inode, bucket, mode=mode, uid=ctx.uid, gid=gid, now_ns=time.time_ns(), name=name)
+        file = File(inode, bucket, mode=mode, uid=ctx.uid, gid=gid, now_ns=time.time_ns(), name=name)
+        if attributes is not NO_ATTRIBUTES:
+            file.attributes, file.attributes_changed = attributes, True
+        return file
 
     async def _name(self, file: File, parent: int, name: bytes) -> EntryAttributes:
         """The first name of a file that has none, durable when it returns, with all that was written before."""

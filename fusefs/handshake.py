@@ -1,12 +1,13 @@
-"""Mounting with a FUSE_INIT flag that libfuse 3.14 cannot ask for.  Root only.
+"""Mounting with FUSE_INIT flags that libfuse 3.14 or pyfuse3 cannot ask for.  Root only.
 
 As soon as a file system has extended attributes, the kernel asks for `security.capability` before every write(2): 20 us
 and more instead of 1.5.  A file system that clears set-user-ID bits itself, as this one does on every change of
 content, size or owner, may say so by FUSE_HANDLE_KILLPRIV_V2 (linux/fuse.h, protocol 7.33) and is not asked.
 
-libfuse does not know the flag.  So the first exchange passes through our hands: we mount(2) ourselves, hand the
-kernel's INIT to libfuse over a socket that it takes for /dev/fuse (a mount point `/dev/fd/N` is a descriptor already
-mounted), set the flag in its reply, give that to the kernel, and put /dev/fuse in the socket's place.
+libfuse does not know the flag, and pyfuse3 asks for access control lists without the umask that they need.  So the
+first exchange passes through our hands: we mount(2) ourselves, hand the kernel's INIT to libfuse over a socket that it
+takes for /dev/fuse (a mount point `/dev/fd/N` is a descriptor already mounted), set the flags in its reply, give that
+to the kernel, and put /dev/fuse in the socket's place.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Final
 
 from appliance.errors import Code, StoreError
 
+DONT_MASK: Final = 1 << 6  # linux/fuse.h; the umask has no say where a directory has a default list: it comes to us
+POSIX_ACL: Final = 1 << 20
 KILLPRIV_V2: Final = 1 << 28
 NOSUID_NODEV: Final = 2 | 4  # mount(2): MS_NOSUID, MS_NODEV
 REQUEST_MAX: Final = 1 << 21  # /dev/fuse wants a buffer for the largest request, whatever it is asked for
@@ -33,8 +36,10 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 class Handshake:
     """One mount.  `path` is the mount point for libfuse; call `step` whenever libfuse waits for a request."""
 
-    def __init__(self, point: Path, options: set[str], kernel: int | None = None) -> None:
-        """Mounts, unless `kernel` is the /dev/fuse of a mount that was made for us.  Raises UNAVAILABLE."""
+    def __init__(self, point: Path, options: set[str], kernel: int | None = None, *, lists: bool = False) -> None:
+        """Mounts, unless `kernel` is the /dev/fuse of a mount that was made for us; `lists`: the kernel shall enforce
+        access control lists.  Raises UNAVAILABLE."""
+        self._asked = KILLPRIV_V2 | (DONT_MASK | POSIX_ACL if lists else 0)
         self._kernel = self._open(point, options) if kernel is None else kernel
         theirs, self._ours = socket.socketpair()
         self._descriptor = theirs.detach()
@@ -78,7 +83,7 @@ class Handshake:
         assert error == 0
         assert length == len(reply)
         (flags,) = struct.unpack_from("<I", reply, INIT_REPLY_FLAGS)
-        struct.pack_into("<I", reply, INIT_REPLY_FLAGS, flags | (KILLPRIV_V2 & self._offered))
+        struct.pack_into("<I", reply, INIT_REPLY_FLAGS, flags | (self._asked & self._offered))
         os.write(self._kernel, reply)
         os.dup2(self._kernel, self._descriptor, inheritable=False)
         os.close(self._kernel)

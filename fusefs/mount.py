@@ -138,7 +138,9 @@ class Mount:
             self.operations.names.belong(os.geteuid(), os.getegid())  # nobody else can enter, root neither
         extra.install(interposed.library, self.operations, self._start)
         if os.geteuid() == 0 or self._made_for_us is not None:
-            handshake = Handshake(self.point, options, self._made_for_us)
+            # where nobody else can enter, lists would tell nobody anything, and cost a request for each open
+            lists = self.operations.metadata.lists = self._allow_other
+            handshake = Handshake(self.point, options, self._made_for_us, lists=lists)
             fastloop.install(handshake.step)
             pyfuse3.init(self.operations, handshake.path, {"fsname=tierce"})
             return True

@@ -39,15 +39,16 @@ from pyfuse3 import (
 from appliance.authority import MOUNT, Action, Principal
 from appliance.errors import StoreError
 from appliance.limits import NAME_MAX
-from appliance.model import Attributes, Entry, Node
-from fusefs import attributes, changes, xattrs
+from appliance.model import Entry
+from fusefs import attributes, changes
 from fusefs.answered import answered
 from fusefs.entries import Entries
 from fusefs.guarded import finding, handling, reading, writing
 from fusefs.handles import DirectoryHandle, File, FileHandle
-from fusefs.inodes import PAST, ROOT, Inodes
+from fusefs.inodes import ROOT, Inodes
 from fusefs.invalidation import Invalidation, Kernel
 from fusefs.listing import Positions, list_buckets, list_directory, seek
+from fusefs.metadata import Metadata
 from fusefs.names import Names
 from fusefs.permits import Permits
 from fusefs.ranges import Ranges
@@ -80,6 +81,7 @@ class Operations(pyfuse3.Operations):
         self.names = Names(store, self.inodes, self.files, self.permits)
         self.invalidation = Invalidation(store, self.inodes, self.files, kernel)
         self.entries = Entries(store, self.permits, self.inodes, self.names, self.files, self.invalidation)
+        self.metadata = Metadata(store, self.permits, self.inodes, self.names, self.files, self.invalidation)
         self.ranges = Ranges(store, self.files, kernel)
         self.handles: dict[int, FileHandle | DirectoryHandle] = {}
         self.positions = Positions()
@@ -148,7 +150,7 @@ class Operations(pyfuse3.Operations):
     @reading
     async def readlink(self, inode: InodeT, ctx: RequestContext) -> FileNameT:
         node = self.names.node(inode)
-        self._read(node)
+        self.metadata.accessed(node)
         return FileNameT(node.data)
 
     # ------------------------------------------------------------------ attributes
@@ -175,7 +177,7 @@ class Operations(pyfuse3.Operations):
         if file is None:
             node = self.names.node(inode)
             if not stat.S_ISREG(node.mode):
-                await self._set_node(node, attr, fields, now_ns)
+                await self.metadata.set_node(node, attr, fields)
                 return self.names.told(inode)
             file = self._found(inode)
         try:
@@ -219,39 +221,19 @@ class Operations(pyfuse3.Operations):
     # ------------------------------------------------------------------ extended attributes
     @reading
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
-        if not name.startswith(xattrs.USER) or inode == ROOT:  # security.capability: asked at every first write
-            raise FUSEError(pyfuse3.ENOATTR)
-        file = self.files.get(inode)
-        if name.startswith(xattrs.OURS):
-            if file is not None and (file.pending or file.base is None):
-                await self.files.make_durable(file)  # the other door shows them only then (H2)
-            value = xattrs.shown(self.names.node(inode), name)
-        else:
-            value = xattrs.get(self._attributes(inode), name)
-        if value is None:
-            raise FUSEError(pyfuse3.ENOATTR)
-        return value
+        return await self.metadata.get(inode, name)
 
     @reading
     async def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[XAttrNameT]:
-        if inode == ROOT:
-            return []
-        return [XAttrNameT(name) for name in xattrs.names(self._attributes(inode))]
+        return self.metadata.names_of(inode, ctx.uid)
 
     @writing
     async def setxattr(self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: RequestContext) -> None:
-        if not name.startswith(xattrs.USER) or inode == ROOT:
-            raise FUSEError(errno.EOPNOTSUPP)
-        await self._put_attributes(inode, xattrs.put(self._attributes(inode), name, value))
+        await self.metadata.put(inode, name, value, ctx)
 
     @writing
     async def removexattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> None:
-        if not name.startswith(xattrs.USER) or inode == ROOT:
-            raise FUSEError(pyfuse3.ENOATTR)
-        left = xattrs.remove(self._attributes(inode), name)
-        if left is None:
-            raise FUSEError(pyfuse3.ENOATTR)
-        await self._put_attributes(inode, left)
+        await self.metadata.remove(inode, name)
 
     # ------------------------------------------------------------------ files
     @writing
@@ -291,8 +273,7 @@ class Operations(pyfuse3.Operations):
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         file = self._file_handle(fh).file
         end = min(off + size, file.size)
-        if self.files.times.is_due(file.atime_ns, file.mtime_ns, file.ctime_ns):
-            self._accessed(file)
+        self.metadata.accessed(file)
         if off >= end:
             return b""
         return await read(self.store, file, off, end)
@@ -320,8 +301,7 @@ class Operations(pyfuse3.Operations):
         handle = self._file_handle(fh)
         file = handle.file
         if not handle.writable:  # most bytes are read from the kernel's cache without a request: this stands for them
-            if self.files.times.is_due(file.atime_ns, file.mtime_ns, file.ctime_ns):
-                self._accessed(file)
+            self.metadata.accessed(file)
             return
         if file.misled:
             await self.invalidation.forget_file(file)
@@ -401,7 +381,7 @@ class Operations(pyfuse3.Operations):
             self.names.past.list(handle.inode, handle.older, start_id, token)
         else:
             if handle.node is not None and start_id == 0:
-                self._read(handle.node)
+                self.metadata.accessed(handle.node)
             if start_id == 0 or start_id != handle.cookie:
                 await seek(self.names, handle, start_id)
             list_directory(self.names, handle, self.invalidation.epoch, token)
@@ -475,10 +455,6 @@ class Operations(pyfuse3.Operations):
         assert isinstance(handle, FileHandle)
         return handle
 
-    def _attributes(self, inode: int) -> Attributes:
-        file = self.files.get(inode)
-        return self.names.node(inode).attributes if file is None else file.current_attributes()
-
     def _removed(self, inode: int) -> EntryAttributes | None:
         """What is told of a directory that somebody has open though it is gone; None when nobody has."""
         for handle in self.handles.values():
@@ -487,59 +463,3 @@ class Operations(pyfuse3.Operations):
                 answer.st_nlink = 0
                 return answer
         return None
-
-    async def _set_node(self, node: Node, attr: EntryAttributes, fields: SetattrFields, now_ns: int) -> None:
-        """setattr(2) of what is no file: durable when it returns."""
-        mtime_ns = attr.st_mtime_ns if fields.update_mtime else None
-        mode = stat.S_IFMT(node.mode) | stat.S_IMODE(attr.st_mode) if fields.update_mode else None
-        if stat.S_ISDIR(node.mode):
-            shown, _ = self.names.changed_ns(node)
-            if mtime_ns is None and shown != node.mtime_ns:  # known to memory alone, which what is set now overrules
-                mtime_ns = shown
-        elif mode is None and (fields.update_uid or fields.update_gid):
-            mode = changes.unprivileged(node.mode)
-        await self.store.set_attributes(
-            node.id,
-            now_ns,
-            mode=mode,
-            uid=attr.st_uid if fields.update_uid else None,
-            gid=attr.st_gid if fields.update_gid else None,
-            atime_ns=attr.st_atime_ns if fields.update_atime else None,
-            mtime_ns=mtime_ns,
-        )
-        if fields.update_atime:
-            self.files.times.read.pop(node.id, None)
-        self.invalidation.epoch += 1
-
-    def _read(self, node: Node) -> None:
-        """A directory was listed, a symbolic link followed."""
-        times = self.files.times
-        mtime_ns, ctime_ns = self.names.changed_ns(node) if stat.S_ISDIR(node.mode) else (node.mtime_ns, node.ctime_ns)
-        if times.is_due(times.read.get(node.id, node.atime_ns), mtime_ns, ctime_ns):
-            self._read_now(node.id)
-
-    def _accessed(self, file: File) -> None:
-        """A file was read."""
-        moved = self._read_now(file.inode)
-        if moved:
-            file.atime_ns = moved
-
-    def _read_now(self, inode: int) -> int:
-        """The new access time; 0 where nothing may be changed."""
-        if self.permits.principal.read_only or self.inodes.place(inode) == PAST:
-            return 0
-        now_ns = time.time_ns()
-        self.files.times.accessed(inode, now_ns)
-        self.invalidation.epoch += 1
-        return now_ns
-
-    async def _put_attributes(self, inode: int, changed: Attributes) -> None:
-        file = self.files.get(inode)
-        if file is None:
-            await self.store.set_attributes(inode, time.time_ns(), attributes=changed)
-            return
-        file.attributes, file.attributes_changed = changed, True
-        if not file.orphan:
-            self.files.touch(file)
-        if not file.writers:
-            await self.files.commit(file)

@@ -5,15 +5,19 @@
     user.tierce.etag, version-id, tags, lock-mode, retain-until, legal-hold
                        read-only, and not listed, so that no copying program tries to set them
     user.OTHER         kept with the object, shown by no other door
+    trusted.ANY        likewise; root's alone (the kernel sees to that)
+    system.posix_acl_access, system.posix_acl_default
+                       likewise (`acl`), where the kernel enforces them
 
-Namespaces other than `user.` are not kept: security and system attributes decide over access, and a server that does
-not enforce them must not pretend to.
+Other namespaces are not kept: security and system attributes decide over access, and a server that does not enforce
+them must not pretend to.
 """
 
 from __future__ import annotations
 
 import re
 import stat
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote, urlencode
 
@@ -22,12 +26,15 @@ import msgspec
 from appliance.errors import Code, StoreError
 from appliance.limits import USER_METADATA_MAX
 from appliance.model import Attributes, Node
+from fusefs import acl
 
 META: Final = b"user.meta."
 OURS: Final = b"user.tierce."
 ETAG: Final = b"user.tierce.etag"
 VERSION: Final = b"user.tierce.version-id"
 USER: Final = b"user."
+TRUSTED: Final = b"trusted."
+KEPT: Final = (USER, TRUSTED)
 XATTRS_MAX: Final = 64 * 1024  # bytes of names and values of one file, as ext4 with large xattrs
 
 POSIX: Final = frozenset({"mtime", "atime", "mode", "uid", "gid"})  # rclone's and s3fs's: stat(2) has them
@@ -37,8 +44,6 @@ _META_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")  # an HTTP field nam
 
 def get(attributes: Attributes, name: bytes) -> bytes | None:
     """The value; None if there is none of that name."""
-    if not name.startswith(USER):
-        return None
     if name.startswith(META):
         value = attributes.user.get(name[len(META) :].decode(errors="replace"))
         return None if value is None else value.encode()
@@ -66,10 +71,23 @@ def names(attributes: Attributes) -> list[bytes]:
     return found
 
 
+def list_of(attributes: Attributes, name: bytes) -> list[acl.Entry] | None:
+    """An access control list; None without one."""
+    value = attributes.xattrs.get(name.decode())
+    return None if value is None else acl.parse(value)
+
+
+def with_list(attributes: Attributes, name: bytes, entries: Sequence[acl.Entry]) -> Attributes:
+    """With another list; without one if it says no more than a mode.  Raises NO_SPACE above the bounds."""
+    if name == acl.ACCESS and not acl.is_extended(entries):
+        return remove(attributes, name) or attributes
+    return put(attributes, name, acl.pack(entries))
+
+
 def put(attributes: Attributes, name: bytes, value: bytes) -> Attributes:
     """With `value` under `name`.  Raises ACCESS_DENIED for what is read-only, INVALID_ARGUMENT for what S3 could not
     carry, NO_SPACE above the bounds."""
-    assert name.startswith(USER)
+    assert name.startswith(KEPT) or name in acl.NAMES
     if name.startswith(OURS):
         raise StoreError(Code.ACCESS_DENIED, f"{name.decode(errors='replace')} is read-only")
     if name.startswith(META):

@@ -165,6 +165,7 @@ class MakeDirectory(Command, frozen=True, kw_only=True):
     uid: int
     gid: int
     now_ns: int
+    packed: bytes = b""  # Attributes
 
 
 class RemoveDirectory(Command, frozen=True, kw_only=True):
@@ -185,6 +186,7 @@ class MakeSpecial(Command, frozen=True, kw_only=True):
     now_ns: int
     target: bytes = b""  # of a symbolic link
     rdev: int = 0  # of a device
+    packed: bytes = b""  # Attributes
 
 
 class MakeLink(Command, frozen=True, kw_only=True):

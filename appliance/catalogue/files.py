@@ -73,7 +73,17 @@ def make_directory(tx: Rows, cache: DirectoryCache, command: MakeDirectory) -> E
     row_name = command.name + b"/"
     mode = stat.S_IFDIR | stat.S_IMODE(command.mode)
     names.add_directory(
-        tx, parent.bucket, parent.id, row_name, number, mode, command.uid, command.gid, command.now_ns, 0
+        tx,
+        parent.bucket,
+        parent.id,
+        row_name,
+        number,
+        mode,
+        command.uid,
+        command.gid,
+        command.now_ns,
+        0,
+        command.packed,
     )
     cache.add(parent.id, row_name, number)
     made = names.node_by_id(tx.one, number)
@@ -131,7 +141,7 @@ def make_special(tx: Rows, command: MakeSpecial) -> Entry:
         command.rdev,
         command.target,
         0,
-        b"",
+        command.packed,
         parent.bucket,
     )
     put_node(tx, node)

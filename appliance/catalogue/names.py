@@ -155,6 +155,7 @@ def add_directory(
     gid: int,
     now_ns: int,
     flags: int,
+    packed: bytes = b"",
 ) -> None:
     """A directory's two rows.  Its node remembers parent and row name, so that a path can be read upwards."""
     tx.put(ENTRY, (parent, name, node))
@@ -177,7 +178,7 @@ def add_directory(
             parent,
             name,
             flags,
-            b"",
+            packed,
             bucket,
             b"",
             0,

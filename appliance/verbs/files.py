@@ -90,9 +90,21 @@ class FileVerbs(VersionVerbs):
         finally:
             self.engine.retrieval.end()
 
-    async def make_directory(self, parent: int, name: bytes, mode: int, uid: int, gid: int, now_ns: int) -> Entry:
+    async def make_directory(
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        now_ns: int,
+        attributes: Attributes = NO_ATTRIBUTES,
+    ) -> Entry:
         """Raises EXISTS, NO_SUCH_NODE (the parent vanished)."""
-        command = commands.MakeDirectory(parent=parent, name=name, mode=mode, uid=uid, gid=gid, now_ns=now_ns)
+        packed = pack_attributes(attributes)
+        command = commands.MakeDirectory(
+            parent=parent, name=name, mode=mode, uid=uid, gid=gid, now_ns=now_ns, packed=packed
+        )
         entry: Entry = await self.engine.submit(command).wait()
         return entry
 
@@ -103,20 +115,34 @@ class FileVerbs(VersionVerbs):
 
     async def make_symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int, now_ns: int) -> Entry:
         """Stored, never resolved by us.  Raises EXISTS, NO_SUCH_NODE."""
-        return await self._make_special(parent, name, stat.S_IFLNK | 0o777, target, 0, uid, gid, now_ns)
+        command = commands.MakeSpecial(
+            parent=parent, name=name, mode=stat.S_IFLNK | 0o777, target=target, uid=uid, gid=gid, now_ns=now_ns
+        )
+        entry: Entry = await self.engine.submit(command).wait()
+        return entry
 
     async def make_special(
-        self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, now_ns: int
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        rdev: int,
+        uid: int,
+        gid: int,
+        now_ns: int,
+        attributes: Attributes = NO_ATTRIBUTES,
     ) -> Entry:
         """A FIFO, socket or device, as `mode` says (mknod(2)): stored, never opened by us, and no object.  Raises
         EXISTS, NO_SUCH_NODE."""
-        return await self._make_special(parent, name, mode, b"", rdev, uid, gid, now_ns)
-
-    async def _make_special(
-        self, parent: int, name: bytes, mode: int, target: bytes, rdev: int, uid: int, gid: int, now_ns: int
-    ) -> Entry:
         command = commands.MakeSpecial(
-            parent=parent, name=name, mode=mode, target=target, rdev=rdev, uid=uid, gid=gid, now_ns=now_ns
+            parent=parent,
+            name=name,
+            mode=mode,
+            rdev=rdev,
+            uid=uid,
+            gid=gid,
+            now_ns=now_ns,
+            packed=pack_attributes(attributes),
         )
         entry: Entry = await self.engine.submit(command).wait()
         return entry

@@ -19,6 +19,7 @@ from typing_extensions import Buffer
 from appliance.errors import Code, StoreError
 from appliance.limits import GATHER_MAX
 from appliance.model import (
+    NO_ATTRIBUTES,
     Attributes,
     BodyKind,
     Bucket,
@@ -209,13 +210,23 @@ class MemoryStore:
             if node in self.nodes and self.nodes[node].links == 0:
                 self._erase(node)
 
-    async def make_directory(self, parent: int, name: bytes, mode: int, uid: int, gid: int, now_ns: int) -> Entry:
+    async def make_directory(
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        now_ns: int,
+        attributes: Attributes = NO_ATTRIBUTES,
+    ) -> Entry:
         def apply() -> Entry:
             if self.entry(parent, name, True) is not None:
                 raise StoreError(Code.EXISTS)
             if parent not in self.directories:
                 raise StoreError(Code.NO_SUCH_NODE)
-            node = self._new_node(mode, uid, gid, now_ns)
+            number = self._new_node(mode, uid, gid, now_ns).id
+            node = self.nodes[number] = msgspec.structs.replace(self.nodes[number], packed=pack_attributes(attributes))
             self._set(parent, self._row(name, True), node.id)
             return Entry(name, True, node)
 
@@ -244,11 +255,19 @@ class MemoryStore:
         return await self._now(apply)  # type: ignore[no-any-return]
 
     async def make_special(
-        self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, now_ns: int
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        rdev: int,
+        uid: int,
+        gid: int,
+        now_ns: int,
+        attributes: Attributes = NO_ATTRIBUTES,
     ) -> Entry:
         def apply() -> Entry:
             node = self._new_node(mode, uid, gid, now_ns)
-            node = self.nodes[node.id] = msgspec.structs.replace(node, ref=rdev)
+            node = self.nodes[node.id] = msgspec.structs.replace(node, ref=rdev, packed=pack_attributes(attributes))
             self._set(parent, name, node.id)
             return Entry(name, False, node)
 

@@ -186,7 +186,8 @@ def test_special_files_are_kept_but_no_objects(play: Play) -> None:
         ):
             made = await mount.ops.mknod(bucket, name, mode, device, mount.ctx)
             found = await mount.stat(b"photos/" + name)
-            assert (found.st_ino, found.st_mode, found.st_rdev, found.st_nlink) == (made.st_ino, mode, device, 1)
+            masked = mode & ~mount.ctx.umask
+            assert (found.st_ino, found.st_mode, found.st_rdev, found.st_nlink) == (made.st_ino, masked, device, 1)
             with pytest.raises(StoreError) as caught:
                 await mount.door.get("photos", name)
             assert caught.value.code is Code.NO_SUCH_KEY
@@ -313,6 +314,11 @@ def test_extended_attributes_and_metadata_are_one(play: Play) -> None:
         ops, ctx = mount.ops, mount.ctx
         await ops.setxattr(inode, b"user.meta.camera", b"Leica", ctx)
         await ops.setxattr(inode, b"user.note", b"\0\xff", ctx)
+        await ops.setxattr(inode, b"trusted.mine", b"root's", ctx)
+        assert set(await ops.listxattr(inode, ctx)) == {b"user.meta.camera", b"user.note"}, "for root alone"
+        ctx.uid = 0
+        assert b"trusted.mine" in await ops.listxattr(inode, ctx)
+        await ops.removexattr(inode, b"trusted.mine", ctx)
         await mount.close(fh)
         await settled(mount)
         held = mount.store.node(inode).attributes
@@ -331,7 +337,7 @@ def test_extended_attributes_and_metadata_are_one(play: Play) -> None:
                 await ops.getxattr(inode, name, ctx)
         for name, value, number in (
             (b"user.tierce.etag", b"x", errno.EACCES),
-            (b"trusted.x", b"", errno.EOPNOTSUPP),
+            (b"security.capability", b"", errno.EOPNOTSUPP),
             (b"user.meta.Camera", b"x", errno.EINVAL),
             (b"user.meta.a", b"x\ny", errno.EINVAL),
             (b"user.meta.mtime", b"1", errno.EACCES),
