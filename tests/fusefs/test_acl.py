@@ -215,13 +215,14 @@ def test_a_mount_that_does_not_enforce_lists_keeps_none(play: Play) -> None:
 # ---------------------------------------------------------------------- enforced
 
 
-def as_user(number: int, work: Callable[[], object]) -> int:
-    """The errno of `work` done by this user, in a group of the same number; 0 when it is done."""
+def as_user(number: int, where: Path, work: Callable[[], object]) -> int:
+    """The errno of `work` done in `where` by this user, in a group of the same number; 0 when it is done."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     code = 255
     try:
+        os.chdir(where)  # what is above may be closed to him
         os.setgroups([])
         os.setgid(number)
         os.setuid(number)
@@ -238,33 +239,36 @@ def as_user(number: int, work: Callable[[], object]) -> int:
 def test_the_kernel_enforces_them(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         return  # an ordinary user's mount has no lists: nobody else can enter it
-    for parent in (tmp_path, *tmp_path.parents[:-2]):
-        parent.chmod(parent.stat().st_mode | 0o755)
     mount = Served(tmp_path / "mnt", "pool")
+    file, made = Path("f"), Path("d/made")
+
+    def by(user: int, work: Callable[[], object]) -> int:
+        return as_user(user, mount.bucket, work)
+
     try:
-        path = mount.bucket / "f"
+        path = mount.bucket / file
         path.write_text("secret")
         path.chmod(0o600)
-        assert as_user(NOBODY, path.read_text) == errno.EACCES
+        assert by(NOBODY, file.read_text) == errno.EACCES
         os.setxattr(path, ACCESS.decode(), acl.pack([owner(6), named(4), group(0), mask(4), other(0)]))
         assert stat.S_IMODE(path.stat().st_mode) == 0o640
-        assert as_user(NOBODY, path.read_text) == 0
-        assert as_user(NOBODY, lambda: path.write_text("x")) == errno.EACCES
-        assert as_user(1, path.read_text) == errno.EACCES
+        assert by(NOBODY, file.read_text) == 0
+        assert by(NOBODY, lambda: file.write_text("x")) == errno.EACCES
+        assert by(1, file.read_text) == errno.EACCES
         path.chmod(0o600)
-        assert as_user(NOBODY, path.read_text) == errno.EACCES, "chmod moved the mask"
+        assert by(NOBODY, file.read_text) == errno.EACCES, "chmod moved the mask"
         os.removexattr(path, ACCESS.decode())
         directory = mount.bucket / "d"
         directory.mkdir()
         os.setxattr(directory, DEFAULT.decode(), acl.pack([owner(7), named(6), group(0), mask(6), other(0)]))
         before = os.umask(0o077)
         try:
-            (directory / "made").write_text("shared")
+            (mount.bucket / made).write_text("shared")
         finally:
             os.umask(before)
-        assert as_user(NOBODY, (directory / "made").read_text) == 0
-        assert as_user(1, (directory / "made").read_text) == errno.EACCES
+        assert by(NOBODY, made.read_text) == 0
+        assert by(1, made.read_text) == errno.EACCES
         mine = acl.pack([owner(6), group(0), other(7)])
-        assert as_user(NOBODY, lambda: os.setxattr(path, ACCESS.decode(), mine)) == errno.EPERM
+        assert by(NOBODY, lambda: os.setxattr(file, ACCESS.decode(), mine)) == errno.EPERM
     finally:
         assert mount.stop() == 0

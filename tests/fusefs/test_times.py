@@ -12,7 +12,6 @@ import pytest
 import trio
 
 from appliance.authority import MOUNT
-from fusefs.permits import Permits
 from fusefs.times import DAY_NS, STEP, Times
 from tests.fusefs.scenes import Play, run_on_pool, settled
 from tests.fusefs.unmounted import Unmounted
@@ -153,7 +152,7 @@ def test_a_mount_that_is_read_only_moves_nothing(play: Play) -> None:
         await mount.write_file("photos/f", b"bytes")
         await mount.setattr("photos/f", st_atime_ns=OLD)
         await let_go(mount)
-        mount.ops.permits = Permits(msgspec.structs.replace(MOUNT, read_only=True))
+        mount.ops.permits.principal = msgspec.structs.replace(MOUNT, read_only=True)
         await mount.read_file("photos/f")
         await mount.listdir("photos")
         assert not mount.ops.files.times.read
