@@ -3,7 +3,8 @@
 A batch whose flush fails is failed as a whole (I10), with every file that happened to be closed in that instant; their
 programs have heard nothing wrong.  So a commit whose bytes are all still in memory is taken back: the file is as dirty
 as before, and is committed once more by whoever waits, or by its age.  Not so when a chunk was on devices already (its
-pages are given back), or when another commit of the file was submitted after it: that one's error is kept and told.
+pages are given back), or when another commit of the file was submitted after it: that one's error is kept and told, and
+the file is again what was committed.
 """
 
 from __future__ import annotations
@@ -29,3 +30,13 @@ def taken_back(commit: Commit) -> bool:
     file.attributes_changed = file.attributes_changed or commit.attributes
     commit.again = True
     return True
+
+
+def given_up(commit: Commit) -> None:
+    """After memory let go of the failed commit's bytes: the file has the size that is committed, not zeros where they
+    were."""
+    file = commit.file
+    if file.base is not None and not file.dirty and not file.pending:
+        file.misled = file.misled or file.size != file.base.size
+        file.size = file.base.size
+        file.cut = None

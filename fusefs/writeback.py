@@ -29,7 +29,7 @@ import trio
 from appliance.errors import Code, StoreError
 from appliance.limits import CHUNK_SIZE, GATHER_MAX, MIB
 from appliance.model import BodyKind, Bucket, NewChunk, Node
-from fusefs.again import taken_back
+from fusefs.again import given_up, taken_back
 from fusefs.answered import BeingRemoved
 from fusefs.attributes import BLOCK_SIZE
 from fusefs.dirty import Segment, gather, halve
@@ -518,6 +518,7 @@ class WriteBack:
         if file.base is not None or file.orphan:
             self._forget_name(file)
         if commit.ticket.error is not None:
+            given_up(commit)
             self.promises.failed(commit)
         if file.orphan:
             self._dirty.pop(file.inode, None)

@@ -283,6 +283,24 @@ def test_a_failed_commit_is_told_once_to_the_next_fsync_and_logged(caplog: pytes
     assert "NO_SPACE" in caplog.text
 
 
+def test_a_failed_commit_leaves_what_was_committed_not_zeros() -> None:
+    async def scene(mount: Unmounted) -> None:
+        await mount.write_file("photos/f", b"old")
+        await settled(mount)
+        fh = await mount.open("photos/f", os.O_RDWR)
+        await mount.ops.write(fh, 0, b"longer than it was")
+        mount.store.fail_next = StoreError(Code.NO_SPACE)
+        async with refused(errno.ENOSPC):
+            await mount.ops.fsync(fh, False)
+        assert (await mount.stat("photos/f")).st_size == 3
+        assert await mount.read_all(fh) == b"old"
+        await mount.ops.write(fh, 3, b"er")
+        await mount.close(fh)
+        assert await mount.door.get("photos", b"f") == b"older"
+
+    run(scene)
+
+
 def test_a_new_file_whose_commit_failed_is_gone() -> None:
     async def scene(mount: Unmounted) -> None:
         mount.store.fail_next = StoreError(Code.IO_ERROR)

@@ -6,13 +6,14 @@ import errno
 import os
 import stat
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pyfuse3
 import pytest
 
 from appliance.errors import Code, StoreError
-from tests.fusefs.scenes import Play, refused, run, settled
+from tests.fusefs.scenes import Play, refused, run, run_on_pool, settled
 from tests.fusefs.unmounted import Unmounted
 
 
@@ -365,3 +366,53 @@ def test_an_ordinary_users_own_mount_shows_him_what_is_roots(play: Play) -> None
         assert (his.st_uid, his.st_gid) == (7, 8)
 
     play(scene)
+
+
+@pytest.mark.slow
+def test_what_the_kernel_forgets_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Looked up, listed, opened, written, removed and forgotten again and again: nothing grows."""
+
+    async def scene(mount: Unmounted) -> None:
+        ops = mount.ops
+        await mount.mkdir("photos/d")
+        parent = await mount.inode("photos/d")
+        sizes: list[list[int]] = []
+        for _ in range(6):
+            for number in range(100):
+                name = b"%d" % number
+                info, made = await ops.create(parent, name, stat.S_IFREG | 0o644, os.O_RDWR, mount.ctx)
+                await ops.write(info.fh, 0, b"x")
+                await mount.close(info.fh)
+                found = await ops.lookup(parent, name, mount.ctx)
+                await ops.getattr(found.st_ino, mount.ctx)
+                await ops.forget([(made.st_ino, 2)])
+                assert made.st_ino not in ops.inodes
+                await ops.lookup(parent, b"absent %d" % number, mount.ctx)
+            await ops.files.commit_all()
+            fh = await ops.opendir(parent, mount.ctx)
+            cookie = 0
+            while batch := await mount.list_once(fh, cookie, 30):
+                await ops.forget([(attr.st_ino, 1) for _, attr, _ in batch])
+                cookie = batch[-1][2]
+            await ops.releasedir(fh)
+            for number in range(100):
+                await ops.unlink(parent, b"%d" % number, mount.ctx)
+            await ops.files.commit_all()
+            sizes.append(
+                [
+                    len(ops.inodes),
+                    len(ops.inodes.absent),
+                    len(ops.inodes.answered),
+                    len(ops.handles),
+                    len(ops.files.files),
+                    len(ops.files.names),
+                    len(ops.files._dirty),
+                    ops.files.memory,
+                    len(ops.invalidation._changing),
+                    len(mount.store.engine._held),
+                ]
+            )
+        assert sizes == [sizes[0]] * len(sizes)
+        assert sizes[0][3:] == [0] * 7
+
+    run_on_pool(scene, tmp_path)
