@@ -42,6 +42,7 @@ ROOMS: Final = (
     "appliance.verbs",
     "appliance.limits",
     "appliance.upkeep",
+    "fusefs",
 )
 
 
