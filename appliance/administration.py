@@ -62,11 +62,17 @@ class Box(Protocol):
     def status(self) -> Mapping[str, Any]:
         """The pool and its doors, as plain JSON values."""
 
-    async def mount(self) -> str:
-        """Mounts if it is not mounted; where."""
+    def mount_status(self) -> Mapping[str, Any]:
+        """Where the mount is, and what it was asked for so far."""
+
+    async def mount(self, own: Mapping[str, int]) -> str:
+        """Mounts if it is not mounted, with another uid, gid or umask than the configuration's; where."""
 
     async def umount(self) -> str:
         """Unmounts if it is mounted; where it was."""
+
+    async def settle(self) -> None:
+        """Everything that was written through the mount is durable."""
 
     async def audit(self, report: Report, verify: bool) -> Mapping[str, Any]:
         """Cross-checks catalogue, free map and devices, with `verify` every page; {"problems": [texts], …}."""
@@ -118,13 +124,25 @@ def control_app(box: Box) -> QuartTrio:
         values = await _values()
         return _json(await box.add_device(_text(values, "path"), _text(values, "tier"), values.get("erase") is True))
 
+    @app.get("/mount")
+    async def mount_status() -> Response:
+        return _json(box.mount_status())
+
     @app.post("/mount")
     async def mount() -> Response:
-        return _json({"mount": await box.mount()})
+        """{"uid", "gid", "umask"}: if it is not mounted yet, instead of the configuration's."""
+        values = await _values()
+        asked = {name: _limit(values, name) for name in ("uid", "gid", "umask")}
+        return _json({"mount": await box.mount({name: each for name, each in asked.items() if each is not None})})
 
     @app.post("/umount")
     async def umount() -> Response:
         return _json({"mount": await box.umount()})
+
+    @app.post("/settle")
+    async def settle() -> Response:
+        await box.settle()
+        return _json({})
 
     @app.post("/audit")
     async def audit() -> Response:

@@ -165,6 +165,7 @@ def pool_status(settings: _Settings, as_json: bool) -> None:
         show_json(status)
         return
     devices = status.pop("devices")
+    status.pop("mount_options", None)
     for name in ("size", "available", "bytes"):
         status[name] = bytes_text(status[name])
     show_facts({name: value for name, value in status.items() if value not in ("", False)})
@@ -282,17 +283,68 @@ def _show_first_key(key_id: str, secret: str) -> None:
 
 
 @main.command()
+@click.argument("source", required=False)
+@click.argument("point", required=False, type=click.Path(path_type=Path))
+@click.option("-o", "options", multiple=True, metavar="OPTIONS", help="As mount(8): ro, noexec, uid=1000, …")
+@click.option("--list", "listing", is_flag=True, help="Show where it is mounted and what it was asked for.")
+@as_json
 @click.pass_obj
-def mount(settings: _Settings) -> None:
-    """Have the daemon mount the buckets."""
-    print(settings.control().post("/mount")["mount"])
+def mount(
+    settings: _Settings, source: str | None, point: Path | None, options: tuple[str, ...], listing: bool, as_json: bool
+) -> None:
+    """Have the daemon mount the buckets; as root also in further places: `tierce mount photos /mnt/photos`.
+
+    SOURCE is a bucket, or "tierce" for all.  /etc/fstab can say the same (mount.fuse.tierce).
+    """
+    from appliance import mounting
+
+    if listing:
+        _show_mount(settings.control().get("/mount"), as_json)
+        return
+    if source is not None and point is None:
+        raise click.UsageError("name the place too: tierce mount SOURCE POINT")
+    asked = mounting.options_of(list(options))
+    if source is None or point is None:
+        print(settings.control().post("/mount", **asked.own)["mount"])
+        return
+    mounting.mount(settings.control(), source, point.absolute(), asked)
+    print(point)
+
+
+def _show_mount(status: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        show_json(status)
+        return
+    columns = [("place", "place"), ("bucket", "bucket"), ("read_only", "read-only")]
+    show_rows(status["places"], columns, "not mounted")
+    rows = [row for row in status["operations"] if row["requests"]]
+    for row in rows:
+        row["errors"] = [f"{name} {count}" for name, count in row["errors"].items()]
+    columns = [("operation", "operation"), ("requests", "requests"), ("microseconds", "mean µs"), ("bytes", "bytes")]
+    print()
+    show_rows(rows, [*columns, ("errors", "errors")], "no requests")
 
 
 @main.command()
+@click.argument("point", required=False, type=click.Path(path_type=Path))
+@click.option("--lazy", is_flag=True, help="Also while a program works there.")
 @click.pass_obj
-def umount(settings: _Settings) -> None:
-    """Have the daemon take the mount away."""
-    print(settings.control().post("/umount")["mount"])
+def umount(settings: _Settings, point: Path | None, lazy: bool) -> None:
+    """Take the mount away, or as root one place of it, when all that was written there is durable."""
+    import os
+
+    from appliance import mounting
+
+    control = settings.control()
+    if os.geteuid() == 0 and (status := control.get("/status"))["mount"]:
+        whole = Path(status["mount"])
+        mounting.unmount(control, whole if point is None else point.absolute(), lazy=lazy)
+        if point is not None and point.absolute() != whole:
+            print(point)
+            return
+    elif point is not None or lazy:
+        raise click.UsageError("only root names a place, or takes it away while it is in use")
+    print(control.post("/umount")["mount"])
 
 
 # ----------------------------------------------------------------------------------------- buckets, users, keys

@@ -77,6 +77,9 @@ class MountSection(Section, frozen=True):
     allow_other: bool = False
     close: Literal["lazy", "durable"] = "lazy"
     read_only: bool = False
+    uid: int = 0
+    gid: int = 0
+    umask: str = "022"
 
 
 class LifecycleSection(Section, frozen=True):
@@ -293,6 +296,11 @@ def _check_rules(config: Config) -> None:
     ):
         if not value > 0:
             raise ConfigError(f"{key}: {value} is not a number of seconds above 0")
+    for key, number in (("mount.uid", config.mount.uid), ("mount.gid", config.mount.gid)):
+        if not 0 <= number < 0xFFFF_FFFF:
+            raise ConfigError(f"{key}: {number} is no number of a user or group")
+    if not (config.mount.umask and set(config.mount.umask) <= set("01234567") and int(config.mount.umask, 8) <= 0o777):
+        raise ConfigError(f'mount.umask: "{config.mount.umask}" is not three octal digits, as "022"')
     if not config.pool.name or len(config.pool.name.encode()) > 36 or not config.pool.name.isprintable():
         raise ConfigError("pool.name: 1 to 36 printable characters")
 

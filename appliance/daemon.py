@@ -11,7 +11,6 @@ This module decides nothing about storage: it knows which parts there are and in
 from __future__ import annotations
 
 import contextlib
-import errno
 import gc
 import logging
 import os
@@ -32,6 +31,7 @@ import trio
 from hypercorn.config import Config as HypercornConfig
 
 from appliance import config as configuration
+from appliance import mountpoints
 from appliance.administration import Report, administration_app, control_app
 from appliance.authority import MOUNT
 from appliance.chores import run_chores
@@ -47,7 +47,8 @@ from appliance.opening import attach, close_all, open_store, state_lock
 from appliance.upkeep.audit import audit
 from appliance.upkeep.expiry import ROUNDS_A_DAY, run_lifecycle
 from appliance.upkeep.fold import run_folding
-from fusefs.mount import FILE_SYSTEM, Mount, mounted_type, unmount
+from fusefs.handles import Ownership
+from fusefs.mount import Mount
 from fusefs.observed import OPERATIONS
 from s3front.app import s3_app
 from s3front.serve import TlsFiles
@@ -77,6 +78,10 @@ class Daemon:
         self._mount: Mount | None = None
         self._mount_stopped = trio.Event()
         self._mounts: trio.Nursery | None = None
+        self._mounting = trio.Lock()
+        self._descriptor = passed_descriptor(STORED_FUSE)  # good for one mount
+        self._is_unit = self._descriptor is not None
+        self._configured = self._ownership = Ownership(config.mount.uid, config.mount.gid, int(config.mount.umask, 8))
 
     # ------------------------------------------------------------------ what the command line may ask
 
@@ -89,6 +94,7 @@ class Daemon:
             "pid": os.getpid(),
             "endpoint": self.endpoint,
             "mount": str(self.config.mount_point) if self._mount else "",
+            "mount_options": self._mount_options(),
             "mount_lacks": self._mount.lacks if self._mount else "",
             "pool": self.store.engine.pool.name,
             "draining": self.draining,
@@ -99,23 +105,76 @@ class Daemon:
             "devices": msgspec.to_builtins(self.store.devices()),
         }
 
-    async def mount(self) -> str:
-        """Mounts if it is not mounted; where.  Raises StoreError when the kernel or fusermount3 refuse."""
+    def _mount_options(self) -> Mapping[str, Any]:
+        """Those of the daemon's own mount, which every place of it has."""
+        mount = self.config.mount
+        owner = self._ownership
+        return {
+            "allow_other": mount.allow_other,
+            "read_only": mount.read_only,
+            "uid": owner.uid,
+            "gid": owner.gid,
+            "umask": owner.umask,
+        }
+
+    def mount_status(self) -> Mapping[str, Any]:
+        """Where the mount is, and what it was asked for so far."""
+        found = mountpoints.at(self.config.mount_point) if self._mount else None
+        places = [] if found is None else [found, *mountpoints.bound(found)]
+        return {
+            "options": self._mount_options(),
+            "places": [
+                {
+                    "place": each.point,
+                    "bucket": each.root.strip("/"),
+                    "read_only": bool(each.flags & mountpoints.MS_RDONLY),
+                }
+                for each in places
+            ],
+            "operations": [
+                {
+                    "operation": name,
+                    "requests": sum(each.counts),
+                    "microseconds": round(each.seconds / max(sum(each.counts), 1) * 1e6),
+                    "bytes": each.bytes,
+                    "errors": each.named_errors,
+                }
+                for name, each in sorted(OPERATIONS.items())
+            ],
+        }
+
+    async def mount(self, own: Mapping[str, int]) -> str:
+        """Mounts if it is not mounted, with another `own` uid, gid or umask than the configuration's; where.  Raises
+        StoreError when the kernel or fusermount3 refuse."""
         assert self._mounts is not None
-        if self._mount is None:
-            point = self.config.mount_point
-            if passed_descriptor(STORED_FUSE) is None:
-                await trio.to_thread.run_sync(_take_away_dead_mount, point)
-            self._mount_stopped = trio.Event()
-            await self._mounts.start(self._keep_mounted, point)
+        async with self._mounting:
+            if self._mount is None:
+                if self._is_unit and self._descriptor is None:
+                    raise StoreError(Code.UNAVAILABLE, "the unit mounts before it starts: systemctl restart tierce")
+                self._ownership = msgspec.structs.replace(self._configured, **own)
+                self._mount_stopped = trio.Event()
+                await self._mounts.start(self._keep_mounted, self.config.mount_point)
         return str(self.config.mount_point)
 
     async def umount(self) -> str:
-        """Unmounts if it is mounted; where it was."""
+        """Unmounts if it is mounted; where it was.  Raises IN_USE while a program works in it."""
+        async with self._mounting:
+            if self._mount is not None:
+                await self._mount.unmount()
+                await self._mount_stopped.wait()
+        return str(self.config.mount_point)
+
+    async def settle(self) -> None:
+        """Everything that was written through the mount is durable."""
+        if self._mount is not None:
+            await self._mount.settle()
+        await self.store.settle()
+
+    async def _drop_mount(self) -> None:
+        """At the end: in use or not."""
         if self._mount is not None:
             await self._mount.close()
             await self._mount_stopped.wait()
-        return str(self.config.mount_point)
 
     async def audit(self, report: Report, verify: bool) -> Mapping[str, Any]:
         """Cross-checks catalogue, free map and devices; with `verify` reads every page."""
@@ -166,7 +225,7 @@ class Daemon:
                 self._mounts = nursery
                 await nursery.start(self._open_s3_door, doors)
                 if self.config.mount.enabled:
-                    await self.mount()
+                    await self.mount({})
                 started(self)
                 notify(f"READY=1\nSTATUS=serving {self.endpoint}")
                 log.info("ready", extra={"facts": {"endpoint": self.endpoint, "mount": self.status()["mount"]}})
@@ -175,7 +234,7 @@ class Daemon:
                 notify("STOPPING=1\nSTATUS=draining")
                 nursery.cancel_scope.deadline = trio.current_time() + DRAIN_TIMEOUT
                 doors.set()
-                await self.umount()
+                await self._drop_mount()
             await self.store.settle()
             watching.set()
         log.info("stopped")
@@ -243,7 +302,7 @@ class Daemon:
     async def _keep_mounted(self, point: Path, *, task_status: trio.TaskStatus[None]) -> None:
         durable = self.config.mount.close == "durable"
         others = self.config.mount.allow_other
-        descriptor = passed_descriptor(STORED_FUSE)
+        descriptor, self._descriptor = self._descriptor, None
         principal = msgspec.structs.replace(MOUNT, read_only=self.config.mount.read_only)
         self._mount = Mount(
             self.store,
@@ -252,6 +311,7 @@ class Daemon:
             durable_close=durable,
             principal=principal,
             descriptor=descriptor,
+            ownership=self._ownership,
         )
         try:
             await self._mount.run(task_status=task_status)
@@ -363,18 +423,6 @@ def _first(group: BaseExceptionGroup[StoreError]) -> StoreError:
     """The error that ended everything: the others followed from it."""
     inner = group.exceptions[0]
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
-
-
-def _take_away_dead_mount(point: Path) -> None:
-    """What a killed daemon left behind.  statvfs(3) always asks the file system; a stat may be answered by the kernel
-    from its cache for a while, as if somebody were there."""
-    if mounted_type(point) == FILE_SYSTEM:
-        try:
-            os.statvfs(point)
-        except OSError as error:
-            if error.errno != errno.ENOTCONN:
-                raise StoreError(Code.UNAVAILABLE, f"{point} cannot be mounted on: {error.strerror}") from error
-            unmount(point)
 
 
 @contextlib.contextmanager

@@ -173,6 +173,7 @@ class Node(Frozen, frozen=True):
 IMPLIED: Final = 1  # a directory that exists only because keys lie below it
 TIMED: Final = 2  # its mtime was said by somebody (a client's metadata, the mount): shown as `mtime` metadata
 NULL_VERSION: Final = 4  # written while versioning was suspended: its id is "null" whatever its number
+UNOWNED: Final = 16  # neither its owner nor its mode was said by anybody: a mount decides what it shows
 MARKER: Final = 8  # no object but a delete marker: only in the version table
 
 NULL_VERSION_ID: Final = "null"

@@ -5,6 +5,10 @@ no capability.  So this program opens /dev/fuse, mounts in everybody's view, and
 (FDSTORE of sd_notify(3)), which hands it to the daemon as it starts.  With --umount it takes mount and descriptor back;
 the unit runs that after every end of the daemon, however it ended.
 
+Further places of the mount (mountpoints.py) that a daemon leaves behind stay as they are, and with them the dead mount:
+they answer ENOTCONN, and nobody writes into what lies below.  Before the next start a file below /run, where only root
+writes, notes which file system they show; with --revive, once the daemon serves, they are bound to the new mount.
+
 Full rights ("+") take the unit's restrictions away, but not the view of its own that systemd makes for every process of
 a unit with such restrictions: a mount there would end with this program.  Everybody's view is that of process 1.
 """
@@ -16,13 +20,16 @@ import ctypes
 import os
 import pwd
 import sys
+from pathlib import Path
 from typing import Final
 
+from appliance import mountpoints
 from appliance.config import ConfigError, load
+from appliance.errors import StoreError
 from appliance.notify import STORED_FUSE, forget_descriptor, store_descriptor
 
 MS_NOSUID_NODEV: Final = 2 | 4
-MNT_DETACH: Final = 2
+NOTES: Final = Path("/run")
 CLONE_NEWNS: Final = 0x20000
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -32,28 +39,61 @@ def main() -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(description="Mounts for the tierce service.")
     parser.add_argument("--umount", action="store_true")
+    parser.add_argument("--revive", action="store_true")
     parser.add_argument("--user", default="tierce")
     options = parser.parse_args()
     try:
         config = load()
-        point = os.fsencode(config.mount_point)
+        point = config.mount_point
         enter_everybodys_view()
         if options.umount:
             forget_descriptor(STORED_FUSE)
-            _libc.umount2(point, MNT_DETACH)  # not mounted is as good
-            return 0
-        if not config.mount.enabled:
-            return 0
-        os.makedirs(point, exist_ok=True)
-        owner = pwd.getpwnam(options.user)
-        descriptor = mount(point, owner.pw_uid, owner.pw_gid, allow_other=config.mount.allow_other)
-        if not store_descriptor(STORED_FUSE, descriptor):
-            _libc.umount2(point, MNT_DETACH)
-            raise OSError(0, "systemd does not take the descriptor (FileDescriptorStoreMax=, NotifyAccess=exec)")
-    except (ConfigError, OSError, KeyError) as error:
+            take_away(point)
+        elif options.revive:
+            revive(point)
+        elif config.mount.enabled:
+            begin(point, pwd.getpwnam(options.user), allow_other=config.mount.allow_other)
+    except (ConfigError, StoreError, OSError, KeyError) as error:
         print(f"premount: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def begin(point: Path, owner: pwd.struct_passwd, *, allow_other: bool) -> None:
+    """Mounts, and leaves the descriptor with systemd.  Raises OSError, StoreError."""
+    if mountpoints.at(point) is not None:
+        places = mountpoints.bury(point, mountpoints.detach)
+        if places:
+            note(point).write_text(places[0].device)
+    os.makedirs(point, exist_ok=True)
+    descriptor = mount(os.fsencode(point), owner.pw_uid, owner.pw_gid, allow_other=allow_other)
+    if not store_descriptor(STORED_FUSE, descriptor):
+        mountpoints.detach(point)
+        raise OSError(0, "systemd does not take the descriptor (FileDescriptorStoreMax=, NotifyAccess=exec)")
+
+
+def revive(point: Path) -> None:
+    """The further places of the mount that was there before show this one."""
+    try:
+        device = note(point).read_text()
+    except FileNotFoundError:
+        return
+    note(point).unlink()
+    places = [each for each in mountpoints.mounts() if (each.device, each.type) == (device, mountpoints.FILE_SYSTEM)]
+    for place, why in mountpoints.revive(point, [each for each in places if mountpoints.is_dead(each)]):
+        print(f"premount: {place} could not be mounted again: {why}", file=sys.stderr)
+
+
+def take_away(point: Path) -> None:
+    """The mount, unless it has further places."""
+    found = mountpoints.at(point)
+    if found is not None and found.type == mountpoints.FILE_SYSTEM and not mountpoints.bound(found):
+        mountpoints.detach(point)
+
+
+def note(point: Path) -> Path:
+    """Where the number of a dead mount's file system is kept between two steps."""
+    return NOTES / ("tierce" + str(point).replace("/", "-") + ".places")
 
 
 def enter_everybodys_view() -> None:

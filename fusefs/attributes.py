@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import pyfuse3
 
 from appliance.model import BodyKind, Node
-from fusefs.handles import File
+from fusefs.handles import File, Ownership
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
@@ -53,13 +53,14 @@ def entry_attributes(
     return entry
 
 
-def of_node(store: ObjectStore, node: Node) -> pyfuse3.EntryAttributes:
+def of_node(store: ObjectStore, node: Node, ownership: Ownership) -> pyfuse3.EntryAttributes:
     """A node as it is in the catalogue."""
+    mode, uid, gid = ownership.of(node)
     answer = entry_attributes(
         inode=node.id,
-        mode=node.mode,
-        uid=node.uid,
-        gid=node.gid,
+        mode=mode,
+        uid=uid,
+        gid=gid,
         links=node.links,
         size=node.size,
         blocks=blocks(allocated(store, node)),

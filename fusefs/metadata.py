@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 from pyfuse3 import EntryAttributes, FUSEError, RequestContext, SetattrFields, XAttrNameT
 
-from appliance.model import Attributes, Node
+from appliance.model import UNOWNED, Attributes, Node
 from fusefs import acl, changes, xattrs
 from fusefs.handles import File
 from fusefs.inodes import PAST, ROOT, Inodes
@@ -128,7 +128,10 @@ class Metadata:
         now_ns = time.time_ns()
         file = self.files.get(inode)
         if file is None:
-            await self.store.set_attributes(inode, now_ns, mode=mode, attributes=changed)
+            uid = gid = None
+            if mode is not None:  # of what nobody has owned yet, the shown owner becomes its own
+                _, uid, gid = self.files.ownership.of(self.names.node(inode))
+            await self.store.set_attributes(inode, now_ns, mode=mode, uid=uid, gid=gid, attributes=changed)
             self.invalidation.epoch += 1
             return
         file.attributes, file.attributes_changed = changed, True
@@ -155,12 +158,18 @@ class Metadata:
                 mtime_ns = shown
         elif mode is None and (fields.update_uid or fields.update_gid):
             mode = changes.unprivileged(node.mode)
+        uid = attr.st_uid if fields.update_uid else None
+        gid = attr.st_gid if fields.update_gid else None
+        if node.flags & UNOWNED and (mode, uid, gid) != (None, None, None):  # what was shown becomes its own
+            shown_mode, shown_uid, shown_gid = self.files.ownership.of(node)
+            mode = shown_mode if mode is None else mode
+            uid, gid = shown_uid if uid is None else uid, shown_gid if gid is None else gid
         await self.store.set_attributes(
             node.id,
             time.time_ns(),
             mode=mode,
-            uid=attr.st_uid if fields.update_uid else None,
-            gid=attr.st_gid if fields.update_gid else None,
+            uid=uid,
+            gid=gid,
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=mtime_ns,
             attributes=attributes,

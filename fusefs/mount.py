@@ -28,9 +28,12 @@ from fusefs import interposed  # before pyfuse3, which binds to it
 import pyfuse3
 import trio
 
+from appliance import mountpoints
 from appliance.authority import MOUNT, Principal
 from appliance.errors import Code, StoreError
+from appliance.mountpoints import FILE_SYSTEM, Mounted
 from fusefs import extra, fastloop
+from fusefs.handles import ROOTS, Ownership
 from fusefs.handshake import Handshake
 from fusefs.operations import Operations
 
@@ -39,11 +42,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FILE_SYSTEM: Final = "fuse.tierce"
 READ_AHEAD_KIB: Final = 1024  # the kernel's 128 would split 1 MiB reads
 TASKS_MAX: Final = 64  # requests in work at once
 FLUSH_TIMEOUT: Final = 30.0  # seconds for the kernel's dirty pages when stopping
-MNT_DETACH: Final = 2  # umount2(2)
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -85,12 +86,15 @@ class Mount:
         durable_close: bool = False,
         principal: Principal = MOUNT,
         descriptor: int | None = None,
+        ownership: Ownership = ROOTS,
     ) -> None:
         """`principal` is who acts in it, within what the kernel permits.  `descriptor`: the /dev/fuse of a mount that
-        was made for us; whoever made it also takes it away."""
+        was made for us; whoever made it also takes it away.  `ownership` of what came through S3 and says none."""
         self._made_for_us = descriptor
         self.point = point
-        self.operations = Operations(store, KernelCalls(), principal=principal, durable_close=durable_close)
+        self.operations = Operations(
+            store, KernelCalls(), principal=principal, durable_close=durable_close, ownership=ownership
+        )
         self._allow_other = allow_other
         self._tasks: trio.Nursery | None = None  # of handlers that pyfuse3 does not run
         self._ended = trio.Event()
@@ -103,8 +107,9 @@ class Mount:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Mounts, says started, serves.  Raises UNAVAILABLE or INVALID_ARGUMENT with what to do."""
+        places: list[Mounted] = []
         if self._made_for_us is None:
-            await trio.to_thread.run_sync(prepare, self.point)
+            places = await trio.to_thread.run_sync(prepare, self.point)
         try:
             by_hand = self._mount()
         except BaseException:
@@ -117,6 +122,8 @@ class Mount:
                 await nursery.start(partial(self._in_scope, shielded))
                 await trio.to_thread.run_sync(raise_read_ahead, self.point)
                 log.info("mounted at %s", self.point)
+                for place, why in await trio.to_thread.run_sync(mountpoints.revive, self.point, places):
+                    log.warning("%s could not be mounted again: %s", place, why)
                 task_status.started()
                 try:
                     await self._ended.wait()
@@ -125,8 +132,8 @@ class Mount:
                         await self._stop()
                     shielded.cancel()
         finally:
-            if by_hand and self._made_for_us is None and mounted_type(self.point) == FILE_SYSTEM:
-                unmount(self.point)
+            if by_hand and self._made_for_us is None and self._is_alone():
+                take_away(self.point)
             pyfuse3.close(unmount=not by_hand)
             self._closed.set()
             log.info("unmounted from %s", self.point)
@@ -152,10 +159,34 @@ class Mount:
             raise StoreError(Code.UNAVAILABLE, _refusal(self.point), cause=str(error)) from None
         return False
 
+    def _is_alone(self) -> bool:
+        """Whether it is mounted, and nowhere else: otherwise it stays as it is, without an answer, until the next
+        daemon mounts it again in all its places."""
+        found = mountpoints.at(self.point)
+        return found is not None and found.type == FILE_SYSTEM and not mountpoints.bound(found)
+
     async def close(self) -> None:
-        """Unmounts; returns when it is done."""
+        """Unmounts, in use or not; returns when it is done."""
         self._ended.set()
         await self._closed.wait()
+
+    async def settle(self) -> None:
+        """What the kernel holds of closed files, and what we do, is durable."""
+        await trio.to_thread.run_sync(flush_kernel, self.point, abandon_on_cancel=True)
+        await self.operations.files.commit_all()
+
+    async def unmount(self) -> None:
+        """For an operator.  Raises IN_USE while a program works in it or it has further places, UNAVAILABLE."""
+        found = mountpoints.at(self.point)
+        if found is not None:
+            others = [place.point for place in mountpoints.bound(found)]
+            if others:
+                raise StoreError(Code.IN_USE, f"also mounted at {', '.join(others)}: unmount these first")
+            await self.settle()
+            if self._made_for_us is not None:
+                raise StoreError(Code.UNAVAILABLE, f"the service may not unmount: as root, umount {self.point}")
+            await trio.to_thread.run_sync(partial(take_away, self.point, lazy=False))
+        await self.close()
 
     async def _in_scope(self, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]) -> None:
         with scope:
@@ -186,10 +217,11 @@ class Mount:
         pyfuse3.terminate()
 
 
-def prepare(point: Path) -> None:
-    """Checks that `point` can be mounted on; takes away a dead mount of ours; makes a missing directory.
+def prepare(point: Path) -> list[Mounted]:
+    """Checks that `point` can be mounted on; takes away a dead mount of ours; makes a missing directory.  The further
+    places that the dead mount had.
 
-    Raises UNAVAILABLE or INVALID_ARGUMENT, saying what to do.
+    Raises IN_USE, UNAVAILABLE or INVALID_ARGUMENT, saying what to do.
     """
     if not os.path.exists("/dev/fuse"):
         raise StoreError(Code.UNAVAILABLE, "/dev/fuse is missing: load the kernel module with `modprobe fuse`")
@@ -197,42 +229,38 @@ def prepare(point: Path) -> None:
         raise StoreError(Code.UNAVAILABLE, "/dev/fuse is not accessible: add this user to the group that owns it")
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         raise StoreError(Code.UNAVAILABLE, "fusermount3 is missing: install the package fuse3")
-    kind = mounted_type(point)
+    if mountpoints.at(point) is not None:
+        places = mountpoints.bury(point, take_away)
+        log.warning("%s: a dead mount of an earlier run is taken away", point)
+        return places
     try:
-        mode = os.stat(point).st_mode if kind is None else 0
+        mode = os.stat(point).st_mode
     except FileNotFoundError:
         os.makedirs(point)
-        return
+        return []
     except OSError as error:
         raise StoreError(Code.INVALID_ARGUMENT, f"{point}: {error.strerror}") from None
-    if kind is not None:
-        if kind != FILE_SYSTEM or not _is_dead(point):
-            raise StoreError(Code.IN_USE, f"{point} is mounted already ({kind}): unmount it or choose another place")
-        log.warning("%s: a dead mount of an earlier run is taken away", point)
-        unmount(point)
-        return
     if not stat.S_ISDIR(mode):
         raise StoreError(Code.INVALID_ARGUMENT, f"{point} is not a directory: the mount needs an empty one")
     if os.listdir(point):
         raise StoreError(Code.INVALID_ARGUMENT, f"{point} is not empty: its files would be hidden by the mount")
+    return []
 
 
-def mounted_type(point: Path) -> str | None:
-    """The file system type mounted at `point`, from /proc/self/mountinfo (proc(5)): never asks the mount itself."""
-    line = _mountinfo(point)
-    return None if line is None else line[line.index("-") + 1]
-
-
-def unmount(point: Path) -> None:
-    """Detaches at once, also a dead mount or one in use."""
+def take_away(point: Path, *, lazy: bool = True) -> None:
+    """Lazily: at once, also a dead mount or one in use.  Raises UNAVAILABLE, IN_USE (EBUSY)."""
     if os.geteuid() == 0:
-        if _libc.umount2(os.fsencode(point), MNT_DETACH):
-            number = ctypes.get_errno()
-            raise StoreError(Code.UNAVAILABLE, f"cannot unmount {point}: {os.strerror(number)}")
+        try:
+            (mountpoints.detach if lazy else mountpoints.unmount)(point)
+        except OSError as error:
+            code = Code.IN_USE if error.errno == errno.EBUSY else Code.UNAVAILABLE
+            raise StoreError(code, f"cannot unmount {point}: {error.strerror}") from None
         return
-    done = subprocess.run(["fusermount3", "-u", "-z", "--", str(point)], capture_output=True, text=True, check=False)
+    words = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(point)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise StoreError(Code.UNAVAILABLE, f"cannot unmount {point}: {done.stderr.strip()}")
+        code = Code.IN_USE if "busy" in done.stderr else Code.UNAVAILABLE
+        raise StoreError(code, f"cannot unmount {point}: {done.stderr.strip()}")
 
 
 def flush_kernel(point: Path) -> None:
@@ -249,34 +277,14 @@ def flush_kernel(point: Path) -> None:
 
 def raise_read_ahead(point: Path) -> None:
     """Lets the kernel read ahead in whole requests of 1 MiB.  Needs root; without it reads are smaller."""
-    line = _mountinfo(point)
-    if line is None or os.geteuid() != 0:
+    found = mountpoints.at(point)
+    if found is None or os.geteuid() != 0:
         return
-    path = Path(f"/sys/class/bdi/{line[2]}/read_ahead_kb")
+    path = Path(f"/sys/class/bdi/{found.device}/read_ahead_kb")
     try:
         path.write_text(f"{READ_AHEAD_KIB}\n")
     except OSError as error:
         log.info("%s: read-ahead stays as it is: %s", point, error.strerror)
-
-
-def _mountinfo(point: Path) -> list[str] | None:
-    """The topmost mount at `point`."""
-    sought = os.path.join(os.path.realpath(point.parent), point.name)
-    found = None
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            fields = line.split()
-            if fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\") == sought:
-                found = fields
-    return found
-
-
-def _is_dead(point: Path) -> bool:
-    try:
-        os.stat(point)
-    except OSError as error:
-        return error.errno == errno.ENOTCONN
-    return False
 
 
 def _refusal(point: Path) -> str:

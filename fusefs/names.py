@@ -37,7 +37,7 @@ class Names:
         self.permits = permits
         self.inodes = inodes
         self.files = files
-        self.past = Past(store, inodes)
+        self.past = Past(store, inodes, files.ownership)
         self.root = (0, 0)  # the user and group to whom root's files are shown to belong
 
     def belong(self, uid: int, gid: int) -> None:
@@ -233,7 +233,7 @@ class Names:
         if isinstance(found, File):
             answer = attributes.of_file(self.store, found)
         else:
-            answer = attributes.of_node(self.store, found)
+            answer = attributes.of_node(self.store, found, self.files.ownership)
             times = self.files.times
             if found.id in times.read:
                 answer.st_atime_ns = times.read[found.id]

@@ -44,7 +44,7 @@ from fusefs import attributes, changes
 from fusefs.answered import answered
 from fusefs.entries import Entries
 from fusefs.guarded import finding, handling, reading, writing
-from fusefs.handles import DirectoryHandle, File, FileHandle
+from fusefs.handles import ROOTS, DirectoryHandle, File, FileHandle, Ownership
 from fusefs.inodes import ROOT, Inodes
 from fusefs.invalidation import Invalidation, Kernel
 from fusefs.listing import Positions, list_buckets, list_directory, seek
@@ -71,13 +71,19 @@ class Operations(pyfuse3.Operations):
     enable_acl = False
 
     def __init__(
-        self, store: ObjectStore, kernel: Kernel, *, principal: Principal = MOUNT, durable_close: bool = False
+        self,
+        store: ObjectStore,
+        kernel: Kernel,
+        *,
+        principal: Principal = MOUNT,
+        durable_close: bool = False,
+        ownership: Ownership = ROOTS,
     ) -> None:
         super().__init__()
         self.store = store
         self.permits = Permits(principal)
         self.inodes = Inodes(attributes.TIMEOUT)
-        self.files = WriteBack(store, durable_close=durable_close)
+        self.files = WriteBack(store, durable_close=durable_close, ownership=ownership)
         self.names = Names(store, self.inodes, self.files, self.permits)
         self.invalidation = Invalidation(store, self.inodes, self.files, kernel)
         self.entries = Entries(store, self.permits, self.inodes, self.names, self.files, self.invalidation)

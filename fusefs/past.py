@@ -28,6 +28,7 @@ from pyfuse3 import FileNameT, ReaddirToken
 from appliance.limits import NAME_MAX
 from appliance.model import Bucket, Entry, Node
 from fusefs import attributes, tree
+from fusefs.handles import Ownership
 from fusefs.inodes import PAST, Inodes
 
 if TYPE_CHECKING:
@@ -56,8 +57,9 @@ class Folder:
 class Past:
     """The folders that the kernel knows."""
 
-    def __init__(self, store: ObjectStore, inodes: Inodes) -> None:
+    def __init__(self, store: ObjectStore, inodes: Inodes, ownership: Ownership) -> None:
         self.root = (0, 0)  # the user and group to whom root's files are shown to belong
+        self._ownership = ownership
         self._store = store
         self._inodes = inodes
         self._folders: dict[int, Folder] = {}
@@ -147,7 +149,7 @@ class Past:
 
     def told(self, node: Node) -> pyfuse3.EntryAttributes:
         """What the kernel hears of a node here, for a moment only."""
-        answer = attributes.of_node(self._store, node)
+        answer = attributes.of_node(self._store, node, self._ownership)
         answer.st_uid = answer.st_uid or self.root[0]
         answer.st_gid = answer.st_gid or self.root[1]
         answer.entry_timeout = answer.attr_timeout = TIMEOUT
@@ -167,7 +169,8 @@ class Past:
                 kept = _GONE
                 break
             present = entry.node
-        return stat.S_IFDIR | (present.mode & kept), present.uid, present.gid
+        mode, uid, gid = self._ownership.of(present)
+        return stat.S_IFDIR | (mode & kept), uid, gid
 
 
 def read_only(node: Node) -> Node:

@@ -33,7 +33,7 @@ from fusefs.again import given_up, taken_back
 from fusefs.answered import BeingRemoved
 from fusefs.attributes import BLOCK_SIZE
 from fusefs.dirty import Segment, gather, halve
-from fusefs.handles import NOT_DIRTY, Commit, File
+from fusefs.handles import NOT_DIRTY, ROOTS, Commit, File, Ownership
 from fusefs.pieces import chunks_of, punched_of, slices_of
 from fusefs.promises import Promises
 from fusefs.reading import committed_now
@@ -56,8 +56,9 @@ REWRITE_MAX: Final = 16 * 1024  # a changed file of at most this size is rewritt
 class WriteBack:
     """All files in memory."""
 
-    def __init__(self, store: ObjectStore, *, durable_close: bool = False) -> None:
+    def __init__(self, store: ObjectStore, *, durable_close: bool = False, ownership: Ownership = ROOTS) -> None:
         self.store = store
+        self.ownership = ownership
         self.durable_close = durable_close
         self.files: dict[int, File] = {}
         self.names: dict[int, dict[bytes, File]] = {}  # parent -> uncommitted files by catalogue name
@@ -132,7 +133,7 @@ class WriteBack:
         """The file of a committed node."""
         found = self.files.get(node.id)
         if found is None:
-            found = self.add(File.of_node(node, bucket))
+            found = self.add(File.of_node(node, bucket, self.ownership))
             found.atime_ns = self.times.read.get(node.id, node.atime_ns)
         return found
 

@@ -77,7 +77,9 @@ ARROWS: Final[dict[str, set[str]]] = {
     "appliance.metrics": {"appliance.store"},
     "appliance.notify": set(),
     "appliance.chores": {"appliance.store"},
-    "appliance.premount": {"appliance.config", "appliance.notify"},
+    "appliance.premount": {"appliance.config", "appliance.notify", "appliance.mountpoints"},
+    "appliance.mountpoints": set(),
+    "appliance.mounting": {"appliance.config", "appliance.control", "appliance.mountpoints"},
     "appliance.control": set(),
     "appliance.terminal": set(),
     "appliance.formatting": {"appliance.engine", "appliance.device", "appliance.ondisk"},
@@ -91,7 +93,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     "appliance.daemon": {"appliance", "fusefs", "s3front"},
     "appliance.cli": {"appliance"},
     "s3front": {"appliance.store", "appliance.credentials", "appliance.encryption"},
-    "fusefs": {"appliance.store"},
+    "fusefs": {"appliance.store", "appliance.mountpoints"},
 }
 
 PURE: Final = (

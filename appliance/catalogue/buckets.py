@@ -23,7 +23,7 @@ from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.schema import ACCESS_KEY, BUCKET, DATA_KEY, ENTRY, META, NODE, SETTING, USAGE, USER
 from appliance.errors import Code, StoreError
-from appliance.model import AccessKey, Bucket, Change, User, WrappedKey
+from appliance.model import UNOWNED, AccessKey, Bucket, Change, User, WrappedKey
 
 SEEN = "seen_ns"  # the row of META that `keep_time` writes
 
@@ -74,7 +74,7 @@ def create_bucket(tx: Rows, command: CreateBucket) -> Bucket:
         ),
     )
     mode = stat.S_IFDIR | 0o755
-    tx.put(NODE, (root, mode, 0, 0, 2, 0, now, now, now, now, 0, "", 0, 0, b"", 0, b"", number, b"", 0))
+    tx.put(NODE, (root, mode, 0, 0, 2, 0, now, now, now, now, 0, "", 0, 0, b"", UNOWNED, b"", number, b"", 0))
     for name, body in command.settings.items():
         tx.put(SETTING, (number, name, body))
     tx.note(Change(0, command.name.encode(), True, 0, False))

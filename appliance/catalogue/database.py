@@ -103,15 +103,19 @@ class NewData(NamedTuple):
     key: DataKey | None = None  # seals them
 
 
+# What a batch knows beside its rows, and must forget with a command that is undone.  Not the ids that were taken.
+_MAPPINGS: Final = ("images", "touched", "linked", "new_data", "new_pages")
+_GROWING: Final = ("freed", "reaps", "notes", "dropped")
+_NUMBERS: Final = ("drops", "changes", "short", "grown", "patched")
+
+
 class Mark(NamedTuple):
     """A batch as it was before a command."""
 
-    held: tuple[dict[Any, Any], dict[Any, Any], dict[Any, Any], dict[Any, Any]]
+    mappings: dict[str, dict[Any, Any]]
+    lengths: dict[str, int]
+    numbers: dict[str, Any]
     usage: dict[int, list[int]]
-    lengths: list[int]
-    drops: int
-    changes: int
-    patched: int
 
 
 class Rows:
@@ -241,12 +245,10 @@ class Rows:
         """Where `undo` leads back to; `keep` ends it.  Not nested."""
         self._execute("SAVEPOINT command")
         return Mark(
-            (self.images.copy(), self.touched.copy(), self.new_data.copy(), self.new_pages.copy()),
+            {name: getattr(self, name).copy() for name in _MAPPINGS},
+            {name: len(getattr(self, name)) for name in _GROWING},
+            {name: getattr(self, name) for name in _NUMBERS},
             {bucket: counted.copy() for bucket, counted in self.usage.items()},
-            [len(grown) for grown in self._growing()],
-            self.drops,
-            self.changes,
-            self.patched,
         )
 
     def keep_marked(self) -> None:
@@ -257,14 +259,11 @@ class Rows:
         """Nothing was changed since; ids that were taken stay taken."""
         self._execute("ROLLBACK TO command")
         self._execute("RELEASE command")
-        self.images, self.touched, self.new_data, self.new_pages = mark.held
-        self.usage, self.drops, self.changes = mark.usage, mark.drops, mark.changes
-        self.patched = mark.patched
-        for grown, length in zip(self._growing(), mark.lengths, strict=True):
-            del grown[length:]
-
-    def _growing(self) -> tuple[list[Any], ...]:
-        return self.freed, self.reaps, self.notes, self.dropped
+        for name, value in (mark.mappings | mark.numbers).items():
+            setattr(self, name, value)
+        for name, length in mark.lengths.items():
+            del getattr(self, name)[length:]
+        self.usage = mark.usage
 
     # -- the record
     def image_list(self) -> list[list[Any]]:

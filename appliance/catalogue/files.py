@@ -37,6 +37,7 @@ from appliance.model import (
     CUSTOMER,
     IMPLIED,
     TIMED,
+    UNOWNED,
     Change,
     Entry,
     NewChunk,
@@ -365,6 +366,8 @@ def set_attributes(tx: Rows, command: SetAttributes) -> Node:
         history.require_free(versions.state_of(tx, node.bucket), node, command.lock_ns)
     touched = tx.touched.pop(node.id, 0)  # this change is the later one
     flags = node.flags & ~IMPLIED
+    if (command.mode, command.uid, command.gid) != (None, None, None):
+        flags &= ~UNOWNED
     if command.mtime_ns is not None and stat.S_ISREG(node.mode):
         flags |= TIMED
     node = msgspec.structs.replace(
@@ -422,7 +425,7 @@ def write_file(
             raise StoreError(Code.NO_SUCH_NODE)
         version = node.version
         old, old_size, links, generation = content_of(node), node.size, node.links, node.generation
-        flags, packed, etag, written_ns = node.flags | TIMED, node.packed, node.etag, node.written_ns
+        flags, packed, etag, written_ns = (node.flags | TIMED) & ~UNOWNED, node.packed, node.etag, node.written_ns
     changed = (
         bool(command.slices or command.punched)
         or command.size != old_size

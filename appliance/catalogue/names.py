@@ -15,7 +15,7 @@ from typing import Any, Final
 from appliance.catalogue.database import Rows
 from appliance.catalogue.schema import ENTRY, NODE, entry_sum
 from appliance.errors import Code, StoreError
-from appliance.model import IMPLIED, Change, Node
+from appliance.model import IMPLIED, UNOWNED, Change, Node
 
 NODE_COLUMNS: Final = ",".join(f"n.{column}" for column in NODE.columns)
 DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755
@@ -136,7 +136,7 @@ def make_parents(tx: Rows, cache: DirectoryCache, bucket: int, root: int, direct
             row = tx.one(_FIND, (parent, name))
             if row is None:
                 node = tx.new_id()
-                add_directory(tx, bucket, parent, name, node, DIRECTORY_MODE, 0, 0, now_ns, IMPLIED)
+                add_directory(tx, bucket, parent, name, node, DIRECTORY_MODE, 0, 0, now_ns, IMPLIED | UNOWNED)
             else:
                 node = _proven(parent, name, *row)
             cache.add(parent, name, node)

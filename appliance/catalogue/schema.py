@@ -124,7 +124,7 @@ NODE: Final = _table(
     kind INTEGER NOT NULL,     -- BodyKind
     ref INTEGER NOT NULL,      -- the chunk or map; a directory's: its parent directory; a device's: its number
     data BLOB NOT NULL,        -- inline bytes; a symlink's target; a directory's: its name in the parent
-    flags INTEGER NOT NULL,    -- IMPLIED, TIMED, NULL_VERSION, MARKER
+    flags INTEGER NOT NULL,    -- IMPLIED, TIMED, NULL_VERSION, MARKER, UNOWNED
     packed BLOB NOT NULL,      -- Attributes
     bucket INTEGER NOT NULL,
     dsum BLOB NOT NULL,        -- INLINE: the first 16 bytes of their BLAKE3; CHUNK, MAP: `body_sum`

@@ -26,7 +26,7 @@ from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.nodes import let_go, put_node, unlink_node
 from appliance.catalogue.schema import ENTRY, NODE, VERSION_TABLE
 from appliance.errors import Code, StoreError
-from appliance.model import MARKER, NULL_VERSION, TIMED, Change, Node, version_number
+from appliance.model import MARKER, NULL_VERSION, TIMED, UNOWNED, Change, Node, version_number
 
 type_state = bytes | None
 
@@ -50,7 +50,7 @@ def state_of(tx: Rows, bucket: int) -> type_state:
 
 def numbered(tx: Rows, state: type_state, flags: int) -> tuple[int, int]:
     """(version, flags) of what is written now."""
-    flags &= TIMED
+    flags &= TIMED | UNOWNED
     if state is None:
         return 0, flags
     return tx.new_id(), flags | NULL_VERSION if state == settings.SUSPENDED else flags

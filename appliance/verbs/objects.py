@@ -18,6 +18,7 @@ from appliance.errors import Code, StoreError
 from appliance.limits import BUCKET_NAME_MAX, BUCKET_NAME_MIN, COPIES_MAX
 from appliance.model import (
     TIMED,
+    UNOWNED,
     Attributes,
     Body,
     Bucket,
@@ -55,13 +56,13 @@ def posix_of(
 ) -> tuple[int, int, int, int, int, int]:
     """mode, uid, gid, mtime, atime, flags of a new object."""
     if not attributes.user and not given:
-        return FILE_MODE, 0, 0, now_ns, now_ns, 0
+        return FILE_MODE, 0, 0, now_ns, now_ns, UNOWNED
     said = posix_metadata.read(attributes.user)
     if given:
         said |= given
     mode = stat.S_IFREG | (stat.S_IMODE(said["mode"]) if "mode" in said else 0o644)
     mtime = said.get("mtime_ns", now_ns)
-    flags = TIMED if "mtime_ns" in said else 0
+    flags = (TIMED if "mtime_ns" in said else 0) | (0 if said.keys() & {"mode", "uid", "gid"} else UNOWNED)
     return mode, said.get("uid", 0), said.get("gid", 0), mtime, said.get("atime_ns", mtime), flags
 
 

@@ -115,13 +115,20 @@ class FakeBox:
         self.store = cast(Any, Store())
         self.vault = vault
         self.mounted = True
+        self.own: Mapping[str, int] = {}
         self.fails: BaseException | None = None
 
     def status(self) -> Mapping[str, Any]:
         return {"pool": "demo"}
 
-    async def mount(self) -> str:
-        self.mounted = True
+    def mount_status(self) -> Mapping[str, Any]:
+        return {"places": []}
+
+    async def settle(self) -> None:
+        """Everything is settled at once."""
+
+    async def mount(self, own: Mapping[str, int]) -> str:
+        self.mounted, self.own = True, own
         return "/m"
 
     async def umount(self) -> str:

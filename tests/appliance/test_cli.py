@@ -208,6 +208,7 @@ def test_an_audit_that_finds_something_fails(
 
 def test_the_mount_is_the_daemons(daemon: Answers, tmp_path: Path) -> None:
     daemon.canned["POST", "/mount"] = daemon.canned["POST", "/umount"] = (200, {"mount": "/m"})
+    daemon.canned["GET", "/status"] = (200, {"mount": ""})
     assert run("mount", state=tmp_path).stdout == "/m\n"
     assert run("umount", state=tmp_path).stdout == "/m\n"
 

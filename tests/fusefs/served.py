@@ -26,9 +26,10 @@ import trio
 
 from appliance.errors import StoreError
 from appliance.formatting import format_pool
+from appliance.mountpoints import type_at
 from appliance.opening import open_pool
 from appliance.store import ObjectStore
-from fusefs.mount import Mount, mounted_type
+from fusefs.mount import Mount
 from tests.fusefs.doors import DictDoor, Door, StoreDoor
 from tests.fusefs.memory_store import MemoryStore
 
@@ -158,7 +159,7 @@ class Served:
             for pipe in (self.process.stdout, self.process.stderr):
                 assert pipe is not None
                 pipe.close()
-            if mounted_type(self.point) is not None:
+            if type_at(self.point) is not None:
                 subprocess.run(["fusermount3", "-u", "-z", str(self.point)], check=True)
 
     def _answer(self) -> Any:

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import StoreError
-from fusefs.mount import mounted_type, prepare
+from appliance.mountpoints import type_at
+from fusefs.mount import prepare
 from tests.fusefs.served import Served, served
 
 pytestmark = pytest.mark.system
@@ -336,7 +337,7 @@ def test_a_dead_mount_is_taken_away(tmp_path: Path) -> None:
     with served(tmp_path / "mnt") as again:
         (again.bucket / "f").write_text("alive")
     mount.stop()
-    assert mounted_type(tmp_path / "mnt") is None
+    assert type_at(tmp_path / "mnt") is None
 
 
 def test_a_mount_point_that_hides_files_or_is_none_is_refused(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ SYSTEMD = Path("/lib/systemd/systemd")
 STAGE = Path(__file__).with_name("stage_systemd.sh")
 USER = 4243
 POINT = "/srv/tierce"
+PLACE = "/srv/place"  # where it is bound to, too
 
 
 def cgroups() -> Path | None:
@@ -171,13 +172,23 @@ def test_the_unit_under_systemd(machine: Machine) -> None:
     assert "CapEff:\t0000000000000000" in status
     assert "NoNewPrivs:\t1" in status
 
+    machine.inside("mkdir", PLACE)
+    machine.inside("mount", "--bind", "-o", "ro,nosuid,nodev", POINT, PLACE)
     machine.inside("systemctl", "kill", "--signal=KILL", "tierce")
     machine.until(machine.back(1), 30)
-    assert machine.as_user("cat", f"{POINT}/bucket/k") == b"kept" * 1000
+    for place in (POINT, PLACE):
+        assert machine.as_user("cat", f"{place}/bucket/k") == b"kept" * 1000
+    said = machine.inside("sh", "-c", f"grep ' {PLACE} ' /proc/1/mountinfo").stdout.decode()
+    assert said.count("\n") == 1
+    assert " ro,nosuid,nodev," in said
+    machine.inside("systemctl", "restart", "tierce")
+    assert machine.as_user("cat", f"{PLACE}/bucket/k") == b"kept" * 1000
+    machine.inside("umount", PLACE)
+    machine.inside("systemctl", "reset-failed", "tierce")
 
     pid = machine.shows("MainPID")
     machine.inside("kill", "-STOP", pid)  # a hang: the watchdog is fed no more
-    machine.until(machine.back(2), 40)
+    machine.until(machine.back(1), 40)
     assert machine.shows("MainPID") != pid
     machine.as_user("tee", f"{POINT}/bucket/new", given=b"after a hang")
     assert client.get_object(Bucket="bucket", Key="new")["Body"].read() == b"after a hang"

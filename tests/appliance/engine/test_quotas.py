@@ -9,12 +9,13 @@ import pytest
 import trio
 
 from appliance import settings
-from appliance.catalogue import commands
+from appliance.catalogue import commands, database
 from appliance.engine.commit import Ticket
 from appliance.errors import Code, StoreError
 from appliance.model import NO_ATTRIBUTES, Bucket, NewChunk, NewSlice
 from appliance.quota import Quota, bytes_of, document, parse
 from appliance.store import ObjectStore
+from tests.appliance.catalogue.batches import Catalogue
 from tests.appliance.engine.test_group_commit import NOW, put
 from tests.models.boxes import body_of, make_devices, make_pool, run_store, store_over
 from tests.rows import rows
@@ -150,6 +151,15 @@ def test_who_is_refused_leaves_nothing_and_the_rest_of_its_batch_stands(tmp_path
         assert store.usage(bucket).bytes == 10_000
 
     run_store(tmp_path, main)
+
+
+def test_all_that_a_batch_gathers_is_undone_or_stays() -> None:
+    """Whoever gives `Rows` something new to remember says here what becomes of it when a command is undone."""
+    catalogue = Catalogue()
+    tx = catalogue.batch()
+    undone = {*database._MAPPINGS, *database._GROWING, *database._NUMBERS, "usage"}
+    stays = {"_execute", "_take_id", "connection", "held", "keep", "top_id", "buckets", "charged"}
+    assert vars(tx).keys() == undone | stays
 
 
 def test_over_quota_deletions_and_smaller_bodies_pass(tmp_path: Path) -> None:
