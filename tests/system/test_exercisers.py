@@ -23,7 +23,7 @@ def place(box: Box, request: pytest.FixtureRequest) -> Place:
 
 
 def of_fsx(queue: Any, place: Place, names: list[str]) -> None:
-    """A process of its own: two exercise at once, and so do the kernel's caches and the daemon's."""
+    """A process of its own: two exercise at once."""
     try:
         exerciser = fsx.Exerciser(place)
         queue.put((sum(exerciser.run(1991, name) for name in names), ""))
@@ -31,12 +31,13 @@ def of_fsx(queue: Any, place: Place, names: list[str]) -> None:
         queue.put((0, "\n".join((repr(error), *getattr(error, "__notes__", ())))))
 
 
-def test_fsx_finds_every_byte_where_it_was_written(place: Place) -> None:
-    """100,000 operations."""
+def test_fsx_finds_every_byte_where_it_was_written(place: Place, box: Box) -> None:
+    """100,000 operations, half of them encrypted."""
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     names = list(fsx.PROFILES)
-    processes = [context.Process(target=of_fsx, args=(queue, place, names[part::2])) for part in range(2)]
+    places = place, place_in(box, "fsx-encrypted", "encrypted")
+    processes = [context.Process(target=of_fsx, args=(queue, places[part], names[part::2])) for part in range(2)]
     for process in processes:
         process.start()
     said = [queue.get() for _ in processes]
@@ -46,8 +47,9 @@ def test_fsx_finds_every_byte_where_it_was_written(place: Place) -> None:
     assert sum(count for count, _ in said) >= 100_000
 
 
-def test_fsstress_leaves_the_tree_that_each_process_made(place: Place) -> None:
-    assert stress.run(place, 1, steps=600) == 8 * 600
+@rows("kind", ["plain", "versioned"])
+def test_fsstress_leaves_the_tree_that_each_process_made(box: Box, kind: str) -> None:
+    assert stress.run(place_in(box, f"stress-{kind}", kind), 1, steps=400) == 8 * 400
 
 
 @rows("run", [writers.run, mail.run])

@@ -36,7 +36,7 @@ from tests.torture.places import Place, arguments, chosen
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-POOL: Final = random.Random(1991).randbytes(4 * MIB + 1)  # what is written is somewhere in here
+POOL: Final = random.Random(1991).randbytes(10 * MIB)  # what is written is somewhere in here
 FILES: Final = 2
 OPEN_DIRECT: Final = os.O_RDWR | os.O_DIRECT  # around the page cache
 SHRINK_SECONDS: Final = 60.0
@@ -61,6 +61,7 @@ PROFILES: Final = {
     "pages": Profile(MIB, 64 * KIB, PAGE, 15_000),
     "sectors": Profile(512 * KIB, 40 * KIB, 512, 10_000),
     "chunks": Profile(3 * CHUNK_SIZE + 12_345, MIB, 1, 4_500),
+    "large": Profile(150 * MIB, 9 * MIB, 1, 200),  # past what a file may keep in memory
     "far": Profile(300 * KIB, 40 * KIB, 1, 5_000, base=FILE_SIZE_MAX - 300 * KIB),  # all before it is one hole
 }
 

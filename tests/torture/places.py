@@ -14,7 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,12 @@ class Place:
     directory: Path
     bucket: str = ""
     facts: dict[str, Any] | None = None
+    kind: str = "plain"  # or "encrypted", "versioned"
+
+    def below(self, name: str) -> Place:
+        """A new directory in it, as a place."""
+        (self.directory / name).mkdir()
+        return replace(self, directory=self.directory / name)
 
     def s3(self) -> S3Client | None:
         """A client of the other door, if there is one: for one process and thread."""
@@ -41,10 +47,25 @@ class Place:
         return int(self.facts["pid"]) if self.facts else None
 
 
-def place_in(box: Box, bucket: str) -> Place:
+def place_in(box: Box, bucket: str, kind: str = "plain") -> Place:
     """A new bucket of a running box."""
-    place = Place(box.mount / bucket, bucket, box.facts)
+    return made(Place(box.mount / bucket, bucket, box.facts, kind))
+
+
+def made(place: Place) -> Place:
+    """Makes its bucket."""
     place.directory.mkdir()
+    client = place.s3()
+    assert client is not None
+    if place.kind == "encrypted":
+        client.put_bucket_encryption(
+            Bucket=place.bucket,
+            ServerSideEncryptionConfiguration={
+                "Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]
+            },
+        )
+    elif place.kind == "versioned":
+        client.put_bucket_versioning(Bucket=place.bucket, VersioningConfiguration={"Status": "Enabled"})
     return place
 
 
@@ -56,6 +77,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=60.0, help="for so long")
     parser.add_argument("--box", type=Path, help="box.json of a running box, instead of one made for the occasion")
     parser.add_argument("--directory", type=Path, help="any directory, instead of a box")
+    parser.add_argument("--bucket", choices=("plain", "encrypted", "versioned"), default="plain", help="of which kind")
     return parser
 
 
@@ -96,9 +118,7 @@ def chosen(options: argparse.Namespace) -> Iterator[Place]:
         yield place
     elif options.box:
         facts = json.loads(options.box.read_text())
-        place = Place(Path(facts["mount"]) / name, name, facts)
-        place.directory.mkdir()
-        yield place
+        yield made(Place(Path(facts["mount"]) / name, name, facts, options.bucket))
     else:
         with tempfile.TemporaryDirectory(prefix="tierce-") as state, running(Path(state)) as box:
-            yield place_in(box, name)
+            yield place_in(box, name, options.bucket)

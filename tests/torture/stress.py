@@ -79,9 +79,10 @@ class Wrong(AssertionError):
 class Own:
     """One process's own directory and its model."""
 
-    def __init__(self, directory: Path, rng: random.Random) -> None:
+    def __init__(self, directory: Path, rng: random.Random, *, versioned: bool) -> None:
         self.rng = rng
         self.path = directory
+        self.versioned = versioned  # where there are no hard links, nor an exchange of directories
         self.root = Inode("directory", 0o755)
         self.open: list[tuple[int, Inode]] = []  # descriptors of files, perhaps without a name
         directory.mkdir()
@@ -162,8 +163,9 @@ class Own:
         if found is None:
             return
         old, inode = found
-        self.expect(errno.EEXIST if name in node.names else 0, os.link, old, path / name)
-        if name not in node.names:
+        number = errno.EEXIST if name in node.names else errno.EPERM if self.versioned else 0
+        self.expect(number, os.link, old, path / name)
+        if not number:
             node.names[name] = inode
             inode.links += 1
 
@@ -194,7 +196,7 @@ class Own:
         source, target = node.names.get(name), to_node.names.get(to_name)
         old, new = path / name, to_path / to_name
         number = self.of_rename(source, target, old, new, flags)
-        if not number and flags == kernel.EXCHANGE and self.unlike(source, target):
+        if not number and flags == kernel.EXCHANGE and "directory" in self.kinds(source, target):
             number = refusal(old, new)
         else:
             self.expect(number, kernel.rename, old, new, flags)
@@ -226,13 +228,13 @@ class Own:
             return 0
         if flags == kernel.EXCHANGE:
             return 0
-        if self.unlike(source, target):
+        if self.kinds(source, target) > {"directory"}:
             return errno.EISDIR if target.kind == "directory" else errno.ENOTDIR
         return errno.ENOTEMPTY if target.names else 0
 
-    def unlike(self, one: Inode | None, other: Inode | None) -> bool:
-        """One is a directory and the other is not."""
-        return one is not None and other is not None and (one.kind == "directory") != (other.kind == "directory")
+    def kinds(self, *nodes: Inode | None) -> set[str]:
+        """Of what is there."""
+        return {node.kind for node in nodes if node is not None}
 
     def chmod(self) -> None:
         found = self.existing("file", "directory")
@@ -336,7 +338,7 @@ class Own:
 
 
 def refusal(old: Path, new: Path) -> int:
-    """0 where a file and a directory can be exchanged, as on Linux's own file systems; EINVAL where they cannot."""
+    """0 where directories can be exchanged, as on Linux's own file systems, also for files; EINVAL where not."""
     try:
         kernel.rename(old, new, kernel.EXCHANGE)
     except OSError as error:
@@ -442,7 +444,7 @@ def one_process(place: Place, seed: int, number: int, steps: int) -> None:
     """A process's whole life."""
     rng = random.Random(seed * PROCESSES + number)
     races = random.Random(rng.getrandbits(60))  # one's own tree does not depend on how races end
-    own = Own(place.directory / f"own-{number}", rng)
+    own = Own(place.directory / f"own-{number}", rng, versioned=place.kind == "versioned")
     done: list[str] = []
     try:
         for step in range(steps):
@@ -471,8 +473,7 @@ def _process(queue: Any, place: Place, seed: int, number: int, steps: int) -> No
 
 def run(place: Place, seed: int, steps: int = STEPS) -> int:
     """One run in a new directory; how many steps it had.  Raises Wrong with what the processes said."""
-    inside = Place(place.directory / f"stress-{seed}", place.bucket, place.facts)
-    inside.directory.mkdir()
+    inside = place.below(f"stress-{seed}")
     (inside.directory / "shared").mkdir()
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
