@@ -171,6 +171,17 @@ def of_completion(upload: Upload, headers: Mapping[bytes, bytes]) -> Headers:
     return customer.headers if customer is not None else []
 
 
+def of_completed(node: Node, headers: Mapping[bytes, bytes]) -> Headers:
+    """The same where the upload has become this object before: it takes the same key.
+
+    Raises InvalidRequest, InvalidArgument.
+    """
+    customer = _checked(node, _customer(headers, _CUSTOMERS))
+    if customer is not None:
+        return customer.headers
+    return _SHOWN_AES256.copy() if node.attributes.sse == AES256 else []
+
+
 def shows_digests(upload: Upload, headers: Mapping[bytes, bytes]) -> bool:
     """Whether ListParts tells the parts' checksums, which say much of the bytes: under SSE-C only with the key.
 

@@ -19,6 +19,7 @@ from s3front.response import Headers
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
+    from s3front.request import Door, Request
 
 VERSION_ID: Final = b"x-amz-version-id"
 SOURCE_VERSION_ID: Final = b"x-amz-copy-source-version-id"
@@ -42,6 +43,18 @@ async def look_up(store: ObjectStore, bucket: Bucket, key: bytes, version_id: st
                 (b"allow", b"DELETE"),
             ),
         )
+    return node
+
+
+async def asked_for(door: Door, request: Request) -> Node:
+    """What GetObject and HeadObject show, the request's admission checked against it.  Raises what `look_up` does, and
+    AccessDenied."""
+    if request.bucket.settings or request.version_id:
+        node = await look_up(door.store, request.bucket, request.key, request.version_id)
+    else:
+        node = await door.store.look_up(request.bucket, request.key)
+    if request.admission is not None:
+        request.admission.recheck(request.key, node)
     return node
 
 

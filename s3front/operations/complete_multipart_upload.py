@@ -17,7 +17,7 @@ from appliance import settings
 from appliance.authority import Action
 from appliance.errors import Code, StoreError
 from appliance.limits import MIB, OBJECT_SIZE_MAX, PART_NUMBER_MAX, PART_SIZE_MIN
-from appliance.model import Checksum, Part, Precondition, Upload, Written
+from appliance.model import Checksum, Node, Part, Precondition, Upload, Written
 from s3front import checksums, encryption, expiry, intake, metadata, preconditions, versioned, xml
 from s3front.errors import S3Error
 from s3front.request import Door, Request
@@ -66,7 +66,11 @@ async def operate(door: Door, request: Request) -> Response:
     except StoreError as error:
         if error.code is not Code.NO_SUCH_UPLOAD:
             raise
-        etag, checksum, version_id = await _completed_before(door, request, asked, error)
+        node = await _completed_before(door, request, asked, error)
+        shown = encryption.of_completed(node, request.headers)
+        etag, checksum = node.etag, node.attributes.checksum
+        enabled = request.bucket.settings.get(settings.VERSIONING) == settings.ENABLED
+        version_id = node.version_id if enabled else ""
     scheme = request.scope.get("scheme", "http")
     host = request.headers.get(b"host", b"").decode("latin-1")
     location = f"{scheme}://{host}{request.verified.path.decode('latin-1')}"
@@ -235,9 +239,7 @@ async def _complete(
     return await door.store.complete_upload(upload, pairs, etag, attributes, precondition=precondition)
 
 
-async def _completed_before(
-    door: Door, request: Request, asked: list[Asked], error: StoreError
-) -> tuple[str, Checksum | None, str]:
+async def _completed_before(door: Door, request: Request, asked: list[Asked], error: StoreError) -> Node:
     """The object that this very list of parts made, or the error."""
     try:
         etag = checksums.multipart_etag([part.etag for part in asked])
@@ -246,5 +248,4 @@ async def _completed_before(
         raise error from None
     if node.etag != etag:
         raise error
-    version_id = node.version_id if request.bucket.settings.get(settings.VERSIONING) == settings.ENABLED else ""
-    return etag, node.attributes.checksum, version_id
+    return node

@@ -59,12 +59,7 @@ async def operate(door: Door, request: Request) -> Response:
     """Raises NoSuchKey, NoSuchVersion, MethodNotAllowed (a delete marker), PreconditionFailed, InvalidRange,
     InvalidPart, InvalidRequest, SlowDown."""
     for _ in range(ATTEMPTS):
-        if request.bucket.settings or request.version_id:
-            node = await versioned.look_up(door.store, request.bucket, request.key, request.version_id)
-        else:
-            node = await door.store.look_up(request.bucket, request.key)
-        if request.admission is not None:
-            request.admission.recheck(request.key, node)
+        node = await versioned.asked_for(door, request)
         status, headers, start, length, customer = select(request, node)
         if not length:
             return Response(status, headers)

@@ -18,11 +18,6 @@ ROUTES: Final = (Route("HEAD", Level.OBJECT),)
 
 async def operate(door: Door, request: Request) -> Response:
     """Raises what GetObject raises; an error of HEAD has no body."""
-    if request.bucket.settings or request.version_id:
-        node = await versioned.look_up(door.store, request.bucket, request.key, request.version_id)
-    else:
-        node = await door.store.look_up(request.bucket, request.key)
-    if request.admission is not None:
-        request.admission.recheck(request.key, node)
+    node = await versioned.asked_for(door, request)
     status, headers, _, length, _ = select(request, node)
     return Response(status, headers, length=length)

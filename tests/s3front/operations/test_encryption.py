@@ -262,6 +262,21 @@ def test_parts_tell_their_checksums_only_to_those_with_the_key(box: Box) -> None
     assert box.send("GET", "/b/m", f"uploadId={upload}", headers=customer(OTHER)).code == "InvalidRequest"
 
 
+def test_a_repeated_completion_answers_as_the_first_did(box: Box) -> None:
+    """Encryption, and the checksum, which says much of the bytes: to those with the key."""
+    for way, headers in WAYS.items():
+        key = headers if way == "customer" else {}
+        upload = begin(box, headers)
+        part = box.send("PUT", "/b/m", f"partNumber=1&uploadId={upload}", headers=key, body=b"x")
+        tags = [part.headers["etag"]]
+        for _ in range(2):
+            status, _, answered = finish(box, upload, tags, key)
+            assert (status, shown(answered)) == (200, EXPECTED[way]), way
+        if way == "customer":
+            for other in ({}, customer(OTHER)):
+                assert finish(box, upload, tags, other)[:2] == (400, "InvalidRequest")
+
+
 def test_every_part_needs_the_uploads_key(box: Box) -> None:
     upload = begin(box, SSE_C)
     where = f"partNumber=1&uploadId={upload}"
