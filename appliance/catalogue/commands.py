@@ -94,6 +94,7 @@ class RenameObject(Command, frozen=True, kw_only=True):
     new_key: bytes
     now_ns: int
     precondition: Precondition | None  # of what is at the new key
+    lock_ns: int = 0
 
 
 class CreateUpload(Command, frozen=True, kw_only=True):

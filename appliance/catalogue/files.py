@@ -260,7 +260,7 @@ def _leave(tx: Rows, state: bytes, command: Rename, node: Node, target: Node | N
         if found:
             old_key = history.key_at(tx, node.bucket, command.parent, old)
             new_key = history.key_at(tx, node.bucket, command.new_parent, new)
-            history.move_below(tx, state, found, old_key, new_key, now_ns)
+            history.move_below(tx, state, found, old_key, new_key, now_ns, command.lock_ns)
         return node
     for each in (node, target):
         history.require_free(state, each, command.lock_ns)
@@ -272,7 +272,8 @@ def _leave(tx: Rows, state: bytes, command: Rename, node: Node, target: Node | N
             unlink_node(tx, target, now_ns)
         return node
     versions.make_way(tx, state, node.bucket, new_key, target, now_ns)
-    return history.moved(tx, state, history.key_at(tx, node.bucket, command.parent, old), node, now_ns)
+    old_key = history.key_at(tx, node.bucket, command.parent, old)
+    return history.moved(tx, state, old_key, node, now_ns, command.lock_ns)
 
 
 def _require_outside(tx: Rows, directory: int, candidate: int) -> None:
@@ -320,8 +321,8 @@ def _exchange(tx: Rows, cache: DirectoryCache, command: Rename, node: Node, stat
         for each in (node, other):
             history.require_free(state, each, command.lock_ns)
         source, target = node, other
-        node = _exchanged(tx, state, source, target, command.parent, old, command.now_ns)
-        other = _exchanged(tx, state, target, source, command.new_parent, new, command.now_ns)
+        node = _exchanged(tx, state, source, target, command.parent, old, command)
+        other = _exchanged(tx, state, target, source, command.new_parent, new, command)
     tx.delete(ENTRY, (command.parent, old))
     tx.delete(ENTRY, (command.new_parent, new))
     for name, is_directory in ((old, command.directory), (new, stat.S_ISDIR(other.mode))):
@@ -343,18 +344,17 @@ def _exchange(tx: Rows, cache: DirectoryCache, command: Rename, node: Node, stat
     tx.note(Change(command.new_parent, command.new_name, stat.S_ISDIR(other.mode), other.id, False))
 
 
-def _exchanged(tx: Rows, state: bytes, node: Node, other: Node, parent: int, name: bytes, now_ns: int) -> Node:
+def _exchanged(tx: Rows, state: bytes, node: Node, other: Node, parent: int, name: bytes, command: Rename) -> Node:
     """One of two files that change places: what its key was stays, and it begins a version of the other key.  Where a
     symbolic link comes a delete marker hides the key; where it goes no second null version remains."""
-    key = history.key_at(tx, node.bucket, parent, name)
+    key, now_ns = history.key_at(tx, node.bucket, parent, name), command.now_ns
     if not stat.S_ISREG(node.mode):
         if stat.S_ISREG(other.mode):
             versions.make_way(tx, state, node.bucket, key, None, now_ns)
         return node
     if not stat.S_ISREG(other.mode):
-        return history.moved(tx, state, key, node, now_ns)
-    version, flags = history.begin_version(tx, state, key, node, now_ns)
-    return msgspec.structs.replace(node, version=version, flags=flags)
+        return history.moved(tx, state, key, node, now_ns, command.lock_ns)
+    return history.exchanged(tx, state, key, node, now_ns, command.lock_ns)
 
 
 def set_attributes(tx: Rows, command: SetAttributes) -> Node:

@@ -20,9 +20,10 @@ from appliance.catalogue.database import Rows
 from appliance.catalogue.nodes import put_node
 from appliance.catalogue.versions import type_state
 from appliance.errors import Code, StoreError
-from appliance.model import Node, pack_attributes, unpack_attributes
+from appliance.model import NO_ATTRIBUTES, Node, pack_attributes, unpack_attributes
 
 RENAMED_MAX: Final = 1000  # keys below a renamed directory: each is a new version and a delete marker, in one batch
+_LOCK: Final = f"SELECT body FROM setting WHERE bucket=? AND name='{settings.LOCK}'"
 
 
 def require_free(state: type_state, node: Node | None, lock_ns: int) -> None:
@@ -81,13 +82,29 @@ def removed(tx: Rows, state: bytes, key: bytes, node: Node, now_ns: int) -> None
     versions.add_marker(tx, state, node.bucket, key, b"", now_ns)
 
 
-def moved(tx: Rows, state: bytes, key: bytes, node: Node, now_ns: int) -> Node:
+def moved(tx: Rows, state: bytes, key: bytes, node: Node, now_ns: int, lock_ns: int) -> Node:
     """The file is about to have another key: the old one is hidden, the new one has a new version.  The node as it is
     to be written."""
     keep(tx, state, key, node, now_ns)
     versions.add_marker(tx, state, node.bucket, key, b"", now_ns)
+    return _of_another_key(tx, state, node, now_ns, lock_ns)
+
+
+def exchanged(tx: Rows, state: bytes, key: bytes, node: Node, now_ns: int, lock_ns: int) -> Node:
+    """The same where another file comes under the old key at once."""
+    keep(tx, state, key, node, now_ns)
+    return _of_another_key(tx, state, node, now_ns, lock_ns)
+
+
+def _of_another_key(tx: Rows, state: bytes, node: Node, now_ns: int, lock_ns: int) -> Node:
+    """A new version: without a retention that is over, and with the bucket's default; of a file that is open, whose
+    writer it would lock out, that begins with its last close."""
     version, flags = versions.numbered(tx, state, node.flags)
-    return msgspec.structs.replace(node, version=version, flags=flags)
+    packed, row = unlocked(node.packed), tx.one(_LOCK, (node.bucket,))
+    if row is not None and not tx.held(node.id):
+        attributes = unpack_attributes(packed) if packed else NO_ATTRIBUTES
+        packed = pack_attributes(lock.retained(attributes, lock.default_of(row[0]), max(now_ns, lock_ns)))
+    return msgspec.structs.replace(node, version=version, flags=flags, packed=packed)
 
 
 def files_below(tx: Rows, directory: int, path: bytes) -> list[tuple[bytes, Node]]:
@@ -110,13 +127,15 @@ def files_below(tx: Rows, directory: int, path: bytes) -> list[tuple[bytes, Node
     return found
 
 
-def move_below(tx: Rows, state: bytes, found: list[tuple[bytes, Node]], old: bytes, new: bytes, now_ns: int) -> None:
+def move_below(
+    tx: Rows, state: bytes, found: list[tuple[bytes, Node]], old: bytes, new: bytes, now_ns: int, lock_ns: int
+) -> None:
     """Every object below a directory that moves from key `old` to key `new`: both end with "/"."""
     for path, node in found:
         hidden = versions.null_row(tx.one, node.bucket, new + path) if state == settings.SUSPENDED else None
         if hidden is not None:
             versions.remove_row(tx, node.bucket, new + path, hidden, now_ns)
-        put_node(tx, moved(tx, state, old + path, node, now_ns))
+        put_node(tx, moved(tx, state, old + path, node, now_ns, lock_ns))
 
 
 def merged(before: bytes, said: bytes) -> bytes:

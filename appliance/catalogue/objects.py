@@ -8,7 +8,7 @@ import stat
 import msgspec
 
 from appliance import lock, settings
-from appliance.catalogue import content, names, versions
+from appliance.catalogue import content, history, names, versions
 from appliance.catalogue.commands import ChangeAttributes, CopyObject, DeleteObject, PutObject, RenameObject
 from appliance.catalogue.content import Maker
 from appliance.catalogue.database import Rows
@@ -245,11 +245,11 @@ def _delete_version(
 def rename_object(tx: Rows, cache: DirectoryCache, command: RenameObject) -> None:
     """Another key for the same object, atomically; what was there goes.  Nothing else about the object changes.
 
-    Raises NO_SUCH_BUCKET, NO_SUCH_NODE (the source is not what it was), PRECONDITION_FAILED, NO_SUCH_KEY (If-Match on
-    nothing), CONFLICT (the bucket has versions, which keep to their keys).
+    In a bucket with versions it is a new version of its new key, and a delete marker hides the old one, as where the
+    mount renames a file.  Raises NO_SUCH_BUCKET, NO_SUCH_NODE (the source is not what it was), PRECONDITION_FAILED,
+    NO_SUCH_KEY (If-Match on nothing), LOCKED (either object).
     """
-    if versions.state_of(tx, command.bucket) is not None:
-        raise StoreError(Code.CONFLICT, "a key with versions cannot be renamed")
+    state = versions.state_of(tx, command.bucket)
     directories, name = names.split(command.key)
     parent, node = current_at(tx, cache, command.root, directories, name)
     if node is None or node.id != command.source or node.generation != command.generation:
@@ -260,9 +260,14 @@ def rename_object(tx: Rows, cache: DirectoryCache, command: RenameObject) -> Non
     check(command.precondition, seen(replaced))
     if replaced is not None and replaced.id == node.id:
         return  # its own key, or another link of the same file: as rename(2) has it
+    for each in (node, replaced):
+        history.require_free(state, each, command.lock_ns)
     if target is None:
         target = names.make_parents(tx, cache, command.bucket, command.root, above, command.now_ns)
-    if replaced is not None:
+    if state is not None:
+        versions.make_way(tx, state, command.bucket, command.new_key, replaced, command.now_ns)
+        node = history.moved(tx, state, command.key, node, command.now_ns, command.lock_ns)
+    elif replaced is not None:
         unlink_node(tx, replaced, command.now_ns)
     put_node(tx, msgspec.structs.replace(node, ctime_ns=command.now_ns))
     tx.put(ENTRY, (target, new_name, node.id))

@@ -282,9 +282,10 @@ class ObjectVerbs(Verbs):
     async def rename_object(
         self, source: Node, bucket: Bucket, key: bytes, new_key: bytes, *, precondition: Precondition | None = None
     ) -> None:
-        """Atomic: the object `source` at `key` is at `new_key` from now on, unchanged; what was there is gone.
+        """Atomic: the object `source` at `key` is at `new_key` from now on, unchanged; what was there is gone, or
+        where the bucket has versions an older one.
 
-        Raises NO_SUCH_NODE if the source was replaced meanwhile (look it up again), CONFLICT (the bucket has versions),
+        Raises NO_SUCH_NODE if the source was replaced meanwhile (look it up again), LOCKED (either object),
         PRECONDITION_FAILED and NO_SUCH_KEY (of what is at the new key), NO_SUCH_BUCKET."""
         command = commands.RenameObject(
             bucket=bucket.id,
@@ -295,6 +296,7 @@ class ObjectVerbs(Verbs):
             new_key=new_key,
             now_ns=now(),
             precondition=precondition,
+            lock_ns=self.releasing() if bucket.settings else 0,
         )
         await self.commit(command)
 

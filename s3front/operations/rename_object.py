@@ -1,7 +1,8 @@
 """RenameObject: PUT /bucket/key?renameObject.  One atomic step: the object under another key, nothing else changed.
 
-AWS has it for directory buckets only; here every bucket is a tree of directories, so every bucket has it, but for those
-with versions, whose history belongs to the key.  x-amz-rename-source is `/bucket/key` or `key`, percent-encoded.
+AWS has it for directory buckets only; here every bucket is a tree of directories, so every bucket has it.  Versions
+keep to their keys: in a bucket that has them the object is a new version of its new key, a delete marker hides the old
+one, and what is locked is not renamed.  x-amz-rename-source is `/bucket/key` or `key`, percent-encoded.
 
 A client token makes a repetition harmless: the same request with the same token succeeds again without being done
 again.  Tokens are remembered while the daemon runs.
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from appliance import settings
 from appliance.authority import Action
 from appliance.errors import Code, StoreError
 from appliance.limits import KEY_LENGTH_MAX
@@ -43,10 +43,8 @@ _MODIFIED_SINCE: Final = b"if-modified-since"
 
 
 async def operate(door: Door, request: Request) -> Response:
-    """Raises InvalidArgument (source, token), InvalidRequest (another bucket; a bucket with versions), NoSuchKey,
+    """Raises InvalidArgument (source, token), InvalidRequest (another bucket), NoSuchKey,
     PreconditionFailed, IdempotencyParameterMismatch, AccessDenied."""
-    if settings.VERSIONING in request.bucket.settings:
-        raise S3Error("InvalidRequest", "Objects of a bucket that has or had versions cannot be renamed.")
     key = _source(request)
     asked = (request.bucket.id, key, request.key, _said(request))
     token = _token(request)

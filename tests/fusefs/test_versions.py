@@ -399,6 +399,40 @@ def test_a_new_version_inherits_no_retention_that_is_over(tmp_path: Path) -> Non
     run(tmp_path, main)
 
 
+def test_a_renamed_file_begins_its_default_retention_anew(tmp_path: Path) -> None:
+    """As every new version, but while it is open: its writer would be locked out."""
+
+    def ended(_: Node, held: Attributes) -> Attributes:
+        return msgspec.structs.replace(held, retain_until_ns=1)
+
+    async def main(scene: History) -> None:
+        mount, store = scene.mount, scene.store
+        await mount.write_file("bucket/before", b"before")
+        default = lock.pack_default(Default(lock.GOVERNANCE, days=1))
+        await store.set_bucket_setting(store.bucket("bucket"), settings.LOCK, default)
+        bucket = store.bucket("bucket")
+        await mount.mkdir("bucket/d")
+        for name in ("a", "d/b"):
+            await mount.write_file(f"bucket/{name}", b"old")
+            await store.settle()
+            await store.change_attributes(bucket, name.encode(), ended)
+        for old, new, key in (("before", "after", b"after"), ("a", "c", b"c"), ("d", "e", b"e/b")):
+            await mount.rename(f"bucket/{old}", f"bucket/{new}")
+            made = (await store.look_up(bucket, key)).attributes
+            assert made.retention_mode == lock.GOVERNANCE, key
+            assert made.retain_until_ns > time.time_ns(), key
+            await scene.refused(mount.rename(f"bucket/{new}", "bucket/x"))
+        handle = await mount.create("bucket/temporary")
+        await mount.rename("bucket/temporary", "bucket/done")
+        await mount.ops.write(handle, 0, b"x")
+        await mount.close(handle)
+        await store.settle()
+        assert (await store.look_up(bucket, b"done")).attributes.retention_mode == lock.GOVERNANCE
+        assert (await scene.contents(b"done"))[0] == b"x"
+
+    run(tmp_path, main)
+
+
 def test_older_versions_are_read_in_a_directory_of_their_own(tmp_path: Path) -> None:
     async def main(scene: History) -> None:
         mount, store = scene.mount, scene.store

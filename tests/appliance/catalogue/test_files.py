@@ -6,7 +6,6 @@ import stat
 
 import pytest
 
-from appliance import settings
 from appliance.catalogue import names
 from appliance.catalogue.commands import (
     DeleteBucket,
@@ -20,7 +19,6 @@ from appliance.catalogue.commands import (
     Rename,
     RenameObject,
     SetAttributes,
-    SetBucketSetting,
     Unlink,
 )
 from appliance.errors import Code, StoreError
@@ -468,9 +466,6 @@ def test_what_is_not_given_another_key(tree: Tree) -> None:
         give(tree, b"a", b"c", Precondition(if_match="*"))
     with refused(Code.NO_SUCH_NODE):
         give(tree, b"a", b"c", generation=2)
-    tree.catalogue.do(SetBucketSetting(bucket=tree.bucket.id, name=settings.VERSIONING, body=settings.ENABLED))
-    with refused(Code.CONFLICT):
-        give(tree, b"a", b"c")
     tree.check({b"a": b"a", b"b": b"b"})
 
 

@@ -175,6 +175,22 @@ def test_governance(box: Box, bucket: str) -> None:
     assert box.send("DELETE", f"{bucket}/k", f"versionId={version}", BYPASS).status == 204
 
 
+def test_what_is_locked_is_not_renamed_nor_replaced_by_what_is(box: Box, bucket: str) -> None:
+    put(box, bucket, headers=lock("GOVERNANCE", LATER))
+    put(box, bucket, "free", body=b"free")
+
+    def rename(old: str, new: str) -> Answer:
+        return box.send("PUT", f"{bucket}/{new}", "renameObject=", headers={"x-amz-rename-source": f"{bucket}/{old}"})
+
+    for old, new in (("k", "new"), ("free", "k")):
+        assert (rename(old, new).status, rename(old, new).code) == (403, "AccessDenied")
+    assert box.send("GET", f"{bucket}/k").body == b"x"
+    assert box.send("GET", f"{bucket}/new").status == 404
+    assert configure(box, bucket, rule("<Mode>GOVERNANCE</Mode><Days>2</Days>")).status == 200
+    assert rename("free", "new").status == 200
+    assert box.send("HEAD", f"{bucket}/new").headers["x-amz-object-lock-mode"] == "GOVERNANCE"
+
+
 @pytest.mark.slow
 def test_compliance_and_holds(box: Box, bucket: str) -> None:
     soon = time.time() + 0.4

@@ -94,13 +94,6 @@ def test_a_token_makes_a_repetition_harmless(box: Box) -> None:
     assert box.send("PUT", "/b/x", QUERY, headers=source("/b/none", again)).status == 200  # a failure is no answer
 
 
-def test_versions_keep_to_their_keys(box: Box) -> None:
-    document = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
-    assert box.send("PUT", "/b", "versioning=", body=document).status == 200
-    assert box.send("PUT", "/b/new", QUERY, headers=source("/b/d/k")).code == "InvalidRequest"
-    assert box.send("GET", "/b/d/k").body == b"content"
-
-
 def test_a_source_that_is_replaced_meanwhile_is_looked_up_again(double: Box) -> None:
     double.send("PUT", "/b/k", body=b"x")
     double.store.overtaken = 3

@@ -197,3 +197,33 @@ def test_markers_of_a_listing(box: Box) -> None:
     assert "<Key>" not in listing(box, "max-keys=0")
     for query in ("version-id-marker=x", f"version-id-marker={NEVER}", "key-marker=a&version-id-marker=x"):
         assert box.send("GET", "/versions", f"versions=&{query}").code == "InvalidArgument", query
+
+
+def test_a_renamed_object_leaves_its_versions_behind(box: Box) -> None:
+    """As where the mount renames a file: a new version of the new key, a delete marker over the old one."""
+
+    def rename(old: str, new: str) -> Answer:
+        return box.send("PUT", f"/versions/{new}", "renameObject=", headers={"x-amz-rename-source": f"/versions/{old}"})
+
+    def read(key: str, version: str = "") -> bytes:
+        return box.send("GET", f"/versions/{key}", f"versionId={version}" if version else "").body
+
+    state(box, "Enabled")
+    first, second = put(box, b"one"), put(box, b"two")
+    there = put(box, b"there", "new")
+    assert rename("k", "new").status == 200
+    hidden = box.send("GET", "/versions/k")
+    assert (hidden.status, hidden.headers[MARKER]) == (404, "true")
+    now = box.send("GET", "/versions/new")
+    assert now.body == b"two"
+    assert now.headers[VERSION] not in (first, second, there)
+    assert [read("k", first), read("k", second), read("new", there)] == [b"one", b"two", b"there"]
+    box.send("DELETE", "/versions/k", f"versionId={hidden.headers[VERSION]}")
+    assert read("k") == b"two"
+    state(box, "Suspended")
+    assert rename("new", "other").status == 200
+    assert (read("other"), box.send("GET", "/versions/other").headers[VERSION]) == (b"two", "null")
+    put(box, b"null", "third")
+    assert rename("other", "third").status == 200
+    assert read("third") == b"two"
+    assert listing(box, "prefix=third").count("<Version>") == 1  # null gave way to null
