@@ -9,6 +9,9 @@ Three movements, each under the file's own lock, so that one file's bytes leave 
     settle   when its ticket is done, memory lets go of what the catalogue shows now; on failure the error is kept for
              whoever closes, syncs or writes next
 
+A commit takes size, cut, holes and bytes of one moment, between two awaits: so what a crash leaves of a file is a
+prefix of what was done to it (H8), and a new size never comes without its bytes.
+
 Commits are submitted in the order in which files were closed and never waited for by close(2) (unless `durable_close`);
 one task waits for the oldest and takes in all that are done.  Memory is bounded per file and in all: a writer above a
 bound waits while its bytes are staged.  A dirty file is committed at the latest `AGE` seconds after its first change.

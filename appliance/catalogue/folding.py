@@ -2,7 +2,8 @@
 
 Chunks never change and their ids never return, so a slice that is still what was read still has the bytes that were
 read.  That is the whole condition, slice by slice: no generation is asked, and whoever writes elsewhere in the file
-disturbs nobody.  Nodes do not know of it: no version, no ETag, no time changes; all that share the map have the gain.
+disturbs nobody (H9).  Nodes do not know of it: no version, no ETag, no time changes; all that share the map have the
+gain.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Programs create, write, truncate, sync, close, rename and remove files through t
 age, folding and the other door go on, until the power goes at a random write or flush.  The next boot may show of each
 file
 
-    any state that it had since the last one that is *sure*, and nothing else: a prefix of what was done to it, whole
+    any state that it had since the last one that is *sure*, and nothing else (H8): a prefix of what was done to it,
+    whole
 
 Sure is what fsync returned for; what was renamed or removed; what the other door has shown (H2); and what was closed
 before another file's commit that is sure was submitted, for commits are durable in their order.  A rename happened for

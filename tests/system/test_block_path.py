@@ -43,6 +43,8 @@ DAEMONS: Final = 4  # of them opened by a daemon
 CLIENTS: Final = 4
 SIZES: Final = (0, 300, 2049, 60_000, 131_073, 400_000)
 GONE: Final = ""
+PROGRAMS: Final = 2
+TEMPORARY: Final = ".new"  # what a program has not renamed yet: nothing was said of it
 
 
 class Change(NamedTuple):
@@ -84,6 +86,50 @@ class Client(threading.Thread):
             self.client.put_object(Bucket="bucket", Key=key, Body=body)
             becomes = digest(body)
         self.changes.append(Change(key, becomes, began, self.log.stat().st_size))
+
+
+class Program(Client):
+    """The same through the mount: pages of a database synced one by one, files replaced by rename, files removed."""
+
+    def __init__(self, box: Box, log: Path, number: int, seed: int, until: float) -> None:
+        super().__init__(box, log, number, seed, until)
+        self.root = box.mount / "bucket"
+        (self.root / f"client{number}").mkdir()
+        self.databases: dict[str, bytearray] = {}
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except OSError as error:
+            self.failure = error
+
+    def change(self, key: str) -> None:
+        began = self.log.stat().st_size
+        path = self.root / key
+        if key[-1] in "01":  # 20 pages, of which one changes each time: the journal's short path
+            becomes = self._sync_page(path, self.databases.setdefault(key, bytearray(20 * 4096)))
+        elif self.random.random() < 0.2:
+            path.unlink(missing_ok=True)
+            becomes = GONE
+        else:
+            body = self.random.randbytes(self.random.choice(SIZES))
+            temporary = path.with_suffix(TEMPORARY)
+            temporary.write_bytes(body)  # not synced: the new bytes come before the new name
+            temporary.rename(path)
+            becomes = digest(body)
+        self.changes.append(Change(key, becomes, began, self.log.stat().st_size))
+
+    def _sync_page(self, path: Path, image: bytearray) -> str:
+        at = self.random.randrange(20) * 4096 if path.exists() else 0
+        page = self.random.randbytes(4096)
+        image[at : at + 4096] = page
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            os.pwrite(descriptor, page if path.stat().st_size else bytes(image), at)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return digest(bytes(image))
 
 
 @contextmanager
@@ -196,11 +242,12 @@ def test_every_moment_of_the_block_path_opens_to_what_was_acknowledged(fuse: Non
     print(f"TIERCE_TEST_SEED={seed}")
     chance = random.Random(seed)
     changes: list[Change] = []
-    with recorded_disks(tmp_path) as (loops, log), running(tmp_path / "box", loops, mount=False, copies=2) as box:
+    with recorded_disks(tmp_path) as (loops, log), running(tmp_path / "box", loops, copies=2) as box:
         box.s3().create_bucket(Bucket="bucket")
         first = log.stat().st_size
         until = time.monotonic() + 3 + states / 100
         clients = [Client(box, log, number, seed + number, until) for number in range(CLIENTS)]
+        clients += [Program(box, log, CLIENTS + number, seed - number, until) for number in range(PROGRAMS)]
         for client in clients:
             client.start()
         for client in clients:
@@ -209,6 +256,7 @@ def test_every_moment_of_the_block_path_opens_to_what_was_acknowledged(fuse: Non
             changes += client.changes
         last = log.stat().st_size
         box.kill()
+        box.clean()  # the dead mount
         master = (box.state / "master.key").read_bytes()
     assert len(changes) > 50, "a load that does nothing proves nothing"
     moments = sorted(chance.randint(first, last) for _ in range(states))
@@ -235,6 +283,7 @@ def test_every_moment_of_the_block_path_opens_to_what_was_acknowledged(fuse: Non
                 box.clean()
         else:
             found, partly = trio.run(content, paths, state)
+        found = {key: told for key, told in found.items() if not key.endswith(TEMPORARY)}
         may = allowed(changes, moment)
         where = f"seed {seed}, state {number} at {moment}"
         assert set(found) <= set(may), f"{where}: objects that nobody wrote"
