@@ -47,9 +47,9 @@ from appliance.opening import attach, close_all, open_store, state_lock
 from appliance.upkeep.audit import audit
 from appliance.upkeep.expiry import ROUNDS_A_DAY, run_lifecycle
 from appliance.upkeep.fold import run_folding
-from fusefs.handles import Ownership
 from fusefs.mount import Mount
 from fusefs.observed import OPERATIONS
+from fusefs.ownership import Ownership
 from s3front.app import s3_app
 from s3front.serve import TlsFiles
 from s3front.serve import serve as serve_s3

@@ -74,6 +74,11 @@ class ObjectStore(FileVerbs, UploadVerbs, KeyVerbs, QuotaVerbs):
         await self.commit(commands.RemoveUser(id=user_id))
 
     # ------------------------------------------------------------------ the box
+    @property
+    def copies(self) -> int:
+        """Of what lies in a bucket that does not say otherwise."""
+        return self.engine.pool.copies
+
     def space(self, copies: int = 1) -> tuple[int, int]:
         """(total, available) bytes as a user of a bucket with so many copies sees them."""
         return self.engine.space(copies)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 import pyfuse3
 
 from appliance.model import BodyKind, Node
-from fusefs.handles import File, Ownership
+from fusefs.handles import File
+from fusefs.ownership import Ownership
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore

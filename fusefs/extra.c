@@ -5,7 +5,8 @@
  *
  *     fuse_session_new          completes the table of operations by lseek, fallocate and copy_file_range
  *     fuse_session_process_buf  gives a FUSE_TMPFILE to the handler of FUSE_CREATE: both have one layout, request and
- *                               reply (linux/fuse.h, protocol 7.37), and O_TMPFILE in the flags tells them apart
+ *                               reply (linux/fuse.h, protocol 7.37), and O_TMPFILE in the flags tells them apart;
+ *                               keeps the inode of a FUSE_STATFS for its handler, which begins before the next request
  *
  * Both then call libfuse's own, found by a handle of its file: RTLD_NEXT does not look there from a library that was
  * loaded at run time.  The handlers are the caller's; each answers its request once, now or later, from any thread.
@@ -19,6 +20,8 @@
 
 #define IN_OPCODE 4 /* fuse_in_header: length, opcode */
 #define IN_HEADER 40
+#define IN_NODE 16
+#define OPCODE_STATFS 17
 #define OPCODE_CREATE 35
 #define OPCODE_TMPFILE 51
 
@@ -31,6 +34,7 @@ static seek_handler on_seek;
 static allocate_handler on_allocate;
 static copy_handler on_copy;
 static struct fuse_session *session;
+static unsigned long long asked;
 
 /* The handlers of sessions that are made from now on. */
 void extra_install(seek_handler seek, allocate_handler allocate, copy_handler copy)
@@ -43,6 +47,9 @@ void extra_install(seek_handler seek, allocate_handler allocate, copy_handler co
 
 /* Whether a session passed through here: 0 where pyfuse3 is bound to libfuse's own functions. */
 int extra_in_place(void) { return session != NULL; }
+
+/* The inode of the FUSE_STATFS that was taken in last: pyfuse3 gives its handler none. */
+unsigned long long extra_asked(void) { return asked; }
 
 /* Has the kernel write back what it holds of an inode from `offset` on; 0 or -errno.  Blocks while it writes. */
 int extra_write_back(unsigned long long inode, long long offset)
@@ -114,6 +121,8 @@ void fuse_session_process_buf(struct fuse_session *of, const struct fuse_buf *re
         if (opcode == OPCODE_TMPFILE) {
             opcode = OPCODE_CREATE;
             memcpy((char *)request->mem + IN_OPCODE, &opcode, sizeof opcode);
+        } else if (opcode == OPCODE_STATFS) {
+            memcpy(&asked, (char *)request->mem + IN_NODE, sizeof asked);
         }
     }
     real(of, request);

@@ -91,6 +91,11 @@ def check(library: ctypes.CDLL | None) -> None:
         log.warning("%s", interposed.NOT_BOUND)
 
 
+def asked(library: ctypes.CDLL | None) -> int:
+    """The inode of the statfs request that was taken in last; 0 where nobody can tell."""
+    return int(library.extra_asked()) if library is not None and is_in_place(library) else 0
+
+
 def write_back(library: ctypes.CDLL | None, inode: int, offset: int) -> None:
     """Has the kernel hand over what it holds of the inode from `offset` on: when this returns, its dirty pages have
     arrived as writes.  Blocks meanwhile: never on the loop.  Raises OSError."""

@@ -16,40 +16,22 @@ as long as its handles.
 from __future__ import annotations
 
 import logging
-import stat
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from appliance import settings
 from appliance.errors import Code, StoreError
-from appliance.model import UNOWNED, Attributes, Bucket, Entry, NewChunk, Node
+from appliance.model import Attributes, Bucket, Entry, NewChunk, Node
 from fusefs.dirty import Overlay
 from fusefs.fastloop import Lock
 from fusefs.inodes import ROOT
+from fusefs.ownership import Ownership
 
 if TYPE_CHECKING:
     from appliance.store import Ticket
 
 log = logging.getLogger(__name__)
-
-
-class Ownership(msgspec.Struct, frozen=True):
-    """What a mount shows of objects, and of directories that their keys imply, of which nobody has said whose they are:
-    owner, group, and the permission bits that they lack."""
-
-    uid: int = 0
-    gid: int = 0
-    umask: int = 0o022
-
-    def of(self, node: Node) -> tuple[int, int, int]:
-        """(mode, owner, group) as shown."""
-        if not node.flags & UNOWNED:
-            return node.mode, node.uid, node.gid
-        mode = stat.S_IFMT(node.mode) | ((0o777 if stat.S_ISDIR(node.mode) else 0o666) & ~self.umask)
-        return mode if node.mode & 0o222 else mode & ~0o222, self.uid, self.gid  # an older version is read-only
 
 
 NOT_DIRTY: Final = -1.0
@@ -97,9 +79,6 @@ class Commit:
         self.promised = promised  # objects and bytes by its bucket's quota
         # bytes of small chunks that travel with the commit: in memory until it is settled
         self.carried = sum(len(chunk.data) for chunk in chunks)
-
-
-ROOTS: Final = Ownership()
 
 
 class File:

@@ -13,7 +13,7 @@ import importlib.util
 from typing import Final
 
 MODULE: Final = "fusefs._extra"
-LOST: Final = "fallocate, SEEK_HOLE and SEEK_DATA, copy_file_range without copying, O_TMPFILE"
+LOST: Final = "fallocate, SEEK_HOLE and SEEK_DATA, copy_file_range without copying, O_TMPFILE, df of a bucket"
 MISSING: Final = (
     f"the mount lacks {LOST}: fusefs/extra.c was not compiled when tierce was installed; install gcc, pkg-config and "
     "libfuse3-dev, then install tierce again"
@@ -44,6 +44,7 @@ def _load() -> ctypes.CDLL | None:
     library.extra_install.argtypes = [Seek, Allocate, Copy]
     library.extra_install.restype = None
     library.extra_write_back.argtypes = [ctypes.c_uint64, ctypes.c_int64]
+    library.extra_asked.restype = ctypes.c_uint64
     for name, arguments in (
         ("fuse_reply_err", [ctypes.c_void_p, ctypes.c_int]),
         ("fuse_reply_lseek", [ctypes.c_void_p, ctypes.c_int64]),

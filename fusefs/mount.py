@@ -33,9 +33,9 @@ from appliance.authority import MOUNT, Principal
 from appliance.errors import Code, StoreError
 from appliance.mountpoints import FILE_SYSTEM, Mounted
 from fusefs import extra, fastloop
-from fusefs.handles import ROOTS, Ownership
 from fusefs.handshake import Handshake
 from fusefs.operations import Operations
+from fusefs.ownership import ROOTS, Ownership
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
@@ -65,6 +65,10 @@ class KernelCalls:
             pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=True)
         except OSError as error:
             _unless_unknown(error)
+
+    def asked(self) -> int:
+        """The inode of the statfs request that is being answered; 0 where the compiled part is missing."""
+        return extra.asked(interposed.library)
 
     def write_back(self, inode: int, offset: int) -> None:
         """Blocks while the inode's dirty pages arrive as writes, and forgets its pages."""

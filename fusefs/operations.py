@@ -38,27 +38,27 @@ from pyfuse3 import (
 
 from appliance.authority import MOUNT, Action, Principal
 from appliance.errors import StoreError
-from appliance.limits import NAME_MAX
 from appliance.model import Entry
 from fusefs import attributes, changes
 from fusefs.answered import answered
 from fusefs.entries import Entries
 from fusefs.guarded import finding, handling, reading, writing
-from fusefs.handles import ROOTS, DirectoryHandle, File, FileHandle, Ownership
+from fusefs.handles import DirectoryHandle, File, FileHandle
 from fusefs.inodes import ROOT, Inodes
 from fusefs.invalidation import Invalidation, Kernel
 from fusefs.listing import Positions, list_buckets, list_directory, seek
 from fusefs.metadata import Metadata
 from fusefs.names import Names
+from fusefs.ownership import ROOTS, Ownership
 from fusefs.permits import Permits
 from fusefs.ranges import Ranges
 from fusefs.reading import read
+from fusefs.space import space_at
 from fusefs.writeback import WriteBack
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
 
-FILES_MAX: Final = 1 << 40  # statfs: there is no fixed number of inodes
 NAMELESS: Final = b"/"  # what the kernel calls a file that is opened with O_TMPFILE (vfs_tmpfile, fs/namei.c)
 SUID_SGID: Final = stat.S_ISUID | stat.S_ISGID
 
@@ -88,6 +88,7 @@ class Operations(pyfuse3.Operations):
         self.invalidation = Invalidation(store, self.inodes, self.files, kernel)
         self.entries = Entries(store, self.permits, self.inodes, self.names, self.files, self.invalidation)
         self.metadata = Metadata(store, self.permits, self.inodes, self.names, self.files, self.invalidation)
+        self._kernel = kernel
         self.ranges = Ranges(store, self.files, kernel)
         self.handles: dict[int, FileHandle | DirectoryHandle] = {}
         self.positions = Positions()
@@ -215,14 +216,7 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        total, available = self.store.space()
-        answer = StatvfsData()
-        answer.f_bsize = answer.f_frsize = attributes.BLOCK_SIZE
-        answer.f_blocks = total // attributes.BLOCK_SIZE
-        answer.f_bfree = answer.f_bavail = available // attributes.BLOCK_SIZE
-        answer.f_files = answer.f_ffree = answer.f_favail = FILES_MAX
-        answer.f_namemax = NAME_MAX
-        return answer
+        return space_at(self.store, self.names, self._kernel.asked() or ROOT)
 
     # ------------------------------------------------------------------ extended attributes
     @reading

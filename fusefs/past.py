@@ -28,8 +28,8 @@ from pyfuse3 import FileNameT, ReaddirToken
 from appliance.limits import NAME_MAX
 from appliance.model import Bucket, Entry, Node
 from fusefs import attributes, tree
-from fusefs.handles import Ownership
 from fusefs.inodes import PAST, Inodes
+from fusefs.ownership import Ownership
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore

@@ -36,7 +36,8 @@ from fusefs.again import given_up, taken_back
 from fusefs.answered import BeingRemoved
 from fusefs.attributes import BLOCK_SIZE
 from fusefs.dirty import Segment, gather, halve
-from fusefs.handles import NOT_DIRTY, ROOTS, Commit, File, Ownership
+from fusefs.handles import NOT_DIRTY, Commit, File
+from fusefs.ownership import ROOTS, Ownership
 from fusefs.pieces import chunks_of, punched_of, slices_of
 from fusefs.promises import Promises
 from fusefs.reading import committed_now

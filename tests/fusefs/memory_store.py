@@ -31,6 +31,7 @@ from appliance.model import (
     NewSlice,
     Node,
     SharedRange,
+    Usage,
     Written,
     pack_attributes,
 )
@@ -397,6 +398,14 @@ class MemoryStore:
         data = data[start : start + length]
         await trio.lowlevel.checkpoint()
         return data
+
+    copies = 1
+
+    def usage(self, bucket: Bucket | None = None) -> Usage:
+        return Usage(len(self.nodes), 0)
+
+    def quota(self, bucket: int) -> None:
+        """None has one."""
 
     def limited(self, bucket: int) -> bool:
         return False

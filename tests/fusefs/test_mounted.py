@@ -375,3 +375,10 @@ def test_unmounted_from_outside(tmp_path: Path, kind: str) -> None:
     run("fusermount3", "-u", tmp_path / "mnt")
     assert mount.get("f") == b"x"
     assert mount.stop() == 0
+
+
+def test_the_compiled_part_is_loaded_before_what_binds_to_it() -> None:
+    """Whatever the daemon imports first."""
+    words = [sys.executable, "-c", "import sys, appliance.daemon; print(*sys.modules)"]
+    names = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    assert names.index("fusefs.interposed") < names.index("pyfuse3")

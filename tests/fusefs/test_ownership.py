@@ -8,8 +8,8 @@ from pathlib import Path
 import trio
 
 from appliance.model import Attributes
-from fusefs.handles import Ownership
 from fusefs.operations import Operations
+from fusefs.ownership import Ownership
 from tests.fusefs.unmounted import Unmounted, unmounted_pool
 
 

@@ -144,6 +144,36 @@ def test_what_is_written_but_not_committed_counts_for_s3(tmp_path: Path) -> None
     trio.run(main)
 
 
+def test_df_shows_the_quota_of_a_bucket_and_half_of_the_pool_for_two_copies(tmp_path: Path) -> None:
+    async def space(mount: Unmounted, path: str) -> tuple[int, int, int, int]:
+        mount.kernel.inode = await mount.inode(path)
+        found = await mount.ops.statfs(mount.ctx)
+        assert found.f_bavail == found.f_bfree
+        return found.f_blocks * found.f_frsize, found.f_bfree * found.f_frsize, found.f_files, found.f_ffree
+
+    async def main() -> None:
+        async with limited(tmp_path, Quota(1 << 20, 3)) as mount:
+            await mount.store.create_bucket("twice", "me", copies=2)
+            handle = await mount.create("photos/a")
+            await mount.ops.write(handle, 0, b"1" * (1 << 18))
+            assert await space(mount, "photos") == (1 << 20, 3 << 18, 3, 2), "what is not committed yet counts"
+            assert await space(mount, "photos/a") == await space(mount, "photos")
+            await mount.close(handle)
+            await mount.ops.files.commit_all()
+            total, free, _, _ = await space(mount, "")
+            assert 0 < free <= total
+            twice = await space(mount, "twice")
+            assert twice[0] == pytest.approx(total / 2, abs=8192)
+            assert twice[1] == pytest.approx(free / 2, abs=8192)
+            photos = mount.store.bucket("photos")
+            await mount.store.set_quota(photos, Quota(1 << 50))
+            assert await space(mount, "photos") == pytest.approx((total, free, 1 << 40, 1 << 40))
+            await mount.store.set_quota(photos, Quota(1000, 0))
+            assert (await space(mount, "photos"))[1:] == (0, 1, 0)
+
+    trio.run(main)
+
+
 def test_a_version_that_stays_counts(tmp_path: Path) -> None:
     async def main() -> None:
         async with limited(tmp_path, Quota(10_000, 3)) as mount:

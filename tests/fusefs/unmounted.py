@@ -31,9 +31,13 @@ class RecordingKernel:
     def __init__(self) -> None:
         self.names: list[tuple[int, bytes]] = []
         self.inodes: list[int] = []
+        self.inode = 0  # that statfs asks about
 
     def forget_name(self, parent: int, name: bytes) -> None:
         self.names.append((parent, name))
+
+    def asked(self) -> int:
+        return self.inode
 
     def forget_attributes(self, inode: int) -> None:
         self.inodes.append(inode)

@@ -1,0 +1,29 @@
+"""Whose things are that came through S3 and of which nobody has said whose they are: the mount says."""
+
+from __future__ import annotations
+
+import stat
+from typing import Final
+
+import msgspec
+
+from appliance.model import UNOWNED, Node
+
+
+class Ownership(msgspec.Struct, frozen=True):
+    """What a mount shows of objects, and of directories that their keys imply, of which nobody has said whose they are:
+    owner, group, and the permission bits that they lack."""
+
+    uid: int = 0
+    gid: int = 0
+    umask: int = 0o022
+
+    def of(self, node: Node) -> tuple[int, int, int]:
+        """(mode, owner, group) as shown."""
+        if not node.flags & UNOWNED:
+            return node.mode, node.uid, node.gid
+        mode = stat.S_IFMT(node.mode) | ((0o777 if stat.S_ISDIR(node.mode) else 0o666) & ~self.umask)
+        return mode if node.mode & 0o222 else mode & ~0o222, self.uid, self.gid  # an older version is read-only
+
+
+ROOTS: Final = Ownership()
