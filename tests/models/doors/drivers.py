@@ -7,6 +7,7 @@ a kernel would.  Whatever goes wrong on the mount is an OSError.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -61,6 +62,8 @@ class Doors(Protocol):
     def chmod(self, path: bytes, mode: int) -> None: ...
     def utime(self, path: bytes, mtime_ns: int) -> None: ...
     def attribute(self, path: bytes, name: bytes) -> bytes: ...
+    def allocate(self, handle: Any, mode: int, offset: int, length: int) -> None: ...
+    def copy_range(self, source: Any, start: int, target: Any, offset: int, length: int) -> int: ...
     def begin_put(self, key: bytes, body: bytes) -> Any: ...
     def finish_put(self, begun: Any) -> Answer: ...
     def finish(self, content: dict[bytes, bytes]) -> None: ...
@@ -282,6 +285,21 @@ class Direct:
     def utime(self, path: bytes, mtime_ns: int) -> None:
         inode = self._do(self._mount.inode, at(path))
         self._do(self._mount.setattr_inode, inode, {"st_mtime_ns": mtime_ns})
+
+    def allocate(self, handle: Any, mode: int, offset: int, length: int) -> None:
+        self._do(self._mount.ops.fallocate, handle[0], mode, offset, length)
+
+    def copy_range(self, source: Any, start: int, target: Any, offset: int, length: int) -> int:
+        """As the kernel: what is refused is copied by reading and writing."""
+        try:
+            return self._do(self._mount.ops.copy_file_range, source[0], start, target[0], offset, length, 0)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+        data = self.read(source, start, length)
+        if data:
+            self.write(target, offset, data)
+        return len(data)
 
     def attribute(self, path: bytes, name: bytes) -> bytes:
         async def ask() -> bytes:

@@ -160,6 +160,20 @@ class Kernel:
     def utime(self, path: bytes, mtime_ns: int) -> None:
         os.utime(self.at(path), ns=(mtime_ns, mtime_ns))
 
+    def allocate(self, handle: Any, mode: int, offset: int, length: int) -> None:
+        if LIBC.fallocate(handle, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def copy_range(self, source: Any, start: int, target: Any, offset: int, length: int) -> int:
+        done = 0
+        while done < length:
+            count = os.copy_file_range(source, target, length - done, start + done, offset + done)
+            if count == 0:
+                break
+            done += count
+        return done
+
     def attribute(self, path: bytes, name: bytes) -> bytes:
         return os.getxattr(self.at(path), name)
 

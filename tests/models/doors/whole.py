@@ -16,13 +16,15 @@ from xml.etree import ElementTree
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from tests.models.doors.machine import XMLNS, DoorsMachine, places, sizes, unquoted
+from tests.models.doors.machine import XMLNS, DoorsMachine, offsets, places, sizes, unquoted
 from tests.models.doors.model import File, mount_name, need, put
 from tests.models.frame import PART_LEAST
 from tests.models.test_store import content, keys, seeds
 from tests.models.versions import ENABLED, SUSPENDED
 
 FLIGHTS_MAX = 3
+KEEP_SIZE, ZERO = 1, 16  # linux/falloc.h
+PUNCH = 2 | KEEP_SIZE
 VERSIONING = "<VersioningConfiguration><Status>{}</Status></VersioningConfiguration>"
 LOCKING = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>"
 HOLD = "<LegalHold><Status>{}</Status></LegalHold>"
@@ -174,6 +176,53 @@ class WholeMachine(DoorsMachine):
         assert self.doors.send("POST", key, f"uploadId={upload}", body=document).status == 200
         self.model.put(key, put(data))
         self.last = [key]
+
+    # ------------------------------------------------------------------ ranges of open files
+    @precondition(lambda self: any(handle.writable for handle in self.handles))
+    @rule(
+        which=seeds, mode=st.sampled_from([0, KEEP_SIZE, PUNCH, ZERO, ZERO | KEEP_SIZE]), start=offsets, length=offsets
+    )
+    def allocate(self, which: int, mode: int, start: int, length: int) -> None:
+        """fallocate(2): room, holes, zeros."""
+        handle = self.writer(which)
+        file = handle.file
+        length += 1
+        try:
+            self.doors.allocate(handle.real, mode, start, length)
+        except OSError as error:  # where the compiled part of the mount is missing
+            if error.errno != errno.EOPNOTSUPP or self.doors.exact:
+                raise
+            return
+        size = len(file.content) if mode & KEEP_SIZE else max(len(file.content), start + length)
+        end = min(start + length, len(file.content))
+        zeros = [(start, bytes(end - start))] if mode & (PUNCH | ZERO) and end > start else []
+        file.write(size, None, zeros)
+        self.settle(file)
+        self.probe(handle)
+
+    @precondition(lambda self: any(handle.writable for handle in self.handles))
+    @rule(which=seeds, source=seeds, start=offsets, offset=offsets, length=offsets)
+    def copy_range(self, which: int, source: int, start: int, offset: int, length: int) -> None:
+        """copy_file_range(2): shared or copied, the bytes are those of that moment."""
+        handle = self.writer(which)
+        other = self.handles[source % len(self.handles)]
+        data = other.file.content[start : start + length]
+        if handle.file is other.file and abs(start - offset) < max(len(data), length):
+            return  # EINVAL, told by the kernel
+        assert self.doors.copy_range(other.real, start, handle.real, offset, length) == len(data)
+        if data:
+            # it may have made both durable
+            self.settle(other.file)
+            handle.file.write(max(len(handle.file.content), offset + len(data)), None, [(offset, data)])
+        for file in (other.file, handle.file):
+            self.sync_all(file)
+        self.probe(handle)
+
+    def sync_all(self, file: File) -> None:
+        """It is durable, whoever has it open."""
+        holder = self.holders(file)[0]
+        self.doors.sync(holder.real)
+        self.model.commit(file)
 
     # ------------------------------------------------------------------ conditions and metadata
     def some_file(self, place: tuple[int, bytes]) -> tuple[bytes, bytes, File] | None:
