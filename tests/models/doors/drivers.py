@@ -19,6 +19,7 @@ from unittest import mock
 import pyfuse3
 import trio
 
+from appliance.quota import Quota
 from appliance.verbs import objects
 from fusefs import writeback
 from s3front.sigv4 import format_timestamp
@@ -177,6 +178,11 @@ class Direct:
         self, method: str, key: bytes, query: str = "", headers: dict[str, str] | None = None, body: bytes = b""
     ) -> Answer:
         return self.s3.send(method, wire(BUCKET, key), query, headers, body)
+
+    def limit(self, full: bool) -> None:
+        """A quota that leaves no room, or none."""
+        quota = Quota(size=0, objects=0) if full else None
+        self.pool.run(self.pool.store.set_quota, self.pool.store.bucket(BUCKET), quota)
 
     def begin_put(self, key: bytes, body: bytes) -> Any:
         path = wire(BUCKET, key)

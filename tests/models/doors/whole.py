@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
+from tests.models.doors.drivers import Direct
 from tests.models.doors.machine import XMLNS, DoorsMachine, offsets, places, sizes, unquoted
 from tests.models.doors.model import File, mount_name, need, put
 from tests.models.frame import PART_LEAST
@@ -175,6 +176,25 @@ class WholeMachine(DoorsMachine):
         document = f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode()
         assert self.doors.send("POST", key, f"uploadId={upload}", body=document).status == 200
         self.model.put(key, put(data))
+        self.last = [key]
+
+    # ------------------------------------------------------------------ quotas
+    @precondition(lambda self: isinstance(self.doors, Direct))
+    @rule(key=keys, place=places)
+    def full(self, key: bytes, place: tuple[int, bytes]) -> None:
+        """Nothing new has room, through neither door; then it has again."""
+        assert isinstance(self.doors, Direct)
+        self.doors.limit(True)
+        try:
+            if key not in self.model.seen():
+                answer = self.doors.send("PUT", key, body=b"new")
+                assert (answer.status, answer.code) == (403, "QuotaExceeded"), answer
+            where = self.place(place)
+            if self.model.names(where[0]).get(where[1]) is None:
+                path = self.path(where)
+                self.same(lambda: self.doors.open(path, make=True, writable=True), lambda: need(False, errno.EDQUOT))
+        finally:
+            self.doors.limit(False)
         self.last = [key]
 
     # ------------------------------------------------------------------ ranges of open files
