@@ -169,16 +169,16 @@ class Entries:
             raise FUSEError(errno.EISDIR)
         found = self.names.existing(parent_inode, name)
         file = found if isinstance(found, File) else self.files.get(found.node.id)
-        if file is not None and file.base is None and await self._drop_uncommitted(file):
-            return
-        if isinstance(found, Entry):
-            if found.directory:
-                raise FUSEError(errno.EISDIR)
-            stored = found.name
-        else:
-            stored = _file_name(found, name)
-        await self._keep(parent_inode)
         with self.invalidation.changing((parent_inode, name)):
+            if file is not None and file.base is None and await self._drop_uncommitted(file):
+                return
+            if isinstance(found, Entry):
+                if found.directory:
+                    raise FUSEError(errno.EISDIR)
+                stored = found.name
+            else:
+                stored = _file_name(found, name)
+            await self._keep(parent_inode)
             await self.store.unlink(parent_inode, stored, time.time_ns())
         self.invalidation.epoch += 1
         if file is not None:

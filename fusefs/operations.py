@@ -39,7 +39,7 @@ from pyfuse3 import (
 from appliance.authority import MOUNT, Action, Principal
 from appliance.errors import StoreError
 from appliance.model import Entry
-from fusefs import attributes, changes
+from fusefs import attributes, changes, past
 from fusefs.answered import answered
 from fusefs.entries import Entries
 from fusefs.guarded import finding, handling, reading, writing
@@ -398,7 +398,8 @@ class Operations(pyfuse3.Operations):
 
     # ------------------------------------------------------------------ answering
     def _absent(self, parent: int, name: bytes) -> EntryAttributes:
-        if parent == ROOT or not self.inodes.absent_given(parent, name, time.monotonic()):
+        unwatched = parent == ROOT or name == past.NAME or parent in self.names.past  # no change of these is told
+        if unwatched or not self.inodes.absent_given(parent, name, time.monotonic()):
             raise FUSEError(errno.ENOENT)
         answer = EntryAttributes()
         answer.st_ino = InodeT(0)

@@ -490,6 +490,21 @@ def test_older_versions_are_read_in_a_directory_of_their_own(tmp_path: Path) -> 
     run(tmp_path, main)
 
 
+def test_that_something_is_not_in_the_past_is_never_remembered(tmp_path: Path) -> None:
+    """S3 makes versions without a word to the kernel: it must ask again (H5)."""
+
+    async def main(scene: History) -> None:
+        mount = scene.mount
+        await mount.mkdir("plain")
+        await mount.door.put("bucket", b"f", b"one")
+        await mount.door.put("bucket", b"f", b"two")
+        plain, past = await mount.inode("plain"), await mount.inode("bucket/.tierce~versions")
+        for parent, name in ((plain, b".tierce~versions"), (past, b"f@0000000000000001"), (past, b"d")):
+            await scene.refused(mount.ops.lookup(parent, name, mount.ctx), errno.ENOENT)
+
+    run(tmp_path, main)
+
+
 def test_symbolic_links_take_and_leave_keys(tmp_path: Path) -> None:
     """A link is nothing to S3: a key that it takes is hidden by a delete marker, also while versions are suspended."""
 
