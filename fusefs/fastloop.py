@@ -15,6 +15,9 @@ import types
 from collections.abc import Callable
 from typing import Final
 
+from fusefs import interposed as interposed  # before pyfuse3, which binds to it: whoever opens files comes by here
+
+# isort: split
 import pyfuse3
 import trio
 

@@ -57,6 +57,13 @@ def refused(number: int) -> pytest.RaisesExc[OSError]:
     return pytest.raises(OSError, match=os.strerror(number).replace("(", r"\(").replace(")", r"\)"))
 
 
+def test_the_daemon_loads_the_compiled_part_before_pyfuse3() -> None:
+    """Which binds its calls as it is loaded: a line of imports in another order would lose every one of them."""
+    program = "import sys, appliance.daemon; print([name for name in sys.modules if 'fuse' in name])"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said.index("'fusefs.interposed'") < said.index("'pyfuse3'")
+
+
 def test_holes_are_found_also_while_the_kernel_holds_what_was_written(mount: Served) -> None:
     descriptor = os.open(mount.bucket / "f", os.O_RDWR | os.O_CREAT)
     os.truncate(mount.bucket / "f", 1 << 40)

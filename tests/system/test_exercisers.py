@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from tests.fusefs.compiled import build
 from tests.rows import rows
-from tests.system.box import Box
+from tests.system.box import Box, running
 from tests.torture import crowd, fsx, mail, programs, stress, writers
 from tests.torture.places import Place, place_in
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def box(fuse: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """With everything that the compiled part of the mount adds."""
+    build()
+    with running(tmp_path_factory.mktemp("box")) as started:
+        yield started
 
 
 @pytest.fixture
@@ -26,6 +35,7 @@ def of_fsx(queue: Any, place: Place, names: list[str]) -> None:
     """A process of its own: two exercise at once."""
     try:
         exerciser = fsx.Exerciser(place)
+        assert not exerciser.absent, f"not exercised: {exerciser.absent}"
         queue.put((sum(exerciser.run(1991, name) for name in names), ""))
     except BaseException as error:
         queue.put((0, "\n".join((repr(error), *getattr(error, "__notes__", ())))))

@@ -12,9 +12,11 @@ python -m tests.torture.programs [--program NAME] --seed N | --seconds S
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -36,6 +38,12 @@ ENVIRONMENT: Final = {
     "GIT_COMMITTER_EMAIL": "t@example.org",
     "LC_ALL": "C.UTF-8",
 }
+
+NOBODY: Final = 0xFFFFFFFF
+ACL: Final = struct.pack("<I", 2) + b"".join(  # acl(5) as the kernel keeps it: tag, permissions, id
+    struct.pack("<HHI", *entry)
+    for entry in ((1, 6, NOBODY), (2, 4, 1000), (4, 4, NOBODY), (8, 5, 1001), (16, 5, NOBODY), (32, 0, NOBODY))
+)
 
 
 class Failed(AssertionError):
@@ -106,7 +114,12 @@ def rsync(place: Path, rng: random.Random, size: int) -> None:
                 os.setxattr(path, "user.colour", b"blue %d" % number)
         (source / "d0" / "empty").mkdir()
         os.chmod(source / "d1", 0o711)
+        os.mkfifo(source / "d0" / "pipe")
         options = ["-aHAX" if acls(place) and acls(source) else "-aHX", "--itemize-changes"]
+        if "-aHAX" in options:
+            for path in files[::7]:
+                os.setxattr(path, "system.posix_acl_access", ACL)
+            os.setxattr(source / "d2", "system.posix_acl_default", ACL)
         there, back = place / "rsync", Path(name) / "back"
         for one, other in ((source, there), (there, place / "again"), (there, back)):
             call("rsync", *options, f"{one}/", f"{other}/")
@@ -123,7 +136,7 @@ def acls(directory: Path) -> bool:
     try:
         os.getxattr(directory, "system.posix_acl_access")
     except OSError as error:
-        return error.errno == 61  # ENODATA: there could be one
+        return error.errno == errno.ENODATA  # there could be one
     return True
 
 
