@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import stat
-import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +24,7 @@ from fusefs.inodes import ROOT, Inodes
 from fusefs.invalidation import Invalidation
 from fusefs.names import Names, bucket_name
 from fusefs.permits import Permits
+from fusefs.times import clock_ns
 from fusefs.writeback import WriteBack
 
 if TYPE_CHECKING:
@@ -61,12 +61,12 @@ class Entries:
             with self.invalidation.changing((ROOT, name)):
                 bucket = await self.store.create_bucket(new_bucket, self.permits.principal.owner, announce=False)
             mode = stat.S_IFDIR | stat.S_IMODE(mode) & ~ctx.umask
-            node = await self.store.set_attributes(bucket.root, time.time_ns(), mode=mode, uid=ctx.uid, gid=ctx.gid)
+            node = await self.store.set_attributes(bucket.root, clock_ns(), mode=mode, uid=ctx.uid, gid=ctx.gid)
             return self.names.looked_up(ROOT, Entry(name, True, node))
         new = self.names.new(parent_inode, name)
         gid, mode, attributes = self._inherit(parent_inode, ctx, stat.S_IFDIR | stat.S_IMODE(mode))
         with self.invalidation.changing((parent_inode, name)):
-            entry = await self.store.make_directory(parent_inode, new, mode, ctx.uid, gid, time.time_ns(), attributes)
+            entry = await self.store.make_directory(parent_inode, new, mode, ctx.uid, gid, clock_ns(), attributes)
         return self.names.looked_up(parent_inode, entry)
 
     async def symlink(
@@ -76,7 +76,7 @@ class Entries:
         new = self.names.new(parent_inode, name)
         gid, *_ = self._inherit(parent_inode, ctx, 0)
         with self.invalidation.changing((parent_inode, name)):
-            entry = await self.store.make_symlink(parent_inode, new, target, ctx.uid, gid, time.time_ns())
+            entry = await self.store.make_symlink(parent_inode, new, target, ctx.uid, gid, clock_ns())
         return self.names.looked_up(parent_inode, entry)
 
     async def mknod(
@@ -90,7 +90,7 @@ class Entries:
             gid, mode, attributes = self._inherit(parent_inode, ctx, mode)
             with self.invalidation.changing((parent_inode, name)):
                 entry = await self.store.make_special(
-                    parent_inode, new, mode, rdev, ctx.uid, gid, time.time_ns(), attributes
+                    parent_inode, new, mode, rdev, ctx.uid, gid, clock_ns(), attributes
                 )
             return self.names.looked_up(parent_inode, entry)
         file = self.new_file(parent_inode, name, mode, ctx)
@@ -106,7 +106,7 @@ class Entries:
         if file is not None:
             await self.files.make_durable(file)
         with self.invalidation.changing((new_parent_inode, new_name)):
-            entry = await self.store.make_link(inode, new_parent_inode, new, time.time_ns())
+            entry = await self.store.make_link(inode, new_parent_inode, new, clock_ns())
         if file is not None:
             self.files.renamed(file)
         return self.names.looked_up(new_parent_inode, entry)
@@ -147,7 +147,7 @@ class Entries:
         gid, mode, attributes = self._inherit(parent, ctx, mode)
         inode = self.store.new_node_id()
         assert inode != ROOT
-        file = File(inode, bucket, mode=mode, uid=ctx.uid, gid=gid, now_ns=time.time_ns(), name=name)
+        file = File(inode, bucket, mode=mode, uid=ctx.uid, gid=gid, now_ns=clock_ns(), name=name)
         if attributes is not NO_ATTRIBUTES:
             file.attributes, file.attributes_changed = attributes, True
         return file
@@ -179,7 +179,7 @@ class Entries:
             else:
                 stored = _file_name(found, name)
             await self._keep(parent_inode)
-            await self.store.unlink(parent_inode, stored, time.time_ns())
+            await self.store.unlink(parent_inode, stored, clock_ns())
         self.invalidation.epoch += 1
         if file is not None:
             self.files.unlinked(file)
@@ -200,7 +200,7 @@ class Entries:
             raise FUSEError(errno.ENOTEMPTY)
         await self._keep(parent_inode)
         with self.invalidation.changing((parent_inode, name)):
-            await self.store.remove_directory(parent_inode, found.name, time.time_ns())
+            await self.store.remove_directory(parent_inode, found.name, clock_ns())
         self.invalidation.epoch += 1
         self.invalidation.unshadowed(parent_inode, found.name)
 
@@ -259,7 +259,7 @@ class Entries:
                 directory,
                 parent_inode_new,
                 new,
-                time.time_ns(),
+                clock_ns(),
                 replace=not flags & pyfuse3.RENAME_NOREPLACE,
                 exchange=exchange,
             )
@@ -283,13 +283,13 @@ class Entries:
         """A directory that exists only because keys lie below it must not vanish under a program that removes its last
         entry: it becomes one of its own."""
         if self.names.node(directory).flags & IMPLIED:
-            await self.store.set_attributes(directory, time.time_ns())
+            await self.store.set_attributes(directory, clock_ns())
 
     async def _drop_uncommitted(self, file: File) -> bool:
         """Drops a file that no commit has taken yet; otherwise waits until the commit is durable.  True if dropped."""
         if not file.pending and not file.lock.locked():
             if file.name is not None:
-                self.files.times.touched(file.name[0], time.time_ns())
+                self.files.times.touched(file.name[0], clock_ns())
             self.files.unlinked(file)
             self.invalidation.epoch += 1
             return True

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import stat
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from fusefs.inodes import PAST, ROOT, Inodes
 from fusefs.invalidation import Invalidation
 from fusefs.names import Names
 from fusefs.permits import Permits
+from fusefs.times import clock_ns
 from fusefs.writeback import WriteBack
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Metadata:
         await self._change(inode, attributes, mode)
 
     async def _change(self, inode: int, changed: Attributes, mode: int | None = None) -> None:
-        now_ns = time.time_ns()
+        now_ns = clock_ns()
         file = self.files.get(inode)
         if file is None:
             uid = gid = None
@@ -166,7 +166,7 @@ class Metadata:
             uid, gid = shown_uid if uid is None else uid, shown_gid if gid is None else gid
         await self.store.set_attributes(
             node.id,
-            time.time_ns(),
+            clock_ns(),
             mode=mode,
             uid=uid,
             gid=gid,
@@ -195,7 +195,7 @@ class Metadata:
         """The new access time; 0 where nothing may be changed."""
         if self.permits.principal.read_only or self.inodes.place(inode) == PAST:
             return 0
-        now_ns = time.time_ns()
+        now_ns = clock_ns()
         self.files.times.accessed(inode, now_ns)
         self.invalidation.epoch += 1
         return now_ns

@@ -54,6 +54,7 @@ from fusefs.permits import Permits
 from fusefs.ranges import Ranges
 from fusefs.reading import read
 from fusefs.space import space_at
+from fusefs.times import clock_ns
 from fusefs.writeback import WriteBack
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Operations(pyfuse3.Operations):
         self.handles: dict[int, FileHandle | DirectoryHandle] = {}
         self.positions = Positions()
         self._numbers = count(1)
-        self._started_ns = time.time_ns()
+        self._started_ns = clock_ns()
 
     # ------------------------------------------------------------------ names
     @finding
@@ -179,7 +180,7 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         if inode == ROOT:
             raise FUSEError(errno.EPERM)
-        now_ns = time.time_ns()
+        now_ns = clock_ns()
         file = self.files.get(inode)
         if file is None:
             node = self.names.node(inode)
@@ -287,7 +288,7 @@ class Operations(pyfuse3.Operations):
         try:
             changes.require_size(off + len(buf))
             await self.files.make_room(file)
-            self.files.write(file, off, buf, time.time_ns())
+            self.files.write(file, off, buf, clock_ns())
         except StoreError as error:
             if self.files.promises.refuse(handle, error):
                 return len(buf)
@@ -431,7 +432,7 @@ class Operations(pyfuse3.Operations):
             self.files.let_go(file)
             raise
         if flags & os.O_TRUNC and file.size:
-            self.files.truncate(file, 0, time.time_ns())
+            self.files.truncate(file, 0, clock_ns())
             writable = True  # its close commits
         file.opens += 1
         file.writers += writable

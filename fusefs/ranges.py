@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -26,6 +25,7 @@ from appliance.limits import FILE_SIZE_MAX, GATHER_MAX, KIB, SHARED_PIECES_MAX
 from appliance.model import SharedRange
 from fusefs.handles import File
 from fusefs.invalidation import Kernel
+from fusefs.times import clock_ns
 from fusefs.writeback import WriteBack
 
 if TYPE_CHECKING:
@@ -112,14 +112,14 @@ class Ranges:
         else:
             self._require_room(file, offset, end)
         if end > file.size and not mode & FALLOC_FL_KEEP_SIZE:
-            self.files.truncate(file, end, time.time_ns())
+            self.files.truncate(file, end, clock_ns())
 
     async def _punch(self, file: File, start: int, end: int) -> None:
         """Makes [start, end) a hole, in as many commits as the pieces of the map there need."""
         while start < end:
             pieces = [] if file.base is None else self.store.extents(file.inode, start, end, PUNCH_STEP)
             stop = end if len(pieces) < PUNCH_STEP else pieces[-1][1]
-            self.files.punch(file, start, stop, time.time_ns())
+            self.files.punch(file, start, stop, clock_ns())
             if stop < end or sum(not hole.owner for hole in file.overlay.holes()) >= PUNCHES_MAX:
                 commit = await self.files.commit(file)
                 if commit is not None and stop < end:
@@ -145,7 +145,7 @@ class Ranges:
         file.opens += 1  # it stays in memory between the steps
         try:
             for end in reversed(ends):
-                self.files.truncate(file, end, time.time_ns())
+                self.files.truncate(file, end, clock_ns())
                 commit = await self.files.commit(file)
                 if commit is not None:
                     await self.files.wait(commit)
@@ -210,7 +210,7 @@ class Ranges:
         """One commit; memory follows."""
         assert target.base is not None
         end = offset + length
-        now_ns = time.time_ns()
+        now_ns = clock_ns()
         if target.begins:
             target.stays = target.base.version
         ticket = self.store.submit_file(

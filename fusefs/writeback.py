@@ -41,7 +41,7 @@ from fusefs.ownership import ROOTS, Ownership
 from fusefs.pieces import chunks_of, punched_of, slices_of
 from fusefs.promises import Promises
 from fusefs.reading import committed_now
-from fusefs.times import Times
+from fusefs.times import Times, clock_ns
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
@@ -113,7 +113,7 @@ class WriteBack:
         """A file without a name gets one; a commit of it is due.  Raises BeingRemoved, of the directory, and
         QUOTA_EXCEEDED."""
         file.name = file.create = file.place = (parent, name)
-        file.made_ns = file.ctime_ns = time.time_ns()
+        file.made_ns = file.ctime_ns = clock_ns()
         file.orphan = False
         try:
             self.promises.require(file, file.size)

@@ -16,6 +16,7 @@ from fusefs import acl
 from fusefs.acl import ACCESS, DEFAULT, GROUP, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, Entry
 from tests.fusefs.scenes import Play, refused, settled
 from tests.fusefs.served import Served
+from tests.fusefs.test_times import tick
 from tests.fusefs.unmounted import Unmounted
 from tests.rows import rows
 
@@ -152,6 +153,7 @@ def test_mode_and_list_are_one(play: Play) -> None:
             async with refused(errno.ENODATA):
                 await get(mount, path)
             before = (await mount.stat(path)).st_ctime_ns
+            await tick()
             await put(mount, path, [owner(7), named(6), group(4), mask(6), other(1)])
             assert await mode(mount, path) == 0o761
             assert (await mount.stat(path)).st_ctime_ns > before
