@@ -32,8 +32,8 @@ STEP: Final = 64  # nodes of one command: their rows come whole, with inline byt
 
 def clock_ns() -> int:
     """The clock of inode times, in nanoseconds since the epoch: the kernel's own, which steps some milliseconds at a
-    time and with which it stamps what it writes back (current_time, fs/inode.c).  By a finer one of ours, what came
-    first would look later."""
+    time and never leads the one with which it stamps what it writes (current_time, fs/inode.c).  By a finer one of
+    ours, what came first would look later."""
     return time.clock_gettime_ns(COARSE)
 
 
