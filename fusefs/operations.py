@@ -197,6 +197,8 @@ class Operations(pyfuse3.Operations):
                 file.require_key()
                 if attr.st_size < file.size:
                     await self.ranges.shorten(file, attr.st_size)
+                else:
+                    await self.files.promise(file, attr.st_size)
                 self.files.truncate(file, attr.st_size, now_ns)
                 changes.drop_privileges(file)
             changes.set_attributes(file, attr, fields, now_ns)
@@ -288,6 +290,8 @@ class Operations(pyfuse3.Operations):
         try:
             changes.require_size(off + len(buf))
             await self.files.make_room(file)
+            if off + len(buf) > file.size:
+                await self.files.promise(file, off + len(buf))
             self.files.write(file, off, buf, clock_ns())
         except StoreError as error:
             if self.files.promises.refuse(handle, error):

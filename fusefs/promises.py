@@ -49,6 +49,13 @@ class Promises:
         self._give_back(file, file.promised[0] - kept[0], file.promised[1] - kept[1])
         file.promised = kept
 
+    def frees(self, file: File, bucket: int) -> bool:
+        """Whether commits under way, or the next one, make a file of that bucket shorter."""
+        if file.orphan or file.bucket.id != bucket:
+            return False
+        sizes = [0 if file.base is None else file.base.size, *(commit.size for commit in file.pending)]
+        return min(file.size, sizes[-1]) < max(sizes)
+
     def of_commit(self, file: File, size: int) -> tuple[int, int]:
         """What a commit of the bytes takes along that makes the file have `size`; more may have been written since."""
         objects, added = self._wanted(file, size)

@@ -112,6 +112,7 @@ class Ranges:
         else:
             self._require_room(file, offset, end)
         if end > file.size and not mode & FALLOC_FL_KEEP_SIZE:
+            await self.files.promise(file, end)
             self.files.truncate(file, end, clock_ns())
 
     async def _punch(self, file: File, start: int, end: int) -> None:

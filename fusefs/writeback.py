@@ -190,6 +190,21 @@ class WriteBack:
         file.mtime_ns = file.ctime_ns = now_ns
         self.touch(file)
 
+    async def promise(self, file: File, size: int) -> None:
+        """The file may have `size` bytes by its bucket's quota.  What other files are about to free is waited for: who
+        has truncated one may fill another.  Raises QUOTA_EXCEEDED."""
+        try:
+            self.promises.require(file, size)
+        except StoreError:
+            freeing = [other for other in self.files.values() if self.promises.frees(other, file.bucket.id)]
+            if not freeing:
+                raise
+            for other in freeing:
+                commit = await self.commit(other)
+                if commit is not None:
+                    await self.wait(commit)
+            self.promises.require(file, size)
+
     async def make_room(self, file: File) -> None:
         """Waits until both bounds allow another write.  Raises what staging raises: NO_SPACE, IO_ERROR."""
         while file.overlay.memory >= FILE_MEMORY_MAX or self.memory >= TOTAL_MEMORY_MAX:

@@ -120,6 +120,25 @@ def test_a_full_bucket_can_be_rewritten(tmp_path: Path) -> None:
     trio.run(main)
 
 
+def test_what_a_truncation_is_about_to_free_is_waited_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with limited(tmp_path, Quota(10_000)) as mount:
+            await mount.write_file("photos/a", b"1" * 9000)
+            shrunk = await mount.open("photos/a", os.O_WRONLY | os.O_TRUNC)
+            await mount.ops.write(shrunk, 0, b"2" * 1000)
+            other = await mount.create("photos/b", os.O_WRONLY | os.O_DIRECT)
+            assert await mount.ops.write(other, 0, b"3" * 9000) == 9000
+            await refused(mount.ops.write(other, 9000, b"3"))
+            await mount.close(shrunk)
+            await mount.close(other)
+            await mount.truncate("photos/b", 1)
+            await mount.truncate("photos/a", 9999)
+            await mount.ops.files.commit_all()
+            assert used(mount) == (2, 10_000)
+
+    trio.run(main)
+
+
 def test_what_is_written_but_not_committed_counts_for_s3(tmp_path: Path) -> None:
     async def main() -> None:
         async with limited(tmp_path, Quota(10_000, 2)) as mount:
