@@ -251,19 +251,19 @@ class WriteBack:
             self.let_go(file)
 
     # ------------------------------------------------------------------ committing
-    async def commit(self, file: File) -> Commit | None:
+    async def commit(self, file: File, *, synced: bool = False) -> Commit | None:
         """Submits what is dirty; the last commit under way, if any.  Waits for devices, not for the barrier."""
         if file.orphan:
             return None
         if file.dirty or file.lock.locked():
             async with file.lock:
                 if file.dirty and not self._is_orphan(file):
-                    await self._submit(file)
+                    await self._submit(file, synced=synced)
         return file.pending[-1] if file.pending else None
 
     async def make_durable(self, file: File) -> None:
         """Commits and waits for the barrier.  Raises the error of a commit nobody was told about."""
-        commit = await self.commit(file)
+        commit = await self.commit(file, synced=True)
         if commit is not None:
             await self.wait(commit)
             if commit.again:
@@ -387,11 +387,11 @@ class WriteBack:
             staged += [Segment(start, end, chunk, skip, owner) for start, end, skip in gathering.placements]
         return staged
 
-    async def _submit(self, file: File) -> None:
-        """Builds one commit of all that is dirty at this moment and submits it."""
+    async def _submit(self, file: File, *, synced: bool = False) -> None:
+        """Builds one commit of all that is dirty at this moment and submits it.  Somebody waits for it if `synced`."""
         token = next(self._tokens)
         size, cut = file.size, file.cut
-        whole = self._whole_small(file)
+        whole = None if synced and _takes_patches(file) else self._whole_small(file)
         if whole is not None:
             file.overlay.truncate(0)
             file.overlay.write(0, whole)
@@ -580,6 +580,11 @@ def _require_done(commit: Commit) -> None:
     if commit.again:
         assert commit.ticket.error is not None
         raise commit.ticket.error
+
+
+def _takes_patches(file: File) -> bool:
+    """Whether a small change of it goes the journal's short path: cheaper than a page, and folded once it rests."""
+    return file.base is not None and file.base.kind in (BodyKind.CHUNK, BodyKind.MAP) and not file.sealed
 
 
 def _lower(cut: int | None, other: int | None) -> int | None:

@@ -49,7 +49,8 @@ PATCHED_MAX: Final = 4 * MIB  # of one map: folded though it is being written
 PRESSED: Final = PATCHES_MAX // 2  # of all patches: from here on nobody waits until he is idle
 SLICES_MAX: Final = 512  # of one piece of work: some 15 ms of the writer
 CRUMB: Final = 1 * MIB  # a longer slice is no crumb
-JOINS_MIN: Final = 64  # small neighbours in one window that are worth rewriting them
+JOINS_MIN: Final = 64  # small neighbours in one window of 8 MiB that are worth rewriting it ...
+JOIN_BYTES: Final = 128 * KIB  # ... and for each of them so much may be rewritten, where they are fewer
 DEAD_MIN: Final = 64 * KIB  # of a chunk: for less nothing is moved
 ROWS: Final = 4096  # slices looked at in one go
 
@@ -287,7 +288,7 @@ def _works(
             if kind == WHOLE and key is not None and key != CUSTOMER
         ]
         crumbs = [piece for piece in pieces if piece.slice.length <= CRUMB]
-        if not patches_only and _joins(crumbs) >= JOINS_MIN:
+        if not patches_only and sum(piece.slice.length for piece in crumbs) <= _joins(crumbs) * JOIN_BYTES and crumbs:
             yield from _filled(crumbs)
             continue
         for piece in pieces:

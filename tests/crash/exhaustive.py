@@ -26,6 +26,7 @@ from appliance.model import NO_ATTRIBUTES, Bucket, DataKey, NewSlice, SharedRang
 from appliance.ondisk.superblock import Tier
 from appliance.opening import open_store
 from appliance.store import ObjectStore
+from appliance.upkeep.fold import Folder
 from tests.crash import observed
 from tests.crash.model import Model
 from tests.crash.observed import Broken
@@ -221,6 +222,13 @@ async def punch(session: Session) -> None:
     await session.write_file(b"other", at=30_000, length=500, cut=None, wait=True, punched=[(4000, 25_000)])
 
 
+async def sync_and_fold(session: Session) -> None:
+    """Small synced changes by the journal's short path, and then by pages of their own."""
+    for at in (100, 5000):
+        await session.write_file(b"large", at=at, length=700, cut=None, wait=True)
+    await Folder(session.store, idle=0.0, pace=0.0).round()
+
+
 async def copy_range(session: Session) -> None:
     """Bytes of one file become another's, across a piece's end."""
     entry = session.store.entry(session.bucket.root, b"other", False)
@@ -309,6 +317,7 @@ PLAIN: Final[tuple[Operation, ...]] = (
     append,
     truncate,
     punch,
+    sync_and_fold,
     copy_range,
     close_and_settle,
     make_directory,

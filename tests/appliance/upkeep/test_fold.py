@@ -59,22 +59,22 @@ async def write_scattered(store: ObjectStore, bucket: Bucket, node: Node, pieces
 
 def test_patches_become_one_chunk_and_nothing_else_of_the_file_changes(tmp_path: Path) -> None:
     devices = make_devices(2)
-    pieces = scattered(30)
+    pieces = scattered(10)
 
     async def work(store: ObjectStore, bucket: Bucket) -> None:
         node = await write_scattered(store, bucket, await put(store, bucket), pieces)
         chunks = store.one("SELECT count(*) FROM chunk")[0]
-        assert patches(store) == 30
+        assert patches(store) == 10
         assert await folder(store).round() == 1
         assert patches(store) == store.engine.committer.patched == 0
-        assert store.one("SELECT count(*) FROM chunk")[0] == chunks - 29
+        assert store.one("SELECT count(*) FROM chunk")[0] == chunks - 9
         assert store.node(node.id) == node, "no time, no ETag, no generation"
         assert not store.engine.worn.maps
         assert await folder(store).round() == 0
         forget(store)
         assert await read_all(store, node) == changed(DATA, pieces)
         assert (await audit(store, verify=True)).healthy
-        assert store.statistics()["folded_bytes"] == 30 * 4096
+        assert store.statistics()["folded_bytes"] == 10 * 4096
 
     async def read(store: ObjectStore, bucket: Bucket) -> None:
         assert await read_all(store, await store.look_up(bucket, b"k")) == changed(DATA, pieces)
@@ -98,6 +98,23 @@ def test_a_window_of_crumbs_becomes_one_slice(tmp_path: Path) -> None:
         before = used(store)
         await folder(store).fold(node.ref)
         assert used(store) == before, "what is mended is left alone"
+
+    run_store(tmp_path, main)
+
+
+def test_a_small_file_becomes_one_slice_of_one_chunk(tmp_path: Path) -> None:
+    """Fewer neighbours are worth it where there is less to rewrite."""
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        data = DATA[:10_000]
+        node = await put(store, bucket, data)
+        for at in (100, 3000, 9500):
+            node = await change(store, bucket, node, 10_000, [(at, b"p" * 300)])
+        assert slices(store, node) == 7
+        await folder(store).round()
+        assert slices(store, node) == store.one("SELECT count(*) FROM chunk")[0] == 1
+        forget(store)
+        assert await read_all(store, node) == changed(data, [(at, b"p" * 300) for at in (100, 3000, 9500)])
 
     run_store(tmp_path, main)
 
@@ -157,14 +174,14 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
     run_store(tmp_path, main)
 
 
-@pytest.mark.parametrize(("count", "conflicts", "left"), [(5, 0, 5), (15, 1, 20)])
+@pytest.mark.parametrize(("count", "conflicts", "left"), [(3, 0, 3), (8, 1, 10)])
 def test_what_a_writer_changes_meanwhile_stays_the_writers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, conflicts: int, left: int
 ) -> None:
     """Few changes: the rest is folded.  Many: it is not worth the chunk, which is given back."""
 
     async def main(store: ObjectStore, bucket: Bucket) -> None:
-        pieces = scattered(20)
+        pieces = scattered(10)
         late = [(offset, b"late" * 1024) for offset, _ in pieces[:count]]
         node = await write_scattered(store, bucket, await put(store, bucket), pieces)
         submit = store.engine.submit
