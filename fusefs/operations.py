@@ -432,12 +432,12 @@ class Operations(pyfuse3.Operations):
             file.require_key()
             if writable or flags & os.O_TRUNC:
                 changes.require_unlocked(self.store, file)
+            if flags & os.O_TRUNC and file.size:
+                self.files.truncate(file, 0, clock_ns())
+                writable = True  # its close commits
         except StoreError:
             self.files.let_go(file)
             raise
-        if flags & os.O_TRUNC and file.size:
-            self.files.truncate(file, 0, clock_ns())
-            writable = True  # its close commits
         file.opens += 1
         file.writers += writable
         file.done = not file.writers

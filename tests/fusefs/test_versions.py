@@ -20,6 +20,7 @@ from appliance.engine import engine
 from appliance.errors import Code, StoreError
 from appliance.lock import Default
 from appliance.model import Attributes, Node
+from appliance.quota import Quota
 from appliance.upkeep.audit import audit
 from tests.fusefs.unmounted import Unmounted, unmounted_pool
 
@@ -501,6 +502,21 @@ def test_that_something_is_not_in_the_past_is_never_remembered(tmp_path: Path) -
         plain, past = await mount.inode("plain"), await mount.inode("bucket/.tierce~versions")
         for parent, name in ((plain, b".tierce~versions"), (past, b"f@0000000000000001"), (past, b"d")):
             await scene.refused(mount.ops.lookup(parent, name, mount.ctx), errno.ENOENT)
+
+    run(tmp_path, main)
+
+
+def test_an_open_that_a_quota_refuses_leaves_nothing_open(tmp_path: Path) -> None:
+    """O_TRUNC begins a version, for which there is no room."""
+
+    async def main(scene: History) -> None:
+        mount, store = scene.mount, scene.store
+        await mount.door.put("bucket", b"f", b"one")
+        await store.set_quota(store.bucket("bucket"), Quota(objects=1))
+        await scene.refused(mount.open("bucket/f", os.O_WRONLY | os.O_TRUNC), errno.EDQUOT)
+        assert not mount.ops.files.files
+        assert not mount.ops.handles
+        assert await mount.read_file("bucket/f") == b"one"
 
     run(tmp_path, main)
 

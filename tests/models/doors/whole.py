@@ -215,7 +215,7 @@ class WholeMachine(DoorsMachine):
             return
         size = len(file.content) if mode & KEEP_SIZE else max(len(file.content), start + length)
         end = min(start + length, len(file.content))
-        zeros = [(start, bytes(end - start))] if mode & (PUNCH | ZERO) and end > start else []
+        zeros = [(start, bytes(end - start))] if mode & (2 | ZERO) and end > start else []
         file.write(size, None, zeros)
         self.settle(file)
         self.probe(handle)
