@@ -233,6 +233,8 @@ class Entries:
             onto = isinstance(target, Entry) and target.directory
             if directory != onto and not exchange:
                 raise FUSEError(errno.EISDIR if onto else errno.ENOTDIR)
+            if directory != onto and self._has_twin(parent_inode_new, target, name_new, directory):
+                raise FUSEError(errno.EINVAL)  # two of one name there: the one of the source's kind would be taken
             if onto and isinstance(target, Entry) and not exchange and self.files.names.get(target.node.id):
                 raise FUSEError(errno.ENOTEMPTY)
             new = target.name if isinstance(target, Entry) else _file_name(target, name_new)
@@ -278,6 +280,12 @@ class Entries:
             self.invalidation.unshadowed(parent_inode_old, stored)
         if exchange and isinstance(target, Entry) and target.directory:
             self.invalidation.unshadowed(parent_inode_new, new)
+
+    def _has_twin(self, parent: int, found: Entry | File, shown: bytes, directory: bool) -> bool:
+        """Whether in a directory something of the given kind has the name of what was `found` there, too."""
+        name = found.name if isinstance(found, Entry) else _file_name(found, shown)
+        uncommitted = not directory and name in self.files.names.get(parent, {})
+        return uncommitted or self.store.entry(parent, name, directory) is not None
 
     async def _keep(self, directory: int) -> None:
         """A directory that exists only because keys lie below it must not vanish under a program that removes its last

@@ -416,3 +416,26 @@ def test_what_the_kernel_forgets_leaves_nothing_behind(tmp_path: Path) -> None:
         assert sizes[0][3:] == [0] * 7
 
     run_on_pool(scene, tmp_path)
+
+
+def test_what_is_exchanged_is_what_was_named(tmp_path: Path) -> None:
+    """A file and a directory of one name have two names in the mount: neither may be taken for the other."""
+
+    async def scene(mount: Unmounted) -> None:
+        await mount.door.put("photos", b"a", b"file a")
+        await mount.door.put("photos", b"a/b", b"below a")
+        await mount.door.put("photos", b"f", b"file f")
+        await mount.mkdir("photos/x")
+        for old, new in (("photos/x", "photos/.tierce~f~a"), ("photos/f", "photos/a")):
+            async with refused(errno.EINVAL):
+                await mount.rename(old, new, pyfuse3.RENAME_EXCHANGE)
+        assert sorted(await mount.listdir("photos")) == [b".tierce~f~a", b"a", b"f", b"x"]
+        assert await mount.read_file("photos/f") == b"file f"
+        assert await mount.read_file("photos/a/b") == b"below a"
+        await mount.rename("photos/f", "photos/.tierce~f~a", pyfuse3.RENAME_EXCHANGE)
+        assert await mount.read_file("photos/.tierce~f~a") == b"file f"
+        await mount.rename("photos/x", "photos/f", pyfuse3.RENAME_EXCHANGE)
+        assert await mount.read_file("photos/x") == b"file a"
+        assert await mount.listdir("photos/f") == []
+
+    run_on_pool(scene, tmp_path)

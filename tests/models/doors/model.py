@@ -231,9 +231,9 @@ class Model(objects.Bucket):
         else:
             need(not flags & NOREPLACE, errno.EEXIST)
             if old.directory != new.directory:
-                need(not exchange, errno.EINVAL)
-                need(old.directory, errno.EISDIR)
-                need(not old.directory, errno.ENOTDIR)
+                need(exchange or old.directory, errno.EISDIR)
+                need(exchange or not old.directory, errno.ENOTDIR)
+                need(not self._has_twin(new), errno.EINVAL)  # the other of that name would be taken
             held = any(other.startswith(new.key) for other in self.fresh)
             need(exchange or not (new.directory and held), errno.ENOTEMPTY)
             key = new.key.removesuffix(b"/") if new.directory else new.key
@@ -245,8 +245,10 @@ class Model(objects.Bucket):
             else:
                 self.fresh.pop(new.key, None)
         self.keep(source[0])
+        if exchange and self.history.state and new is not None and (old.directory or new.directory):
+            need(old.directory == new.directory or not self._has_twin(old, committed=True), errno.EEXIST)
+            need(False, errno.EINVAL)
         need(not any(each is not None and each.file is not None and each.file.held for each in (old, new)), errno.EPERM)
-        need(not (exchange and old.directory and self.history.state), errno.EINVAL)
         before = self.seen()
         self._store(
             lambda: self.rename(
@@ -260,6 +262,12 @@ class Model(objects.Bucket):
             )
         )
         self._versions_of_move(before)
+
+    def _has_twin(self, found: Found, *, committed: bool = False) -> bool:
+        """Whether a file has the name of this directory too, or a directory that of this file."""
+        if found.directory:
+            return found.key[:-1] in (self.files if committed else self.shown())
+        return self.exists(found.key + b"/")
 
     def _versions_of_move(self, before: dict[bytes, File]) -> None:
         """Every object that is at another key now: a new version there; where it was, and nothing else is, a delete
