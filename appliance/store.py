@@ -18,10 +18,10 @@ from typing import Final
 from appliance.catalogue import commands
 from appliance.device.device import BlockDevice
 from appliance.engine import membership
-from appliance.engine.commit import Ticket as Ticket
 from appliance.engine.ingest import Ingest as Ingest
 from appliance.engine.pool import PoolDevice
 from appliance.engine.retrieve import Reader as Reader
+from appliance.engine.ticket import Ticket as Ticket
 from appliance.errors import Code, StoreError
 from appliance.model import AccessKey, DeviceStatus, User
 from appliance.ondisk.superblock import Tier

@@ -30,8 +30,6 @@ from functools import partial
 from secrets import token_bytes
 from typing import Any, Final, NamedTuple
 
-import trio
-
 from appliance.catalogue import commands, names
 from appliance.catalogue.apply import apply
 from appliance.catalogue.database import ID_STEP, NewData, Rows, patched_bytes, set_meta
@@ -44,6 +42,7 @@ from appliance.engine.journal import Place, Ring
 from appliance.engine.ledger import NONE, Ledger, Promise
 from appliance.engine.pool import Pool, PoolDevice, header_for
 from appliance.engine.retrieve import Retrieval
+from appliance.engine.ticket import Batch, Ticket, joined
 from appliance.errors import Code, StoreError
 from appliance.limits import BATCH_BODY_MAX, COPIES_MAX, DROP_STEP, KIB, MIB, PATCHES_MAX
 from appliance.model import CUSTOMER, Change
@@ -64,84 +63,6 @@ GATHER_MEMORY: Final = COPIES_MAX * (BATCH_BODY_MAX + 2 * MIB)  # bodies, header
 
 
 _ALONE: Final = (Code.NO_SPACE, Code.TOO_LARGE, Code.DAMAGED)  # failures of one command that undo its batch
-
-
-class Ticket:
-    """A submitted command: `store.Ticket`.  Settled on the loop; any number of tasks may wait.
-
-    Its batch is over (`done`) before it is settled, if others are told first.  What those who are told wait for must
-    not wait for more than `done`: a request of the kernel that holds a directory's lock, which an invalidation wants.
-    """
-
-    __slots__ = ("_early", "_waiters", "announce", "command", "done", "error", "hurry", "result", "settled", "weight")
-
-    def __init__(self, command: commands.Command, weight: int, *, announce: bool) -> None:
-        self.command = command
-        self.weight = weight  # bytes that the batch's gathered write carries for it
-        self.announce = announce  # others are told of the change before the waiters are (H5)
-        self.done = self.settled = False
-        self.hurry: Callable[[], None] | None = None  # while it lingers: sends it to the writer
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self._waiters: list[trio.lowlevel.Task] = []
-        self._early: list[trio.lowlevel.Task] = []
-
-    async def wait(self, *, patient: bool = False) -> Any:
-        """The result once durable; raises the command's error.  Cancelling the wait does not cancel the command.
-        Unless it is `patient` the command lingers no longer."""
-        if not self.settled:
-            if self.hurry is not None and not patient:
-                self.hurry()
-            await _park(self._waiters)
-        if self.error is not None:
-            raise self.error
-        return self.result
-
-    async def wait_done(self) -> None:
-        """Until it is durable or has failed, whoever has yet to be told of it."""
-        if not self.done:
-            if self.hurry is not None:
-                self.hurry()
-            await _park(self._early)
-
-    def end(self) -> None:
-        """Wakes who waits for no more than the batch."""
-        self.done = True
-        _wake(self._early)
-
-    def settle(self) -> None:
-        """Wakes who waits."""
-        self.done = self.settled = True
-        _wake(self._early)
-        _wake(self._waiters)
-
-
-async def _park(waiters: list[trio.lowlevel.Task]) -> None:
-    task = trio.lowlevel.current_task()
-    waiters.append(task)
-
-    def abort(_: object) -> trio.lowlevel.Abort:
-        waiters.remove(task)
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    await trio.lowlevel.wait_task_rescheduled(abort)
-
-
-def _wake(waiters: list[trio.lowlevel.Task]) -> None:
-    while waiters:
-        trio.lowlevel.reschedule(waiters.pop(0))
-
-
-class Batch(NamedTuple):
-    """What one `run` did."""
-
-    tickets: Sequence[Ticket]
-    notes: list[Change]  # all changes of names
-    announced: list[Change]  # those by tickets that are announced
-    dropped: list[tuple[int, bytes]]
-    changed: Sequence[tuple[Any, ...]] = ()  # keys of the rows it changed: (table, primary key...)
-    commits: int = 0  # transactions: what `Committer.begun` counted
-    reaps: Sequence[int] = ()  # nodes that have bytes left to free
 
 
 class _Job(NamedTuple):
@@ -212,19 +133,11 @@ class Committer:
             with self.retrieval.long.batch:
                 return self._run(tickets)
         except StoreError as error:
-            if error.code in _ALONE and len(tickets) > 1 and self.failed is None:
+            alone = error.code in _ALONE or isinstance(error, _Bug)
+            if alone and len(tickets) > 1 and self.failed is None:
                 # one by one: a body that does not fit must not keep a delete from happening (a full box still deletes),
-                # nor a damaged file other people's writes
-                results = [self.run([ticket]) for ticket in tickets]
-                return Batch(
-                    tickets,
-                    [note for batch in results for note in batch.notes],
-                    [note for batch in results for note in batch.announced],
-                    [name for batch in results for name in batch.dropped],
-                    [key for batch in results for key in batch.changed],
-                    sum(batch.commits for batch in results),
-                    [node for batch in results for node in batch.reaps],
-                )
+                # nor a damaged file, or a bug that it meets, other people's writes
+                return joined(tickets, [self.run([ticket]) for ticket in tickets])
             return self._refuse(tickets, error)
         except Exception as error:
             # after a COMMIT memory and catalogue may disagree: nothing more is written on that ground (I10)
@@ -267,6 +180,7 @@ class Committer:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             raise _catalogue_error(error) from error
+        offset: int | None = None
         gathered: list[tuple[int, int]] = []  # extents reserved here
         freeing: list[tuple[int, int, int]] = []
         announced: list[Change] = []
@@ -310,7 +224,8 @@ class Committer:
             if isinstance(error, sqlite3.Error):
                 raise _catalogue_error(error) from error
             log.exception("a batch failed in a way that must not happen")
-            raise StoreError(Code.UNAVAILABLE, "internal error", cause=repr(error)) from error
+            kind = _Bug if offset is None else StoreError
+            raise kind(Code.UNAVAILABLE, "internal error", cause=repr(error)) from error
         self._commit(tx, tickets, Place(seq, offset, total), digest, gathered, freeing)
         return Batch(tickets, tx.notes, announced, tx.dropped, list(tx.images), 1, tx.reaps)
 
@@ -593,6 +508,10 @@ def _catalogue_error(error: sqlite3.Error) -> StoreError:
 
 class _OverQuota(Exception):
     """A command adds more than a quota allows: the batch is applied again so that the command can be left out."""
+
+
+class _Bug(StoreError):
+    """A failed assertion or the like, before anything was written: the command that met it must fail, and no other."""
 
 
 class _RingFull(Exception):

@@ -27,13 +27,14 @@ from appliance.catalogue.database import connect
 from appliance.catalogue.names import DirectoryCache, RowCache, node_at
 from appliance.device.fan import Fan
 from appliance.device.lanes import CallLanes
-from appliance.engine.commit import Batch, Committer, Ticket
+from appliance.engine.commit import Committer
 from appliance.engine.filled import Filled
 from appliance.engine.ingest import Staged
 from appliance.engine.ledger import Ledger
 from appliance.engine.retrieve import Retrieval
 from appliance.engine.snapshot import FREE_SHARE
 from appliance.engine.startup import OpenParts
+from appliance.engine.ticket import Batch, Ticket
 from appliance.engine.worn import Worn
 from appliance.errors import Code, StoreError
 from appliance.limits import BATCH_BODY_MAX, BATCH_COMMANDS_MAX, MIB, WRITE_CEILING

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from appliance import lock, settings
 from appliance.catalogue import commands, database
-from appliance.engine.commit import Ticket
 from appliance.engine.engine import Engine
+from appliance.engine.ticket import Ticket
 from appliance.errors import Code, StoreError
 from appliance.model import Attributes, Bucket
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from appliance.catalogue import commands, content, names
 from appliance.engine import listing
-from appliance.engine.commit import Ticket
 from appliance.engine.ingest import Ingest
 from appliance.engine.pool import PageRef
+from appliance.engine.ticket import Ticket
 from appliance.errors import Code, StoreError
 from appliance.limits import CHUNK_SIZE, FILE_SIZE_MAX, GATHER_MAX, MIB
 from appliance.model import (

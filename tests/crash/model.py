@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from appliance.catalogue import commands
-from appliance.engine.commit import Ticket
+from appliance.engine.ticket import Ticket
 from appliance.model import Body, NewChunk, NewSlice
 
 SLASH = b"/"

@@ -22,9 +22,10 @@ import trio
 
 from appliance import opening
 from appliance.engine import engine as engine_room
-from appliance.engine.commit import Batch, Committer, Ticket
+from appliance.engine.commit import Committer
 from appliance.engine.engine import Engine
 from appliance.engine.pool import PoolDevice
+from appliance.engine.ticket import Batch, Ticket
 from appliance.errors import Code, StoreError
 from tests.crash.model import Model
 from tests.doubles.disks import Crash, SimulatedDisk

@@ -9,9 +9,14 @@ import pytest
 import trio
 import trio.testing
 
+from appliance.catalogue import commands
+from appliance.catalogue.apply import apply
 from appliance.catalogue.commands import CreateBucket, DeleteObject, PutObject
-from appliance.engine.commit import Ticket
+from appliance.catalogue.database import Rows
+from appliance.catalogue.names import DirectoryCache
+from appliance.engine import commit
 from appliance.engine.engine import LINGER_COMMANDS
+from appliance.engine.ticket import Ticket
 from appliance.errors import Code, StoreError
 from appliance.limits import BATCH_COMMANDS_MAX, GATHER_MAX, KIB
 from appliance.model import NO_ATTRIBUTES, Bucket, Deleted, Deletion, Precondition
@@ -138,6 +143,34 @@ def test_one_failing_command_fails_alone(tmp_path: Path) -> None:
         assert [item.key for item in (await store.list_objects(bucket)).objects] == [b"a"]
         now_free = sum(store.engine.pool.allocator.free(device) for device in store.engine.pool.devices)
         assert free - now_free == 4 * KIB
+
+    run_store(tmp_path, main)
+
+
+def test_a_command_that_meets_a_bug_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of it done, in the midst of others': they are applied again without it."""
+
+    def buggy(tx: Rows, cache: DirectoryCache, command: commands.Command) -> object:
+        result = apply(tx, cache, command)
+        assert not (isinstance(command, PutObject) and command.key == b"bug")
+        return result
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        monkeypatch.setattr(commit, "apply", buggy)
+        free = sum(store.engine.pool.allocator.free(device) for device in store.engine.pool.devices)
+        keys = (b"a", b"bug", b"b", b"a/bug", b"bug")
+        tickets = [store.engine.submit(put(store, bucket, key, key * 1000)) for key in keys]
+        for key, ticket in zip(keys, tickets, strict=True):
+            if key == b"bug":
+                with pytest.raises(StoreError, match="internal error"):
+                    await ticket.wait()
+            else:
+                await ticket.wait()
+                assert await read_all(store, await store.look_up(bucket, key)) == key * 1000
+        assert [item.key for item in (await store.list_objects(bucket)).objects] == [b"a", b"a/bug", b"b"]
+        await store.engine.submit(put(store, bucket, b"later", b"x")).wait()
+        now_free = sum(store.engine.pool.allocator.free(device) for device in store.engine.pool.devices)
+        assert free - now_free == 8 * KIB  # a/bug; the others' bodies are in their rows
 
     run_store(tmp_path, main)
 

@@ -10,7 +10,7 @@ import trio
 
 from appliance import settings
 from appliance.catalogue import commands, database
-from appliance.engine.commit import Ticket
+from appliance.engine.ticket import Ticket
 from appliance.errors import Code, StoreError
 from appliance.model import NO_ATTRIBUTES, Bucket, NewChunk, NewSlice
 from appliance.quota import Quota, bytes_of, document, parse

@@ -10,7 +10,7 @@ import trio
 
 from appliance.catalogue.commands import Reap
 from appliance.device.device import BlockDevice
-from appliance.engine.commit import Batch, Ticket
+from appliance.engine.ticket import Batch, Ticket
 from appliance.errors import Code, StoreError
 from appliance.limits import KIB
 from appliance.model import NO_ATTRIBUTES, Bucket, NewSlice

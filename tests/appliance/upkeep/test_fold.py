@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from appliance.catalogue.commands import Command, FoldMap
-from appliance.engine.commit import Ticket
 from appliance.engine.startup import put_aside
+from appliance.engine.ticket import Ticket
 from appliance.errors import Code, StoreError
 from appliance.limits import CHUNK_SIZE, KIB, MIB
 from appliance.model import NO_ATTRIBUTES, Bucket, NewChunk, NewSlice, Node

@@ -1,0 +1,105 @@
+"""A submitted command and what became of its batch: what the writer and those who wait for it share.
+
+Deliberately unknown here: how a batch is made durable (commit.py), what a command does (catalogue/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import trio
+
+from appliance.catalogue import commands
+from appliance.model import Change
+
+
+class Ticket:
+    """A submitted command: `store.Ticket`.  Settled on the loop; any number of tasks may wait.
+
+    Its batch is over (`done`) before it is settled, if others are told first.  What those who are told wait for must
+    not wait for more than `done`: a request of the kernel that holds a directory's lock, which an invalidation wants.
+    """
+
+    __slots__ = ("_early", "_waiters", "announce", "command", "done", "error", "hurry", "result", "settled", "weight")
+
+    def __init__(self, command: commands.Command, weight: int, *, announce: bool) -> None:
+        self.command = command
+        self.weight = weight  # bytes that the batch's gathered write carries for it
+        self.announce = announce  # others are told of the change before the waiters are (H5)
+        self.done = self.settled = False
+        self.hurry: Callable[[], None] | None = None  # while it lingers: sends it to the writer
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._waiters: list[trio.lowlevel.Task] = []
+        self._early: list[trio.lowlevel.Task] = []
+
+    async def wait(self, *, patient: bool = False) -> Any:
+        """The result once durable; raises the command's error.  Cancelling the wait does not cancel the command.
+        Unless it is `patient` the command lingers no longer."""
+        if not self.settled:
+            if self.hurry is not None and not patient:
+                self.hurry()
+            await _park(self._waiters)
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+    async def wait_done(self) -> None:
+        """Until it is durable or has failed, whoever has yet to be told of it."""
+        if not self.done:
+            if self.hurry is not None:
+                self.hurry()
+            await _park(self._early)
+
+    def end(self) -> None:
+        """Wakes who waits for no more than the batch."""
+        self.done = True
+        _wake(self._early)
+
+    def settle(self) -> None:
+        """Wakes who waits."""
+        self.done = self.settled = True
+        _wake(self._early)
+        _wake(self._waiters)
+
+
+async def _park(waiters: list[trio.lowlevel.Task]) -> None:
+    task = trio.lowlevel.current_task()
+    waiters.append(task)
+
+    def abort(_: object) -> trio.lowlevel.Abort:
+        waiters.remove(task)
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+def _wake(waiters: list[trio.lowlevel.Task]) -> None:
+    while waiters:
+        trio.lowlevel.reschedule(waiters.pop(0))
+
+
+class Batch(NamedTuple):
+    """What one `run` did."""
+
+    tickets: Sequence[Ticket]
+    notes: list[Change]  # all changes of names
+    announced: list[Change]  # those by tickets that are announced
+    dropped: list[tuple[int, bytes]]
+    changed: Sequence[tuple[Any, ...]] = ()  # keys of the rows it changed: (table, primary key...)
+    commits: int = 0  # transactions: what `Committer.begun` counted
+    reaps: Sequence[int] = ()  # nodes that have bytes left to free
+
+
+def joined(tickets: Sequence[Ticket], batches: Sequence[Batch]) -> Batch:
+    """Several batches that one call ran, as one."""
+    return Batch(
+        tickets,
+        [note for batch in batches for note in batch.notes],
+        [note for batch in batches for note in batch.announced],
+        [name for batch in batches for name in batch.dropped],
+        [key for batch in batches for key in batch.changed],
+        sum(batch.commits for batch in batches),
+        [node for batch in batches for node in batch.reaps],
+    )
