@@ -61,7 +61,7 @@ DROP_SHARE: Final = 1 * KIB  # of the ring for each slice that a batch frees: fi
 
 GATHER_MEMORY: Final = COPIES_MAX * (BATCH_BODY_MAX + 2 * MIB)  # bodies, headers and padding, for each copy's device
 
-
+_LONG: Final = commands.FoldMap  # hundreds of rows in one command: no work for the loop's thread
 _ALONE: Final = (Code.NO_SPACE, Code.TOO_LARGE, Code.DAMAGED)  # failures of one command that undo its batch
 
 
@@ -185,7 +185,7 @@ class Committer:
         freeing: list[tuple[int, int, int]] = []
         announced: list[Change] = []
         try:
-            many = len(tickets) >= UNDISTURBED_MIN
+            many = len(tickets) >= UNDISTURBED_MIN and not any(isinstance(t.command, _LONG) for t in tickets)
             for start in range(0, len(tickets), UNDISTURBED_STEP):
                 some = partial(self._apply, tx, tickets[start : start + UNDISTURBED_STEP], announced, guarded=guarded)
                 self._undisturbed(some) if many else some()

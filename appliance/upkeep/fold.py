@@ -47,12 +47,13 @@ SWEEP_FIRST: Final = 30.0  # seconds after the start
 SWEEP: Final = 86_400.0
 PATCHED_MAX: Final = 4 * MIB  # of one map: folded though it is being written
 PRESSED: Final = PATCHES_MAX // 2  # of all patches: from here on nobody waits until he is idle
-SLICES_MAX: Final = 512  # of one piece of work: some 15 ms of the writer
+SLICES_MAX: Final = 256  # of one piece of work: some 8 ms of the writer
 CRUMB: Final = 1 * MIB  # a longer slice is no crumb
 JOINS_MIN: Final = 64  # small neighbours in one window of 8 MiB that are worth rewriting it ...
 JOIN_BYTES: Final = 128 * KIB  # ... and for each of them so much may be rewritten, where they are fewer
 DEAD_MIN: Final = 64 * KIB  # of a chunk: for less nothing is moved
-ROWS: Final = 4096  # slices looked at in one go
+ROWS: Final = 256  # slices looked at in one go: a millisecond of Python
+COUNTED_MAX: Final = 100_000  # slices of a map whose chunks' use is counted: 100 ms
 
 _SLICES: Final = (
     "SELECT s.off, s.len, s.kind, s.ref, s.roff, s.sum, c.key, c.copies,"
@@ -91,6 +92,14 @@ class Work(NamedTuple):
     @property
     def length(self) -> int:
         return sum(piece.slice.length for piece in self.pieces)
+
+
+class Plan(NamedTuple):
+    """What is to be done about some slices of a map."""
+
+    works: list[Work]
+    waiting: list[Piece]  # to be gathered, but they do not fill a chunk yet
+    position: int  # where the next slices begin; -1: there are none
 
 
 async def run_folding(store: ObjectStore) -> None:
@@ -164,16 +173,17 @@ class Folder:
             dying = await self._engine.scans.call(self._store.snapshot, _dying, number)
         moved = position = 0
         waiting: list[Piece] = []
-        while True:
+        while position >= 0:
             started = trio.current_time()
-            rows = await self._engine.scans.call(self._store.snapshot, _look, number, position)
-            for work in _works(rows, dying, waiting, patches_only=patches_only):
-                moved += await self._do(number, bucket, work)
+            plan = await self._engine.scans.call(
+                self._store.snapshot, _plan, number, position, dying, waiting, patches_only
+            )
+            position, waiting = plan.position, plan.waiting
+            for work in (*plan.works, None):
+                if work is not None:
+                    moved += await self._do(number, bucket, work)
                 await trio.sleep((trio.current_time() - started) * self._pace)
                 started = trio.current_time()
-            if len(rows) < ROWS:
-                break
-            position = rows[-1][0] + 1
         if waiting:
             moved += await self._do(number, bucket, Work(waiting))
         return moved
@@ -253,6 +263,21 @@ class Folder:
 # ---------------------------------------------------------------------- looking, in one state of the catalogue
 
 
+def _plan(
+    every: type_every,
+    number: int,
+    position: int,
+    dying: frozenset[int],
+    waiting: list[Piece],
+    patches_only: bool,
+) -> Plan:
+    """For the next slices of a map; no work for the loop's thread.  Raises DAMAGED."""
+    rows = _look(every, number, position)
+    still = list(waiting)
+    works = list(_works(rows, dying, still, patches_only=patches_only))
+    return Plan(works, still, rows[-1][0] + 1 if len(rows) == ROWS else -1)
+
+
 def _look(every: type_every, number: int, position: int) -> list[tuple[Any, ...]]:
     """The next slices of a map.  Raises DAMAGED."""
     ((oldest,),) = every(_OLDEST_PATCH, ())
@@ -269,6 +294,10 @@ def _stands(every: type_every, number: int, piece: NewSlice) -> bool:
 
 
 def _dying(every: type_every, number: int) -> frozenset[int]:
+    """Of a map of bounded length: the one thread of scans must not be held for long."""
+    ((count,),) = every("SELECT count(*) FROM (SELECT 1 FROM slice WHERE map=? LIMIT ?)", (number, COUNTED_MAX + 1))
+    if count > COUNTED_MAX:
+        return frozenset()
     return frozenset(row[0] for row in every(_DYING, (number, DEAD_MIN)))
 
 
