@@ -15,8 +15,8 @@ from typing import Final
 MODULE: Final = "fusefs._extra"
 LOST: Final = "fallocate, SEEK_HOLE and SEEK_DATA, copy_file_range without copying, O_TMPFILE, df of a bucket"
 MISSING: Final = (
-    f"the mount lacks {LOST}: fusefs/extra.c was not compiled when tierce was installed; install gcc, pkg-config and "
-    "libfuse3-dev, then install tierce again"
+    f"the mount lacks {LOST}: fusefs/extra.c was not compiled, or is not as it was, when tierce was installed; install "
+    "gcc, pkg-config and libfuse3-dev, then install tierce again"
 )
 NOT_BOUND: Final = (
     f"the mount lacks {LOST}: pyfuse3 does not call libfuse by the functions that fusefs/extra.c replaces"
@@ -40,7 +40,13 @@ def _load() -> ctypes.CDLL | None:
     found = importlib.util.find_spec(MODULE)
     if found is None or found.origin is None:
         return None
-    library = ctypes.CDLL(found.origin, mode=ctypes.RTLD_GLOBAL)
+    try:
+        return _declared(ctypes.CDLL(found.origin, mode=ctypes.RTLD_GLOBAL))
+    except (OSError, AttributeError):  # of an older source, or for another libfuse: as if it were not there
+        return None
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.extra_install.argtypes = [Seek, Allocate, Copy]
     library.extra_install.restype = None
     library.extra_write_back.argtypes = [ctypes.c_uint64, ctypes.c_int64]

@@ -180,13 +180,13 @@ class Ranges:
             raise FUSEError(errno.EINVAL)
         if offset + length > FILE_SIZE_MAX:
             raise FUSEError(errno.EFBIG)
-        if length < SHARE_MIN:
-            raise FUSEError(errno.EOPNOTSUPP)
+        if length < SHARE_MIN or _has_no_name(source) or _has_no_name(target):
+            raise FUSEError(errno.EOPNOTSUPP)  # of what has no name the store knows nothing, or not all
         if source is not target:
             await self.files.make_durable(source)
         async with self.files.quiet(target):
-            if source.orphan or source.base is None or target.orphan or target.base is None:
-                raise FUSEError(errno.EOPNOTSUPP)  # of what has no name the store knows nothing, or not all
+            if _has_no_name(source) or _has_no_name(target):
+                raise FUSEError(errno.EOPNOTSUPP)  # it was removed meanwhile
             length = self._shareable(source, start, start + length) - start
             length = self._shareable(target, offset, offset + length) - offset
             if length < SHARE_MIN:
@@ -237,3 +237,8 @@ class Ranges:
         target.mtime_ns = target.ctime_ns = now_ns
         target.size = max(target.size, end)
         self.files.promises.shared(target)
+
+
+def _has_no_name(file: File) -> bool:
+    """Asked again after each wait."""
+    return file.orphan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -181,6 +183,17 @@ def test_a_copy_by_programs_is_the_same(mount: Served) -> None:
     subprocess.run(["cp", mount.bucket / "a", mount.bucket / "b"], check=True)
     shutil.copyfile(mount.bucket / "a", mount.bucket / "c")
     assert mount.get("b") == mount.get("c") == data
+
+
+def test_a_compiled_part_that_does_not_fit_is_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an older source, or for a libfuse that is gone: an import must not fail for it."""
+    (tmp_path / "old.c").write_text("void extra_install(void) {}\n")
+    subprocess.run(["cc", "-shared", "-fPIC", tmp_path / "old.c", "-o", tmp_path / "old.so"], check=True)
+    (tmp_path / "broken.so").write_bytes(b"no library")
+    for name in ("old.so", "broken.so"):
+        found = SimpleNamespace(origin=str(tmp_path / name))
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _, found=found: found)
+        assert interposed._load() is None
 
 
 def test_without_the_compiled_part_one_warning_says_what_is_missing_and_all_else_works(tmp_path: Path) -> None:
