@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -234,15 +235,31 @@ def test_keys_that_are_made_while_the_master_key_changes_are_not_lost(tmp_path: 
             await store.put_access_key(revoked)
             commit = store.commit
 
-            async def late(command: commands.Command) -> object:
-                if isinstance(command, commands.PutDataKeys) and not making.is_set():
+            submit = store.engine.submit
+
+            class Late:
+                """A data key that is sealed, and not yet on its way to the devices."""
+
+                def __init__(self, command: commands.Command) -> None:
+                    self.command = command
+
+                async def wait(self) -> object:
                     making.set()
                     await go.wait()
+                    return await submit(self.command).wait()
+
+            def submit_late(command: commands.Command, *, announce: bool = False) -> Any:
+                if isinstance(command, commands.PutDataKeys) and not making.is_set():
+                    return Late(command)
+                return submit(command, announce=announce)
+
+            async def late(command: commands.Command) -> object:
                 if isinstance(command, commands.PutAccessKey) and command.key.id == revoked.id:
                     await store.remove_access_key(revoked.id)
                 return await commit(command)
 
             store.commit = late  # type: ignore[method-assign]
+            store.engine.submit = submit_late  # type: ignore[method-assign,assignment]
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(store.new_data_key)
                 await making.wait()
