@@ -12,17 +12,19 @@ import stat
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileNameT, FlagT, FUSEError, InodeT, ModeT, RequestContext
 
 from appliance.authority import Action
-from appliance.model import IMPLIED, NO_ATTRIBUTES, Attributes, Entry
+from appliance.model import IMPLIED, NO_ATTRIBUTES, Attributes, BodyKind, Bucket, Entry, Node, pack_attributes
 from fusefs import acl, changes, tree
 from fusefs.handles import File
 from fusefs.inodes import ROOT, Inodes
 from fusefs.invalidation import Invalidation
 from fusefs.names import Names, bucket_name
+from fusefs.pending import GONE, Pending
 from fusefs.permits import Permits
 from fusefs.times import clock_ns
 from fusefs.writeback import WriteBack
@@ -50,6 +52,7 @@ class Entries:
         self.permits = permits
         self.inodes = inodes
         self.names = names
+        self.pending: Pending = names.pending
         self.files = files
         self.invalidation = invalidation
 
@@ -65,8 +68,17 @@ class Entries:
             return self.names.looked_up(ROOT, Entry(name, True, node))
         new = self.names.new(parent_inode, name)
         gid, mode, attributes = self._inherit(parent_inode, ctx, stat.S_IFDIR | stat.S_IMODE(mode))
+        now_ns, number = clock_ns(), self.store.new_node_id()
         with self.invalidation.changing((parent_inode, name)):
-            entry = await self.store.make_directory(parent_inode, new, mode, ctx.uid, gid, clock_ns(), attributes)
+            early = self._early(parent_inode, name)
+            ticket = self.store.make_directory(parent_inode, new, mode, ctx.uid, gid, now_ns, attributes, node=number)
+            if early is None:
+                entry = await ticket
+            else:
+                made = _made(number, mode, ctx.uid, gid, now_ns, early, b"", parent_inode)
+                entry = Entry(new, True, msgspec.structs.replace(made, packed=pack_attributes(attributes)))
+                touched = self.pending.touched(parent_inode, now_ns, 1)
+                self.pending.add(early, ticket, {(parent_inode, new + b"/"): number}, [touched, entry.node])
         return self.names.looked_up(parent_inode, entry)
 
     async def symlink(
@@ -75,8 +87,16 @@ class Entries:
         """symlink(2)."""
         new = self.names.new(parent_inode, name)
         gid, *_ = self._inherit(parent_inode, ctx, 0)
+        now_ns, number = clock_ns(), self.store.new_node_id()
         with self.invalidation.changing((parent_inode, name)):
-            entry = await self.store.make_symlink(parent_inode, new, target, ctx.uid, gid, clock_ns())
+            bucket = self._early(parent_inode, name)
+            ticket = self.store.make_symlink(parent_inode, new, target, ctx.uid, gid, now_ns, node=number)
+            if bucket is None:
+                entry = await ticket
+            else:
+                entry = Entry(new, False, _made(number, stat.S_IFLNK | 0o777, ctx.uid, gid, now_ns, bucket, target, 0))
+                touched = self.pending.touched(parent_inode, now_ns)
+                self.pending.add(bucket, ticket, {(parent_inode, new): number}, [touched, entry.node])
         return self.names.looked_up(parent_inode, entry)
 
     async def mknod(
@@ -169,6 +189,11 @@ class Entries:
             raise FUSEError(errno.EISDIR)
         found = self.names.existing(parent_inode, name)
         file = found if isinstance(found, File) else self.files.get(found.node.id)
+        bucket = self._early(parent_inode, name)
+        if bucket is not None and self._is_only_name(found, file):
+            with self.invalidation.changing((parent_inode, name)):
+                self._unlink_early(bucket, parent_inode, name, found, file)
+            return
         with self.invalidation.changing((parent_inode, name)):
             if file is not None and file.base is None and await self._drop_uncommitted(file):
                 return
@@ -184,6 +209,17 @@ class Entries:
         if file is not None:
             self.files.unlinked(file)
 
+    def _unlink_early(self, bucket: Bucket, parent: int, name: bytes, found: Entry | File, file: File | None) -> None:
+        """`name` is all there is of it."""
+        if file is not None and file.base is None and not file.pending:
+            self._drop(file)
+            return
+        self._keep_early(bucket, parent)
+        now_ns = clock_ns()
+        ticket = self.store.unlink(parent, name, now_ns)
+        nodes = [self.pending.touched(parent, now_ns), *self._without_name(found, file, now_ns)]
+        self.pending.add(bucket, ticket, {(parent, name): GONE}, nodes)
+
     async def rmdir(self, parent_inode: InodeT, name: FileNameT) -> None:
         """rmdir(2); in the root, of a bucket."""
         if parent_inode == ROOT:
@@ -198,6 +234,18 @@ class Entries:
             raise FUSEError(errno.ENOTDIR)
         if self.files.names.get(found.node.id):
             raise FUSEError(errno.ENOTEMPTY)
+        early = self._early(parent_inode, name)
+        inside = [] if early is None else self.pending.entries(found.node.id, None, 2)
+        if any(entry.name for entry in inside):  # more than the object `d/`
+            raise FUSEError(errno.ENOTEMPTY)
+        if early is not None and not inside and self._stands_alone(parent_inode, name):
+            self._keep_early(early, parent_inode)
+            now_ns = clock_ns()
+            with self.invalidation.changing((parent_inode, name)):
+                ticket = self.store.remove_directory(parent_inode, name, now_ns)
+                nodes = [self.pending.touched(parent_inode, now_ns, -1), msgspec.structs.replace(found.node, links=0)]
+                self.pending.add(early, ticket, {(parent_inode, name + b"/"): GONE}, nodes)
+            return
         await self._keep(parent_inode)
         with self.invalidation.changing((parent_inode, name)):
             await self.store.remove_directory(parent_inode, found.name, clock_ns())
@@ -242,11 +290,16 @@ class Entries:
         moved, replaced = self.names.file(source), self.names.file(target)
         if moved is not None and moved is replaced:
             return  # rename(2): two names of one file, nothing happens
-        commit = None
+        commit, epoch = None, self.invalidation.epoch
         if moved is not None:  # new bytes before the new name: a crash leaves the old file or the whole new one
             commit = await self.files.commit(moved)
             if moved.base is not None or len(moved.pending) != 1:
                 await self.files.make_durable(moved)  # otherwise its one commit fails together with the rename
+        bucket = None if exchange or directory else self._early(parent_inode_old, name_old, name_new)
+        if bucket is not None and epoch == self.invalidation.epoch and self._is_movable(moved, target, replaced):
+            old, onto_new = (parent_inode_old, name_old), (parent_inode_new, name_new)
+            self._rename_early(bucket, source, old, moved, target, onto_new, replaced)
+            return
         if replaced is not None and exchange:
             await self.files.make_durable(replaced)
         await self._keep(parent_inode_old)
@@ -285,7 +338,78 @@ class Entries:
         """Whether in a directory something of the given kind has the name of what was `found` there, too."""
         name = found.name if isinstance(found, Entry) else _file_name(found, shown)
         uncommitted = not directory and name in self.files.names.get(parent, {})
-        return uncommitted or self.store.entry(parent, name, directory) is not None
+        return uncommitted or self.pending.entry(parent, name, directory) is not None
+
+    def _rename_early(
+        self,
+        bucket: Bucket,
+        source: Entry | File,
+        old: tuple[int, bytes],
+        moved: File | None,
+        target: Entry | File | None,
+        new: tuple[int, bytes],
+        replaced: File | None,
+    ) -> None:
+        """A file takes the name `new`; what it replaces has no other."""
+        self._keep_early(bucket, old[0])
+        now_ns = clock_ns()
+        number = source.inode if isinstance(source, File) else source.node.id
+        with self.invalidation.changing(old, new):
+            ticket = self.store.rename(old[0], old[1], False, new[0], new[1], now_ns)
+            nodes = [self.pending.touched(directory, now_ns) for directory in {old[0], new[0]}]
+            if moved is None or moved.base is not None:
+                nodes.append(msgspec.structs.replace(self.pending.node(number), ctime_ns=now_ns))
+            if target is not None:
+                nodes += self._without_name(target, replaced, now_ns)
+            if moved is not None:
+                moved.ctime_ns = now_ns
+                self.files.moved(moved)
+            self.pending.add(bucket, ticket, {old: GONE, new: number}, nodes)
+        self._placed(source, new)
+
+    def _without_name(self, found: Entry | File, file: File | None, now_ns: int) -> list[Node]:
+        """What its node is without its only name; of a file in memory, no commit will follow."""
+        nodes = []
+        if isinstance(found, Entry) and (file is None or file.base is not None):
+            nodes.append(msgspec.structs.replace(self.pending.node(found.node.id), links=0, ctime_ns=now_ns))
+        if file is not None:
+            file.ctime_ns = now_ns
+            self.files.unlinked(file, last=True)
+        return nodes
+
+    # ------------------------------------------------------------------ answering before the barrier
+    def _early(self, parent: int, *names: bytes) -> Bucket | None:
+        """The bucket, if a change of these names in it may be answered before its barrier."""
+        if any(name.startswith(tree.PREFIX) or not name.isascii() for name in names):
+            return None  # aliases, and what may be quoted
+        bucket = self.names.bucket_of(parent)
+        return bucket if self.pending.accepts(bucket) else None
+
+    def _is_only_name(self, found: Entry | File, file: File | None) -> bool:
+        """Whether what was found is no directory, has one name, and no commit of it is being built."""
+        if file is not None and file.lock.locked():
+            return False
+        return isinstance(found, File) or (not found.directory and self.pending.node(found.node.id).links == 1)
+
+    def _is_movable(self, moved: File | None, target: Entry | File | None, replaced: File | None) -> bool:
+        """Whether nothing is in the way of a file's new name."""
+        if moved is not None and (moved.dirty or moved.lock.locked()):
+            return False
+        if replaced is not None and replaced.base is None:  # its bytes are nowhere else, should the rename fail
+            return False
+        return target is None or self._is_only_name(target, replaced)
+
+    def _stands_alone(self, parent: int, name: bytes) -> bool:
+        """Whether no file is beside the directory of this name."""
+        return name not in self.files.names.get(parent, {}) and self.pending.entry(parent, name, False) is None
+
+    def _keep_early(self, bucket: Bucket, directory: int) -> None:
+        """As `_keep`."""
+        node = self.pending.node(directory)
+        if node.flags & IMPLIED:
+            now_ns = clock_ns()
+            ticket = self.store.set_attributes(directory, now_ns)
+            self.pending.add(bucket, ticket, {}, [msgspec.structs.replace(node, flags=node.flags & ~IMPLIED)])
 
     async def _keep(self, directory: int) -> None:
         """A directory that exists only because keys lie below it must not vanish under a program that removes its last
@@ -296,13 +420,17 @@ class Entries:
     async def _drop_uncommitted(self, file: File) -> bool:
         """Drops a file that no commit has taken yet; otherwise waits until the commit is durable.  True if dropped."""
         if not file.pending and not file.lock.locked():
-            if file.name is not None:
-                self.files.times.touched(file.name[0], clock_ns())
-            self.files.unlinked(file)
-            self.invalidation.epoch += 1
+            self._drop(file)
             return True
         await self.files.make_durable(file)
         return False
+
+    def _drop(self, file: File) -> None:
+        """No commit has taken it."""
+        if file.name is not None:
+            self.files.times.touched(file.name[0], clock_ns())
+        self.files.unlinked(file)
+        self.invalidation.epoch += 1
 
     def _placed(self, found: Entry | File | None, place: tuple[int, bytes]) -> None:
         """A file has another name from now on."""
@@ -312,6 +440,14 @@ class Entries:
         inode = file.inode if file is not None else found.node.id if isinstance(found, Entry) else 0
         if self.inodes.place(inode) is not None:
             self.inodes.placed(inode, place)
+
+
+def _made(number: int, mode: int, uid: int, gid: int, now_ns: int, bucket: Bucket, target: bytes, parent: int) -> Node:
+    """A directory or symbolic link as its command makes it."""
+    times, links = (now_ns, now_ns, now_ns, now_ns), 2 if stat.S_ISDIR(mode) else 1
+    return Node(
+        number, mode, uid, gid, links, len(target), *times, 0, "", BodyKind.EMPTY, parent, target, 0, b"", bucket.id
+    )
 
 
 def _file_name(file: File, name: bytes) -> bytes:

@@ -96,7 +96,7 @@ class Invalidation:
         so nobody waits here (pyfuse3's own thread for this ends with the first mount)."""
         self.epoch += 1
         if self.store.entry(parent, name, False) is not None:
-            trio.lowlevel.spawn_system_task(self._begin, [(parent, tree.to_mount(name, True))], [])
+            self.forget([(parent, tree.to_mount(name, True))], [])
 
     def changed(self, changes: Sequence[Change]) -> Awaitable[None] | None:
         """The store's listener.  None when there is nothing to wait for: the common case costs a few look-ups."""
@@ -120,6 +120,11 @@ class Invalidation:
             if self._rounds:
                 others |= self._rounds_of(parent, change)
         return self._begin(names, inodes, others) if names or inodes or others else None
+
+    def forget(self, names: Sequence[tuple[int, bytes]], inodes: Sequence[int]) -> None:
+        """What the kernel was told did not happen.  Nobody waits."""
+        self.epoch += 1
+        trio.lowlevel.spawn_system_task(self._begin, names, inodes)
 
     async def forget_file(self, file: File) -> None:
         """The kernel looks the file up again once nobody has it open: of a file that it writes to it believes only its

@@ -99,7 +99,7 @@ def list_buckets(names: Names, start: int, token: ReaddirToken) -> None:
     for bucket in sorted(names.store.buckets(), key=lambda bucket: bucket.root):
         if bucket.root <= start or not names.permits.allows(Action.MOUNT_READ, bucket):
             continue
-        answer = names.attributes(names.store.node(bucket.root))
+        answer = names.attributes(names.pending.node(bucket.root))
         if not pyfuse3.readdir_reply(token, FileNameT(bucket.label), answer, bucket.root):
             return
         names.inodes.looked_up(bucket.root, bucket.id)
@@ -119,7 +119,7 @@ async def seek(names: Names, handle: DirectoryHandle, start: int) -> None:
         found = next((name for name, _ in handle.pending if cookie_of(name) == start), None)
     after: tuple[bytes, bool] | None = None
     while found is None:
-        entries = names.store.entries(handle.inode, after, SEEK_STEP)
+        entries = names.pending.entries(handle.inode, after, SEEK_STEP)
         for entry in entries:
             if cookie_of(_row(entry)) == start:
                 found = _row(entry)
@@ -170,7 +170,7 @@ def _following(names: Names, handle: DirectoryHandle, epoch: int) -> Iterator[tu
             elif file.name == (handle.inode, name):
                 yield name, file
             else:  # committed and not read, moved or gone
-                now = names.store.entry(handle.inode, name, False)
+                now = names.pending.entry(handle.inode, name, False)
                 if now is not None:
                     yield name, now
         elif entry is None or row is None:
@@ -186,7 +186,7 @@ def _refill(names: Names, handle: DirectoryHandle) -> None:
     if handle.after is not None:
         directory = handle.after.endswith(b"/")
         after = (handle.after.removesuffix(b"/"), directory)
-    handle.rest, handle.at = names.store.entries(handle.inode, after, LIST_STEP), 0
+    handle.rest, handle.at = names.pending.entries(handle.inode, after, LIST_STEP), 0
     handle.whole = len(handle.rest) < LIST_STEP
     handle.directories = {entry.name for entry in handle.rest if entry.directory}
 
@@ -202,5 +202,5 @@ def _shown(names: Names, handle: DirectoryHandle, found: Entry | File, row: byte
     if handle.at < len(handle.rest) and (handle.whole or row + b"/" <= _row(handle.rest[-1])):
         shadowed = row in handle.directories  # its directory would be among these ...
     else:
-        shadowed = names.store.entry(handle.inode, row, True) is not None  # ... or comes later
+        shadowed = names.pending.entry(handle.inode, row, True) is not None  # ... or comes later
     return tree.to_mount(row, shadowed)

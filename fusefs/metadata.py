@@ -1,6 +1,6 @@
 """What is said of an inode, beside its bytes and names: mode, owner, times, extended attributes, access control lists.
 
-A file's are kept in memory and committed with it; anything else's are durable when the verb returns.  The mode and the
+A file's are kept in memory and committed with it.  The mode and the
 access control list are one thing: a change of either changes both (`acl`).
 """
 
@@ -11,10 +11,11 @@ import stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
 import pyfuse3
 from pyfuse3 import EntryAttributes, FUSEError, RequestContext, SetattrFields, XAttrNameT
 
-from appliance.model import UNOWNED, Attributes, Node
+from appliance.model import IMPLIED, UNOWNED, Attributes, Node
 from fusefs import acl, changes, xattrs
 from fusefs.handles import File
 from fusefs.inodes import PAST, ROOT, Inodes
@@ -146,7 +147,7 @@ class Metadata:
 
     # ------------------------------------------------------------------ mode, owner, times
     async def set_node(self, node: Node, attr: EntryAttributes, fields: SetattrFields) -> None:
-        """setattr(2) of what is no file: durable when it returns."""
+        """setattr(2) of what is no file; answered before it is durable, as changes of names are (`pending`)."""
         mtime_ns = attr.st_mtime_ns if fields.update_mtime else None
         mode = stat.S_IFMT(node.mode) | stat.S_IMODE(attr.st_mode) if fields.update_mode else None
         attributes = None
@@ -164,16 +165,34 @@ class Metadata:
             shown_mode, shown_uid, shown_gid = self.files.ownership.of(node)
             mode = shown_mode if mode is None else mode
             uid, gid = shown_uid if uid is None else uid, shown_gid if gid is None else gid
-        await self.store.set_attributes(
+        now_ns = clock_ns()
+        atime_ns = attr.st_atime_ns if fields.update_atime else None
+        pending, bucket = self.names.pending, self.names.bucket_of(node.id)
+        early = attributes is None and not node.flags & UNOWNED and pending.accepts(bucket)
+        ticket = self.store.set_attributes(
             node.id,
-            clock_ns(),
+            now_ns,
             mode=mode,
             uid=uid,
             gid=gid,
-            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            atime_ns=atime_ns,
             mtime_ns=mtime_ns,
             attributes=attributes,
         )
+        if early:
+            changed = msgspec.structs.replace(
+                node,
+                mode=node.mode if mode is None else mode,
+                uid=node.uid if uid is None else uid,
+                gid=node.gid if gid is None else gid,
+                atime_ns=node.atime_ns if atime_ns is None else atime_ns,
+                mtime_ns=node.mtime_ns if mtime_ns is None else mtime_ns,
+                ctime_ns=now_ns,
+                flags=node.flags & ~IMPLIED,
+            )
+            pending.add(bucket, ticket, {}, [changed])
+        else:
+            await ticket
         if fields.update_atime:
             self.files.times.read.pop(node.id, None)
         self.invalidation.epoch += 1

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READ_AHEAD_KIB: Final = 1024  # the kernel's 128 would split 1 MiB reads
+READ_AHEAD_KIB: Final = 4096  # four requests of 1 MiB at once: the kernel's 128 would split reads
 TASKS_MAX: Final = 64  # requests in work at once
 FLUSH_TIMEOUT: Final = 30.0  # seconds for the kernel's dirty pages when stopping
 
@@ -196,7 +196,7 @@ class Mount:
         with scope:
             async with trio.open_nursery() as nursery:
                 self._tasks = nursery
-                await nursery.start(self.operations.files.run)
+                await nursery.start(self.operations.run)
                 nursery.start_soon(self._serve)
                 task_status.started()
 
@@ -205,9 +205,8 @@ class Mount:
         self._tasks.start_soon(work, *arguments)
 
     async def _serve(self) -> None:
-        await pyfuse3.main(
-            min_tasks=TASKS_MAX, max_tasks=TASKS_MAX
-        )  # those that wait cost less than those that come and go
+        # tasks that wait cost less than tasks that come and go
+        await pyfuse3.main(min_tasks=TASKS_MAX, max_tasks=TASKS_MAX)
         self._ended.set()  # unmounted from outside, or terminated by _stop
 
     async def _stop(self) -> None:
@@ -217,6 +216,7 @@ class Mount:
         if waiting.cancelled_caught:
             log.warning("%s: the kernel's dirty pages did not arrive in %g s", self.point, FLUSH_TIMEOUT)
         await self.operations.files.commit_all()
+        await self.operations.store.settle()
         await self.operations.invalidation.close()
         pyfuse3.terminate()
 
@@ -280,10 +280,15 @@ def flush_kernel(point: Path) -> None:
 
 
 def raise_read_ahead(point: Path) -> None:
-    """Lets the kernel read ahead in whole requests of 1 MiB.  Needs root; without it reads are smaller."""
+    """Lets the kernel read ahead in whole requests of 1 MiB.  Needs root; without it reads are smaller.  Blocks until
+    the mount answers: its first answer would set it back."""
     found = mountpoints.at(point)
     if found is None or os.geteuid() != 0:
         return
+    try:
+        os.statvfs(point)
+    except OSError:
+        return  # unmounted from outside
     path = Path(f"/sys/class/bdi/{found.device}/read_ahead_kb")
     try:
         path.write_text(f"{READ_AHEAD_KIB}\n")

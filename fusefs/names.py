@@ -20,6 +20,7 @@ from fusefs import attributes, past, tree
 from fusefs.handles import File
 from fusefs.inodes import PAST, ROOT, Inodes
 from fusefs.past import Past
+from fusefs.pending import Pending
 from fusefs.permits import Permits
 from fusefs.writeback import WriteBack
 
@@ -32,8 +33,11 @@ SCAN_STEP: Final = 256  # entries per call of the store
 class Names:
     """The mount's name space."""
 
-    def __init__(self, store: ObjectStore, inodes: Inodes, files: WriteBack, permits: Permits) -> None:
+    def __init__(
+        self, store: ObjectStore, inodes: Inodes, files: WriteBack, pending: Pending, permits: Permits
+    ) -> None:
         self.store = store
+        self.pending = pending
         self.permits = permits
         self.inodes = inodes
         self.files = files
@@ -51,7 +55,7 @@ class Names:
             raise FUSEError(errno.ENAMETOOLONG)
         if parent == ROOT:
             bucket = self.bucket_named(name)
-            return None if bucket is None else Entry(name, True, self.store.node(bucket.root))
+            return None if bucket is None else Entry(name, True, self.pending.node(bucket.root))
         if parent in self.past:
             return self.past.find(parent, name)
         if name == past.NAME:
@@ -65,7 +69,7 @@ class Names:
                 return None
         else:
             stored = target.name
-        directory = self.store.entry(parent, stored, True)
+        directory = self.pending.entry(parent, stored, True)
         if directory is not None and not target.shadowed:
             return directory
         if directory is None and target.shadowed:
@@ -73,7 +77,7 @@ class Names:
         uncommitted = self.files.names.get(parent)
         if uncommitted is not None and stored in uncommitted:
             return uncommitted[stored]
-        return self.store.entry(parent, stored, False)
+        return self.pending.entry(parent, stored, False)
 
     def _entrance(self, parent: int) -> Entry | None:
         """To the older versions, from the root of a bucket that has them."""
@@ -108,19 +112,19 @@ class Names:
             raise FUSEError(errno.EINVAL)
         if not absent and self.find(parent, name) is not None:
             raise FUSEError(errno.EEXIST)
-        if target.shadowed and self.store.entry(parent, target.name, True) is None:
+        if target.shadowed and self.pending.entry(parent, target.name, True) is None:
             raise FUSEError(errno.EINVAL)
         return target.name
 
     def check_empty(self, directory: int) -> None:
         """ENOTEMPTY."""
-        if self.files.names.get(directory) or self.store.entries(directory, None, 1):
+        if self.files.names.get(directory) or self.pending.entries(directory, None, 1):
             raise FUSEError(errno.ENOTEMPTY)
 
     def _find_digest(self, parent: int, alias: bytes, target: tree.Digest) -> bytes | None:
         after = (target.start, False)
         while True:
-            entries = self.store.entries(parent, after, SCAN_STEP)
+            entries = self.pending.entries(parent, after, SCAN_STEP)
             for entry in entries:
                 if not entry.name.startswith(target.start):
                     return None
@@ -136,7 +140,7 @@ class Names:
         if inode in self.past:
             return self.past.node(inode)
         try:
-            return self.store.node(inode)
+            return self.pending.node(inode)
         except StoreError as error:
             if error.code is Code.NO_SUCH_NODE:
                 raise FUSEError(errno.ESTALE) from None
@@ -181,7 +185,7 @@ class Names:
         if place == PAST:
             return None
         if place is not None:
-            entry = self.store.entry(*place, False)
+            entry = self.pending.entry(*place, False)
             if entry is None or entry.node.id != inode:
                 raise FUSEError(errno.ESTALE)
         return place

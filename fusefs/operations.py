@@ -20,6 +20,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 import pyfuse3
+import trio
 from pyfuse3 import (
     EntryAttributes,
     FileHandleT,
@@ -39,7 +40,7 @@ from pyfuse3 import (
 from appliance.authority import MOUNT, Action, Principal
 from appliance.errors import StoreError
 from appliance.model import Entry
-from fusefs import attributes, changes, past
+from fusefs import attributes, changes, past, tree
 from fusefs.answered import answered
 from fusefs.entries import Entries
 from fusefs.guarded import finding, handling, reading, writing
@@ -50,6 +51,7 @@ from fusefs.listing import Positions, list_buckets, list_directory, seek
 from fusefs.metadata import Metadata
 from fusefs.names import Names
 from fusefs.ownership import ROOTS, Ownership
+from fusefs.pending import Change, Pending
 from fusefs.permits import Permits
 from fusefs.ranges import Ranges
 from fusefs.reading import read
@@ -85,8 +87,10 @@ class Operations(pyfuse3.Operations):
         self.permits = Permits(principal)
         self.inodes = Inodes(attributes.TIMEOUT)
         self.files = WriteBack(store, durable_close=durable_close, ownership=ownership)
-        self.names = Names(store, self.inodes, self.files, self.permits)
+        self.pending = Pending(store, self.files)
+        self.names = Names(store, self.inodes, self.files, self.pending, self.permits)
         self.invalidation = Invalidation(store, self.inodes, self.files, kernel)
+        self.pending.failed = self._failed
         self.entries = Entries(store, self.permits, self.inodes, self.names, self.files, self.invalidation)
         self.metadata = Metadata(store, self.permits, self.inodes, self.names, self.files, self.invalidation)
         self._kernel = kernel
@@ -95,6 +99,13 @@ class Operations(pyfuse3.Operations):
         self.positions = Positions()
         self._numbers = count(1)
         self._started_ns = clock_ns()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The background: ends only by cancellation."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.files.run)
+            nursery.start_soon(self.pending.run)
+            task_status.started()
 
     # ------------------------------------------------------------------ names
     @finding
@@ -399,9 +410,17 @@ class Operations(pyfuse3.Operations):
 
     @handling
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
+        handle = self.handles[fh]
+        assert isinstance(handle, DirectoryHandle)
         await self.store.settle()
+        self.pending.report(handle.inode)
 
     # ------------------------------------------------------------------ answering
+    def _failed(self, change: Change) -> None:
+        """The kernel knows what did not happen."""
+        names = [(parent, tree.to_mount(name.removesuffix(b"/"))) for parent, name in change.rows]
+        self.invalidation.forget(names, [node.id for node in change.nodes])
+
     def _absent(self, parent: int, name: bytes) -> EntryAttributes:
         unwatched = parent == ROOT or name == past.NAME or parent in self.names.past  # no change of these is told
         if unwatched or not self.inodes.absent_given(parent, name, time.monotonic()):

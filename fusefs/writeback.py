@@ -232,10 +232,10 @@ class WriteBack:
             if error.code is not Code.NO_SUCH_NODE:
                 raise
 
-    def unlinked(self, file: File) -> None:
-        """One of its names is gone."""
+    def unlinked(self, file: File, *, last: bool = False) -> None:
+        """One of its names is gone; `last`: its only one, by a commit that is submitted."""
         self._forget_name(file)
-        if file.base is None and not file.pending:
+        if last or (file.base is None and not file.pending):
             file.orphan = True
         else:
             try:
@@ -249,6 +249,19 @@ class WriteBack:
             self._dirty.pop(file.inode, None)
             self.promises.shrink(file)
             self.let_go(file)
+
+    def moved(self, file: File) -> None:
+        """It has another name by a commit that is submitted: its first one, if that is under way, comes before."""
+        self._forget_name(file)
+
+    def restored(self, file: File) -> None:
+        """Its last name was not taken after all."""
+        with suppress(StoreError):
+            node = self.store.node(file.inode)
+            file.rebase(node)
+            file.orphan = node.links == 0
+            if not file.orphan and (file.overlay.fresh or file.cut is not None):
+                self.touch(file)
 
     # ------------------------------------------------------------------ committing
     async def commit(self, file: File, *, synced: bool = False) -> Commit | None:
@@ -369,6 +382,7 @@ class WriteBack:
         """Stages segments in memory; returns them as they are now, in chunks, for `owner`."""
         staged = []
         key = await self.store.data_key() if file.sealed else None
+        settled = False
         waiting = gather(taken, CHUNK_SIZE)
         waiting.reverse()
         while waiting:
@@ -376,6 +390,11 @@ class WriteBack:
             try:
                 chunk = await self.store.stage(file.bucket, gathering.pieces, key)
             except StoreError as error:
+                if error.code is Code.NO_SPACE and not settled:  # what was removed before may leave room
+                    settled = True
+                    await self.store.settle()
+                    waiting.append(gathering)
+                    continue
                 if error.code is not Code.NO_SPACE or sum(map(len, gathering.pieces)) <= SPLIT_MIN:
                     raise
                 waiting.extend(reversed(halve(gathering)))  # perhaps only no run so long
@@ -529,10 +548,13 @@ class WriteBack:
         self.memory -= commit.carried
         file.overlay.settle(commit.token)
         self._count(file)
+        if commit.ticket.error is None and file.idle and not file.orphan:
+            self.let_go(file)  # nobody will ask what the catalogue has of it
+            return
         try:
             node = self.store.node(file.inode)
             file.rebase(node)
-            file.orphan = node.links == 0
+            file.orphan = file.orphan or node.links == 0  # the commit that takes its last name may follow
         except StoreError:  # its making failed, or it is gone
             file.orphan = not file.pending
         if file.base is not None or file.orphan:

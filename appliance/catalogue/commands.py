@@ -167,6 +167,7 @@ class MakeDirectory(Command, frozen=True, kw_only=True):
     gid: int
     now_ns: int
     packed: bytes = b""  # Attributes
+    node: int = 0  # its number, if it was taken before
 
 
 class RemoveDirectory(Command, frozen=True, kw_only=True):
@@ -186,6 +187,7 @@ class MakeSpecial(Command, frozen=True, kw_only=True):
     gid: int
     now_ns: int
     target: bytes = b""  # of a symbolic link
+    node: int = 0  # its number, if it was taken before
     rdev: int = 0  # of a device
     packed: bytes = b""  # Attributes
 

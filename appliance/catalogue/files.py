@@ -70,7 +70,7 @@ def make_directory(tx: Rows, cache: DirectoryCache, command: MakeDirectory) -> E
     """Raises EXISTS, NO_SUCH_NODE."""
     parent = _directory(tx, command.parent)
     _require_free(tx, command.parent, command.name)
-    number = tx.new_id()
+    number = tx.note_id(command.node) if command.node else tx.new_id()
     row_name = command.name + b"/"
     mode = stat.S_IFDIR | stat.S_IMODE(command.mode)
     names.add_directory(
@@ -123,7 +123,8 @@ def make_special(tx: Rows, command: MakeSpecial) -> Entry:
     assert not stat.S_ISDIR(command.mode)
     parent = _directory(tx, command.parent)
     _require_free(tx, command.parent, command.name)
-    number, now = tx.new_id(), command.now_ns
+    number = tx.note_id(command.node) if command.node else tx.new_id()
+    now = command.now_ns
     size = len(command.target)
     node = Node(
         number,

@@ -24,7 +24,7 @@ import trio
 from appliance import lock, settings
 from appliance.catalogue import buckets, commands
 from appliance.catalogue.database import connect
-from appliance.catalogue.names import DirectoryCache, RowCache, node_at
+from appliance.catalogue.names import DirectoryCache, RowCache, node_at, node_by_id
 from appliance.device.fan import Fan
 from appliance.device.lanes import CallLanes
 from appliance.engine.commit import Committer
@@ -108,6 +108,7 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._listeners: list[Callable[[Sequence[Change]], Awaitable[object] | None]] = []
         self.last: Ticket | None = None  # the newest submission: whoever waits for it has waited for all (I2)
+        self.announced: Ticket | None = None  # the newest that others are told of
         self.buckets: dict[str, Bucket] = {}
         self.access_keys: dict[str, AccessKey] = {}
         self.users: dict[str, User] = {}
@@ -200,6 +201,8 @@ class Engine:
                 self.staged.take(chunk.id)
         ticket = Ticket(command, weight, announce=announce)
         self.last = ticket
+        if announce:
+            self.announced = ticket
         if self._threaded:
             self._lingering.append(ticket)
             self._lingering_bytes += weight
@@ -405,11 +408,24 @@ class Engine:
         current = self._told == self.committer.begun
         if current:
             found = self.rows.get(parent, name)
-            if found is not None:
+            if found is not None or self.rows.is_absent(parent, name):
                 return found
         found = node_at(self._first, parent, name)
-        if found is not None and current and self._told == self.committer.begun:
-            self.rows.put(parent, name, found)
+        if current and self._told == self.committer.begun:
+            if found is None:
+                self.rows.put_absent(parent, name)
+            else:
+                self.rows.put(parent, name, found)
+        return found
+
+    def node(self, number: int) -> Node | None:
+        """A node by its number, in the same way."""
+        current = self._told == self.committer.begun
+        found = self.rows.node(number) if current else None
+        if found is None:
+            found = node_by_id(self._first, number)
+            if found is not None and current and self._told == self.committer.begun:
+                self.rows.put_node(found)
         return found
 
     def _first(self, sql: str, parameters: tuple[Any, ...]) -> Any:

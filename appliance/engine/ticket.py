@@ -5,7 +5,7 @@ Deliberately unknown here: how a batch is made durable (commit.py), what a comma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 import trio
@@ -44,6 +44,10 @@ class Ticket:
         if self.error is not None:
             raise self.error
         return self.result
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """As `wait`."""
+        return self.wait().__await__()
 
     async def wait_done(self) -> None:
         """Until it is durable or has failed, whoever has yet to be told of it."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from appliance.catalogue import commands, content, names
+from appliance.catalogue import commands, content
 from appliance.engine import listing
 from appliance.engine.ingest import Ingest
 from appliance.engine.pool import PageRef
@@ -50,14 +50,14 @@ class FileVerbs(VersionVerbs):
 
     def node(self, node: int) -> Node:
         """Raises NO_SUCH_NODE."""
-        found = names.node_by_id(self.one, node)
+        found = self.engine.node(node)
         if found is None:
             raise StoreError(Code.NO_SUCH_NODE)
         return found
 
     def entry(self, parent: int, name: bytes, directory: bool) -> Entry | None:
         """One name of a directory, or None."""
-        node = names.node_at(self.one, parent, name + b"/" if directory else name)
+        node = self.engine.node_at(parent, name + b"/" if directory else name)
         return Entry(name, directory, node) if node is not None else None
 
     def entries(self, parent: int, after: tuple[bytes, bool] | None, limit: int) -> list[Entry]:
@@ -90,7 +90,7 @@ class FileVerbs(VersionVerbs):
         finally:
             self.engine.retrieval.end()
 
-    async def make_directory(
+    def make_directory(
         self,
         parent: int,
         name: bytes,
@@ -99,29 +99,32 @@ class FileVerbs(VersionVerbs):
         gid: int,
         now_ns: int,
         attributes: Attributes = NO_ATTRIBUTES,
-    ) -> Entry:
-        """Raises EXISTS, NO_SUCH_NODE (the parent vanished)."""
+        *,
+        node: int = 0,
+    ) -> Ticket:
+        """Its `Entry`; `node` is a number from `new_node_id`.  Raises EXISTS, NO_SUCH_NODE (the parent vanished)."""
         packed = pack_attributes(attributes)
         command = commands.MakeDirectory(
-            parent=parent, name=name, mode=mode, uid=uid, gid=gid, now_ns=now_ns, packed=packed
+            parent=parent, name=name, mode=mode, uid=uid, gid=gid, now_ns=now_ns, packed=packed, node=node
         )
-        entry: Entry = await self.engine.submit(command).wait()
-        return entry
+        return self._change(command)
 
-    async def remove_directory(self, parent: int, name: bytes, now_ns: int) -> None:
+    def remove_directory(self, parent: int, name: bytes, now_ns: int) -> Ticket:
         """Raises NO_SUCH_NODE, NOT_EMPTY, LOCKED.  An object `d/` (entry with the empty name) goes with it."""
         command = commands.RemoveDirectory(parent=parent, name=name, now_ns=now_ns, lock_ns=self.releasing())
-        await self.engine.submit(command).wait()
+        return self._change(command)
 
-    async def make_symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int, now_ns: int) -> Entry:
-        """Stored, never resolved by us.  Raises EXISTS, NO_SUCH_NODE."""
+    def make_symlink(
+        self, parent: int, name: bytes, target: bytes, uid: int, gid: int, now_ns: int, *, node: int = 0
+    ) -> Ticket:
+        """Its `Entry`.  Stored, never resolved by us.  Raises EXISTS, NO_SUCH_NODE."""
+        mode = stat.S_IFLNK | 0o777
         command = commands.MakeSpecial(
-            parent=parent, name=name, mode=stat.S_IFLNK | 0o777, target=target, uid=uid, gid=gid, now_ns=now_ns
+            parent=parent, name=name, mode=mode, target=target, uid=uid, gid=gid, now_ns=now_ns, node=node
         )
-        entry: Entry = await self.engine.submit(command).wait()
-        return entry
+        return self._change(command)
 
-    async def make_special(
+    def make_special(
         self,
         parent: int,
         name: bytes,
@@ -131,9 +134,9 @@ class FileVerbs(VersionVerbs):
         gid: int,
         now_ns: int,
         attributes: Attributes = NO_ATTRIBUTES,
-    ) -> Entry:
-        """A FIFO, socket or device, as `mode` says (mknod(2)): stored, never opened by us, and no object.  Raises
-        EXISTS, NO_SUCH_NODE."""
+    ) -> Ticket:
+        """The `Entry` of a FIFO, socket or device, as `mode` says (mknod(2)): stored, never opened by us, and no
+        object.  Raises EXISTS, NO_SUCH_NODE."""
         command = commands.MakeSpecial(
             parent=parent,
             name=name,
@@ -144,21 +147,20 @@ class FileVerbs(VersionVerbs):
             now_ns=now_ns,
             packed=pack_attributes(attributes),
         )
-        entry: Entry = await self.engine.submit(command).wait()
-        return entry
+        return self._change(command)
 
-    async def make_link(self, node: int, parent: int, name: bytes, now_ns: int) -> Entry:
-        """A second name of one file.  Raises EXISTS, CROSSES_BUCKETS, NO_SUCH_NODE, NOT_SUPPORTED (versions)."""
+    def make_link(self, node: int, parent: int, name: bytes, now_ns: int) -> Ticket:
+        """The `Entry` of a second name of one file.  Raises EXISTS, CROSSES_BUCKETS, NO_SUCH_NODE, NOT_SUPPORTED
+        (versions)."""
         command = commands.MakeLink(node=node, parent=parent, name=name, now_ns=now_ns)
-        entry: Entry = await self.engine.submit(command).wait()
-        return entry
+        return self._change(command)
 
-    async def unlink(self, parent: int, name: bytes, now_ns: int) -> None:
+    def unlink(self, parent: int, name: bytes, now_ns: int) -> Ticket:
         """Raises NO_SUCH_NODE, LOCKED.  The bytes of a held node live until `release`."""
         command = commands.Unlink(parent=parent, name=name, now_ns=now_ns, lock_ns=self.releasing())
-        await self.engine.submit(command).wait()
+        return self._change(command)
 
-    async def rename(
+    def rename(
         self,
         parent: int,
         name: bytes,
@@ -169,7 +171,7 @@ class FileVerbs(VersionVerbs):
         *,
         replace: bool = True,
         exchange: bool = False,
-    ) -> None:
+    ) -> Ticket:
         """Atomic.  The target, if any, is replaced (a directory only if empty).  Raises NO_SUCH_NODE, EXISTS,
         NOT_EMPTY, CROSSES_BUCKETS (also too many versions in a directory), INVALID_ARGUMENT (into itself; directories
         of versions exchanged), IS_A_DIRECTORY, NOT_A_DIRECTORY, LOCKED."""
@@ -184,9 +186,9 @@ class FileVerbs(VersionVerbs):
             exchange=exchange,
             lock_ns=self.releasing(),
         )
-        await self.engine.submit(command).wait()
+        return self._change(command)
 
-    async def set_attributes(
+    def set_attributes(
         self,
         node: int,
         now_ns: int,
@@ -197,9 +199,9 @@ class FileVerbs(VersionVerbs):
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
         attributes: Attributes | None = None,
-    ) -> Node:
-        """An implied directory becomes explicit.  rclone's and s3fs's metadata are shown equal to the node's times and
-        owner.  Raises NO_SUCH_NODE, LOCKED (`attributes` of a locked object)."""
+    ) -> Ticket:
+        """The changed `Node`.  An implied directory becomes explicit.  rclone's and s3fs's metadata are shown equal to
+        the node's times and owner.  Raises NO_SUCH_NODE, LOCKED (`attributes` of a locked object)."""
         command = commands.SetAttributes(
             node=node,
             now_ns=now_ns,
@@ -211,8 +213,24 @@ class FileVerbs(VersionVerbs):
             packed=None if attributes is None else pack_attributes(attributes),
             lock_ns=0 if attributes is None else self.releasing(),
         )
-        changed: Node = await self.engine.submit(command).wait()
-        return changed
+        return self._change(command)
+
+    def _change(self, command: commands.Command) -> Ticket:
+        """To be awaited, or left pending; then `leave` says so."""
+        return self.engine.submit(command, patient=True)
+
+    def again(self, ticket: Ticket) -> Ticket:
+        """The same change, once more."""
+        return self._change(ticket.command)
+
+    def leave(self, bucket: int, ticket: Ticket) -> None:
+        """Nobody awaits this change in the bucket: who comes through another door does (H2)."""
+        self.unsettled[bucket] = ticket
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no change by another door than the mount is under way."""
+        return self.engine.announced is None or self.engine.announced.settled
 
     async def set_times(self, times: Sequence[tuple[int, int, int]]) -> None:
         """(node, when it was read, when a directory changed), in nanoseconds, 0 for neither: durable when it returns.
@@ -339,7 +357,7 @@ class FileVerbs(VersionVerbs):
         )
         said = command if shared is None else commands.CopyRange(change=command, shared=shared)
         ticket = self.engine.submit(said, patient=shared is None)
-        self.unsettled[bucket.id] = ticket
+        self.leave(bucket.id, ticket)
         return ticket
 
     def versioned(self, bucket: int) -> bool:

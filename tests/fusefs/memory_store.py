@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -55,6 +55,9 @@ class MemoryTicket:
             self.error = error
         self.settled = True
 
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self.wait().__await__()
+
     async def wait(self, *, patient: bool = False) -> object:
         if not self.settled:
             await self.store.drain()
@@ -96,10 +99,20 @@ class MemoryStore:
     async def settle(self) -> None:
         await self.drain()
 
-    async def _now(self, apply: Callable[[], Any]) -> Any:
+    def _later(self, apply: Callable[[], Any]) -> MemoryTicket:
         ticket = MemoryTicket(self, apply)
         self.queue.append(ticket)
-        return await ticket.wait()
+        return ticket
+
+    def again(self, ticket: MemoryTicket) -> MemoryTicket:
+        return self._later(ticket.apply)
+
+    def leave(self, bucket: int, ticket: MemoryTicket) -> None:
+        """The double's doors settle first."""
+
+    @property
+    def quiet(self) -> bool:
+        return True
 
     # ------------------------------------------------------------------ buckets
     def bucket(self, name: str) -> Bucket:
@@ -124,6 +137,7 @@ class MemoryStore:
         return bucket
 
     async def delete_bucket(self, name: str, *, announce: bool = True) -> None:
+        await self.drain()
         bucket = self.bucket(name)
         if self.directories[bucket.root]:
             raise StoreError(Code.BUCKET_NOT_EMPTY)
@@ -211,7 +225,7 @@ class MemoryStore:
             if node in self.nodes and self.nodes[node].links == 0:
                 self._erase(node)
 
-    async def make_directory(
+    def make_directory(
         self,
         parent: int,
         name: bytes,
@@ -220,20 +234,22 @@ class MemoryStore:
         gid: int,
         now_ns: int,
         attributes: Attributes = NO_ATTRIBUTES,
-    ) -> Entry:
+        *,
+        node: int = 0,
+    ) -> MemoryTicket:
         def apply() -> Entry:
             if self.entry(parent, name, True) is not None:
                 raise StoreError(Code.EXISTS)
             if parent not in self.directories:
                 raise StoreError(Code.NO_SUCH_NODE)
-            number = self._new_node(mode, uid, gid, now_ns).id
-            node = self.nodes[number] = msgspec.structs.replace(self.nodes[number], packed=pack_attributes(attributes))
-            self._set(parent, self._row(name, True), node.id)
-            return Entry(name, True, node)
+            number = self._new_node(mode, uid, gid, now_ns, node).id
+            made = self.nodes[number] = msgspec.structs.replace(self.nodes[number], packed=pack_attributes(attributes))
+            self._set(parent, self._row(name, True), made.id)
+            return Entry(name, True, made)
 
-        return await self._now(apply)  # type: ignore[no-any-return]
+        return self._later(apply)
 
-    async def remove_directory(self, parent: int, name: bytes, now_ns: int) -> None:
+    def remove_directory(self, parent: int, name: bytes, now_ns: int) -> MemoryTicket:
         def apply() -> None:
             entry = self.entry(parent, name, True)
             if entry is None:
@@ -245,17 +261,19 @@ class MemoryStore:
                 self._drop(entry.node.id, b"")
             self._drop(parent, self._row(name, True))
 
-        await self._now(apply)
+        return self._later(apply)
 
-    async def make_symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int, now_ns: int) -> Entry:
+    def make_symlink(
+        self, parent: int, name: bytes, target: bytes, uid: int, gid: int, now_ns: int, *, node: int = 0
+    ) -> MemoryTicket:
         def apply() -> Entry:
-            node = self._new_node(stat.S_IFLNK | 0o777, uid, gid, now_ns, data=target)
-            self._set(parent, name, node.id)
-            return Entry(name, False, node)
+            made = self._new_node(stat.S_IFLNK | 0o777, uid, gid, now_ns, node, data=target)
+            self._set(parent, name, made.id)
+            return Entry(name, False, made)
 
-        return await self._now(apply)  # type: ignore[no-any-return]
+        return self._later(apply)
 
-    async def make_special(
+    def make_special(
         self,
         parent: int,
         name: bytes,
@@ -265,16 +283,16 @@ class MemoryStore:
         gid: int,
         now_ns: int,
         attributes: Attributes = NO_ATTRIBUTES,
-    ) -> Entry:
+    ) -> MemoryTicket:
         def apply() -> Entry:
             node = self._new_node(mode, uid, gid, now_ns)
             node = self.nodes[node.id] = msgspec.structs.replace(node, ref=rdev, packed=pack_attributes(attributes))
             self._set(parent, name, node.id)
             return Entry(name, False, node)
 
-        return await self._now(apply)  # type: ignore[no-any-return]
+        return self._later(apply)
 
-    async def make_link(self, node: int, parent: int, name: bytes, now_ns: int) -> Entry:
+    def make_link(self, node: int, parent: int, name: bytes, now_ns: int) -> MemoryTicket:
         def apply() -> Entry:
             if self.entry(parent, name, False) is not None:
                 raise StoreError(Code.EXISTS)
@@ -282,17 +300,17 @@ class MemoryStore:
             self._set(parent, name, node)
             return Entry(name, False, row)
 
-        return await self._now(apply)  # type: ignore[no-any-return]
+        return self._later(apply)
 
-    async def unlink(self, parent: int, name: bytes, now_ns: int) -> None:
+    def unlink(self, parent: int, name: bytes, now_ns: int) -> MemoryTicket:
         def apply() -> None:
             if self.entry(parent, name, False) is None:
                 raise StoreError(Code.NO_SUCH_NODE)
             self._drop(parent, name)
 
-        await self._now(apply)
+        return self._later(apply)
 
-    async def rename(
+    def rename(
         self,
         parent: int,
         name: bytes,
@@ -303,7 +321,7 @@ class MemoryStore:
         *,
         replace: bool = True,
         exchange: bool = False,
-    ) -> None:
+    ) -> MemoryTicket:
         def apply() -> None:
             row, new_row = self._row(name, directory), self._row(new_name, directory)
             source, target = self.directories[parent].get(row), self.directories[new_parent].get(new_row)
@@ -332,9 +350,9 @@ class MemoryStore:
             self.order.pop(parent, None)
             self._set(new_parent, new_row, source)
 
-        await self._now(apply)
+        return self._later(apply)
 
-    async def set_attributes(
+    def set_attributes(
         self,
         node: int,
         now_ns: int,
@@ -345,7 +363,7 @@ class MemoryStore:
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
         attributes: Attributes | None = None,
-    ) -> Node:
+    ) -> MemoryTicket:
         def apply() -> Node:
             row = self.node(node)
             row = self.nodes[node] = msgspec.structs.replace(
@@ -360,7 +378,7 @@ class MemoryStore:
             )
             return row
 
-        return await self._now(apply)  # type: ignore[no-any-return]
+        return self._later(apply)
 
     async def set_times(self, times: Sequence[tuple[int, int, int]]) -> None:
         def apply() -> None:
@@ -368,7 +386,7 @@ class MemoryStore:
                 if read_ns and number in self.nodes:
                     self.nodes[number] = msgspec.structs.replace(self.nodes[number], atime_ns=read_ns)
 
-        await self._now(apply)
+        await self._later(apply)
 
     # ------------------------------------------------------------------ files
     def reader(self, node: Node, start: int = 0, length: int | None = None) -> MemoryReader:

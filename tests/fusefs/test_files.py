@@ -454,6 +454,7 @@ def test_a_file_that_s3_removes_as_soon_as_it_has_another_name(verb: str, tmp_pa
     """What was done was done, whatever the other door does before the answer."""
 
     async def scene(mount: Unmounted) -> None:
+        mount.ops.files.durable_close = True  # its answer waits for the barrier
         await mount.write_file("photos/a", b"ours")
         real = getattr(mount.store, verb)
 

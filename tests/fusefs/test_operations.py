@@ -102,6 +102,7 @@ def test_an_unlinked_open_file_lives_until_its_last_close() -> None:
         await mount.close(fh)
         async with refused(errno.ESTALE):
             await mount.ops.getattr(inode, mount.ctx)
+        await mount.store.settle()
         assert inode not in mount.store.nodes
 
     run(scene)

@@ -50,7 +50,7 @@ def with_a_delete_under_way(directory: Path, scene: Callable[[Unmounted], Awaita
             mount = Unmounted(store, StoreDoor(store))
             await mount.door.put("photos", b"d/k", b"old" * 100_000)
             async with trio.open_nursery() as nursery:
-                await nursery.start(mount.ops.files.run)
+                await nursery.start(mount.ops.run)
                 device.waiting.clear()
                 device.gate.clear()
                 async with trio.open_nursery() as deleting:

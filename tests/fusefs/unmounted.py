@@ -222,6 +222,6 @@ def promised(mount: Unmounted) -> dict[int, tuple[int, int]]:
 @asynccontextmanager
 async def _running(mount: Unmounted) -> AsyncIterator[Unmounted]:
     async with trio.open_nursery() as nursery:
-        await nursery.start(mount.ops.files.run)
+        await nursery.start(mount.ops.run)
         yield mount
         nursery.cancel_scope.cancel()

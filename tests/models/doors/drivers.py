@@ -142,7 +142,7 @@ class Direct:
     async def _live(self, started: trio.Event) -> None:
         with self._scope:
             async with trio.open_nursery() as nursery:
-                await nursery.start(self._mount.ops.files.run)
+                await nursery.start(self._mount.ops.run)
                 started.set()
         self._ended.set()
 

@@ -350,7 +350,7 @@ async def record_history(seed: int, directory: Path, *, threaded: bool) -> Recor
         app = s3_app(store, region=REGION, unseal=unseal, clock=lambda: NOW)
         recorder = Recorder(seed, mount, app)
         async with trio.open_nursery() as nursery:
-            await nursery.start(mount.ops.files.run)
+            await nursery.start(mount.ops.run)
             await recorder.all_clients()
             await mount.ops.files.commit_all()
             nursery.cancel_scope.cancel()

@@ -1,0 +1,238 @@
+"""Changes of names are answered before their barrier: nobody at the mount can tell, nobody elsewhere sees them too
+soon, and what fails all the same is told."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from pathlib import Path
+
+import pyfuse3
+import pytest
+import trio
+
+from appliance.errors import Code, StoreError
+from fusefs import pending
+from tests.effort import examples
+from tests.fusefs.scenes import refused, run, run_on_pool, settled
+from tests.fusefs.unmounted import Unmounted
+
+DIRECTORIES = ("photos", "photos/p", "photos/q", "photos/p/r")
+NAMES = ("a", "b", "c", "p", "q", "r")
+
+
+async def closed(mount: Unmounted) -> trio.Event:
+    """From here on no batch ends before the event is set."""
+    await settled(mount)
+    gate: trio.Event = trio.Event()
+    mount.store.gate = gate
+    return gate
+
+
+def test_names_change_before_the_barrier_and_s3_waits_for_it() -> None:
+    async def scene(mount: Unmounted) -> None:
+        await mount.write_file("photos/old", b"old")
+        gate = await closed(mount)
+        await mount.mkdir("photos/d", 0o750)
+        made = await mount.stat("photos/d")
+        assert made.st_mode & 0o777 == 0o750
+        assert (await mount.stat("photos")).st_mtime_ns == made.st_mtime_ns, "the parent is not touched"
+        await mount.setattr("photos/d", st_mode=0o40700)
+        assert (await mount.stat("photos/d")).st_mode & 0o777 == 0o700
+        await mount.write_file("photos/d/new", b"new")
+        await mount.rename("photos/d/new", "photos/old")
+        assert await mount.read_file("photos/old") == b"new"
+        await mount.symlink("old", "photos/d/link")
+        assert (await mount.ops.readlink(await mount.inode("photos/d/link"), mount.ctx)) == b"old"
+        assert await mount.listdir("photos/d") == [b"link"]
+        async with refused(errno.ENOTEMPTY):
+            await mount.rmdir("photos/d")
+        await mount.unlink("photos/d/link")
+        async with refused(errno.ENOENT):
+            await mount.stat("photos/d/link")
+        await mount.rmdir("photos/d")
+        assert await mount.listdir("photos") == [b"old"]
+        with trio.move_on_after(0.01) as waiting:
+            await mount.door.get("photos", b"old")
+        assert waiting.cancelled_caught, "shown before it was durable (H2)"
+        gate.set()
+        await settled(mount)
+        assert await mount.listdir("photos") == [b"old"]
+        assert await mount.door.get("photos", b"old") == b"new"
+        assert await mount.read_file("photos/old") == b"new"
+
+    run(scene)
+
+
+def test_a_handle_keeps_what_is_replaced_or_removed_before_the_barrier() -> None:
+    async def scene(mount: Unmounted) -> None:
+        for name in ("a", "b", "c"):
+            await mount.write_file(f"photos/{name}", name.encode())
+        gate = await closed(mount)
+        handles = [await mount.open(f"photos/{name}", os.O_RDWR) for name in ("a", "b")]
+        await mount.unlink("photos/a")
+        await mount.rename("photos/c", "photos/b")
+        for handle, data in zip(handles, (b"a", b"b"), strict=True):
+            assert await mount.read_all(handle) == data
+            await mount.ops.write(handle, 1, b"!")
+            assert await mount.read_all(handle) == data + b"!"
+        assert await mount.read_file("photos/b") == b"c"
+        gate.set()
+        await settled(mount)
+        for handle, data in zip(handles, (b"a!", b"b!"), strict=True):
+            assert await mount.read_all(handle) == data
+            await mount.close(handle)
+        assert await mount.listdir("photos") == [b"b"]
+        assert await mount.read_file("photos/b") == b"c"
+
+    run(scene)
+
+
+def test_what_was_answered_and_fails_is_told_and_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(mount: Unmounted) -> None:
+        await mount.write_file("photos/f", b"data")
+        gate = await closed(mount)
+        await mount.unlink("photos/f")
+        assert not await mount.exists("photos/f")
+        mount.store.fail_next = StoreError(Code.IO_ERROR)
+        gate.set()
+        directory = await mount.ops.opendir(await mount.inode("photos"), mount.ctx)
+        async with refused(errno.EIO):
+            await mount.ops.fsyncdir(directory, False)
+            await settled(mount)
+            await mount.ops.fsyncdir(directory, False)
+        await mount.ops.fsyncdir(directory, False)  # once
+        assert await mount.read_file("photos/f") == b"data"
+        with trio.fail_after(5):
+            while (await mount.inode("photos"), b"f") not in mount.kernel.names:  # noqa: ASYNC110 - a thread's work
+                await trio.sleep(0.01)
+
+    run(scene)
+    assert "a change of names that was answered failed" in caplog.text
+
+
+def test_what_a_failed_device_undid_is_done_again() -> None:
+    async def scene(mount: Unmounted) -> None:
+        gate = await closed(mount)
+        await mount.mkdir("photos/d")
+        await mount.mkdir("photos/d/e")
+        mount.store.fail_next = StoreError(Code.UNAVAILABLE)
+        gate.set()
+        with trio.fail_after(5):
+            while mount.ops.pending.waiting:
+                await settled(mount)
+        assert await mount.listdir("photos") == [b"d"]
+        assert await mount.listdir("photos/d") == [b"e"]
+        assert not mount.kernel.names
+
+    run(scene)
+
+
+def test_many_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending, "CHANGES_MAX", 3)
+
+    async def scene(mount: Unmounted) -> None:
+        gate = await closed(mount)
+        for number in range(3):
+            await mount.mkdir(f"photos/{number}")
+        with trio.move_on_after(0.01) as waiting:
+            await mount.mkdir("photos/3")
+        assert waiting.cancelled_caught
+        gate.set()
+
+    run(scene)
+
+
+class Model:
+    """Paths to None (a directory) or bytes."""
+
+    def __init__(self) -> None:
+        self.paths: dict[str, bytes | None] = {"photos": None}
+
+    def below(self, directory: str) -> list[str]:
+        return [path for path in self.paths if path.rpartition("/")[0] == directory]
+
+    def change(self, verb: str, path: str, other: str) -> int:
+        """An errno; 0: done."""
+        there = path in self.paths
+        if verb == "mkdir":
+            if not there:
+                self.paths[path] = None
+            return errno.EEXIST if there else 0
+        if not there:
+            return errno.ENOENT
+        is_directory = self.paths[path] is None
+        if verb == "unlink" and is_directory:
+            return errno.EISDIR
+        if verb == "rmdir" and not is_directory:
+            return errno.ENOTDIR
+        if verb == "rmdir" and self.below(path):
+            return errno.ENOTEMPTY
+        if verb != "rename":
+            del self.paths[path]
+            return 0
+        if other in self.paths:
+            onto = self.paths[other] is None
+            if onto != is_directory:
+                return errno.EISDIR if onto else errno.ENOTDIR
+            if onto and self.below(other):
+                return errno.ENOTEMPTY
+        moved = {old: data for old, data in self.paths.items() if old == path or old.startswith(path + "/")}
+        for old in moved:
+            del self.paths[old]
+        self.paths |= {other + old.removeprefix(path): data for old, data in moved.items()}
+        return 0
+
+
+async def told(mount: Unmounted, path: str) -> tuple[int, ...]:
+    """What must not change when a batch is over."""
+    told = await mount.stat(path)
+    return told.st_ino, told.st_mode, told.st_nlink, told.st_uid, told.st_gid, told.st_size
+
+
+async def step(mount: Unmounted, model: Model, chance: random.Random) -> None:
+    directories = [path for path in DIRECTORIES if model.paths.get(path, b"") is None]
+    path, other = (f"{chance.choice(directories)}/{chance.choice(NAMES)}" for _ in range(2))
+    verb = chance.choice(("write", "write", "mkdir", "unlink", "rmdir", "rename", "rename", "settle"))
+    if verb == "settle":
+        await settled(mount)
+        return
+    if verb == "write":
+        if model.paths.get(path, b"") is not None:
+            model.paths[path] = data = chance.randbytes(chance.choice((0, 10, 5000)))
+            await mount.write_file(path, data)
+        return
+    if verb == "rename" and (other + "/").startswith(path + "/"):
+        return  # the kernel answers that
+    number = model.change(verb, path, other)
+    try:
+        await (mount.rename(path, other) if verb == "rename" else getattr(mount, verb)(path))
+    except pyfuse3.FUSEError as error:
+        answer = error.errno
+    else:
+        answer = 0
+    assert answer == number, f"{verb} {path} {other}: {errno.errorcode.get(answer)}, not {errno.errorcode.get(number)}"
+
+
+@pytest.mark.slow
+def test_no_program_can_tell(tmp_path: Path) -> None:
+    for seed in range(examples(40)):
+        chance, model = random.Random(seed), Model()
+
+        async def scene(mount: Unmounted, chance: random.Random = chance, model: Model = model) -> None:
+            for _ in range(60):
+                await step(mount, model, chance)
+                for directory in [path for path, data in model.paths.items() if data is None]:
+                    listed = await mount.listdir(directory, per_call=chance.choice((1, 2, 100)))
+                    assert sorted(listed) == sorted(path.rpartition("/")[2].encode() for path in model.below(directory))
+            shown = {path: await told(mount, path) for path in model.paths}
+            await settled(mount)
+            assert {path: await told(mount, path) for path in model.paths} == shown
+            for path, data in model.paths.items():
+                if data is not None:
+                    assert await mount.read_file(path) == data, path
+
+        directory = tmp_path / str(seed)
+        directory.mkdir()
+        run_on_pool(scene, directory)
