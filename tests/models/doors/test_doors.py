@@ -6,6 +6,7 @@ import hypothesis
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
+from appliance.model import Bucket
 from fusefs.entries import Entries
 from fusefs.handles import File
 from fusefs.writeback import WriteBack
@@ -28,7 +29,7 @@ def test_both_doors_show_what_the_model_says() -> None:
     run_state_machine_as_test(WholeMachine, settings=settings)
 
 
-async def no_keep(entries: Entries, directory: int) -> None:
+def no_keep(entries: Entries, bucket: Bucket, directory: int) -> None:
     """Directories vanish under programs."""
 
 
@@ -44,7 +45,7 @@ def forgotten(files: WriteBack, inode: int) -> None:
 @rows(
     ("owner", "name", "broken"),
     [
-        (Entries, "_keep", no_keep),
+        (Entries, "_keep_early", no_keep),
         (WriteBack, "commit", nothing),
         (WriteBack, "get", forgotten),
     ],
