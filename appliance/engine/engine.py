@@ -403,15 +403,16 @@ class Engine:
     def node_at(self, parent: int, name: bytes) -> Node | None:
         """The node of an entry: from memory while that is known to be the newest committed state, else the catalogue.
 
-        Between a COMMIT and its delivery memory may be older than what another reader just saw: then it is not asked.
+        Between a COMMIT and its delivery memory may be older than what another reader just saw, and in a transaction
+        the caller wants one state for several statements: then it is not asked.
         """
-        current = self._told == self.committer.begun
+        current = self._is_current()
         if current:
             found = self.rows.get(parent, name)
             if found is not None or self.rows.is_absent(parent, name):
                 return found
         found = node_at(self._first, parent, name)
-        if current and self._told == self.committer.begun:
+        if current and self._is_current():
             if found is None:
                 self.rows.put_absent(parent, name)
             else:
@@ -420,13 +421,16 @@ class Engine:
 
     def node(self, number: int) -> Node | None:
         """A node by its number, in the same way."""
-        current = self._told == self.committer.begun
+        current = self._is_current()
         found = self.rows.node(number) if current else None
         if found is None:
             found = node_by_id(self._first, number)
-            if found is not None and current and self._told == self.committer.begun:
+            if found is not None and current and self._is_current():
                 self.rows.put_node(found)
         return found
+
+    def _is_current(self) -> bool:
+        return self._told == self.committer.begun and not self.reader.in_transaction
 
     def _first(self, sql: str, parameters: tuple[Any, ...]) -> Any:
         return self.reader.execute(sql, parameters).fetchone()
