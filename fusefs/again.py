@@ -40,3 +40,10 @@ def given_up(commit: Commit) -> None:
         file.misled = file.misled or file.size != file.base.size
         file.size = file.base.size
         file.cut = None
+
+
+def require_done(commit: Commit) -> None:
+    """Raises the error of a commit that is to be tried again."""
+    if commit.again:
+        assert commit.ticket.error is not None
+        raise commit.ticket.error

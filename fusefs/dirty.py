@@ -330,3 +330,8 @@ def halve(gathering: Gathering) -> tuple[Gathering, Gathering]:
 
 def _cost(segment: Segment) -> int:
     return segment.end - segment.start + OVERHEAD if segment.in_memory else 0
+
+
+def lower(cut: int | None, other: int | None) -> int | None:
+    """Both cuts in one."""
+    return other if cut is None else cut if other is None else min(cut, other)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from appliance import settings
 from appliance.errors import Code, StoreError
-from appliance.model import Attributes, Bucket, Entry, NewChunk, Node
+from appliance.model import Attributes, BodyKind, Bucket, Entry, NewChunk, Node
 from fusefs.dirty import Overlay
 from fusefs.fastloop import Lock
 from fusefs.inodes import ROOT
@@ -211,6 +211,11 @@ class File:
         if self.bucket.settings and settings.ENCRYPTION in self.bucket.settings:
             return True
         return self.base is not None and self.base.sealed
+
+    @property
+    def takes_patches(self) -> bool:
+        """Whether a small change of it goes the journal's short path: cheaper than a page, and folded once it rests."""
+        return self.base is not None and self.base.kind in (BodyKind.CHUNK, BodyKind.MAP) and not self.sealed
 
     def current_attributes(self) -> Attributes:
         """What clients said, with what is not committed yet."""

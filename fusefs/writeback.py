@@ -35,7 +35,7 @@ from appliance.model import BodyKind, Bucket, NewChunk, Node
 from fusefs.again import given_up, taken_back
 from fusefs.answered import BeingRemoved
 from fusefs.attributes import BLOCK_SIZE
-from fusefs.dirty import Segment, gather, halve
+from fusefs.dirty import Segment, gather, halve, lower
 from fusefs.handles import NOT_DIRTY, Commit, File
 from fusefs.ownership import ROOTS, Ownership
 from fusefs.pieces import chunks_of, punched_of, slices_of
@@ -175,7 +175,7 @@ class WriteBack:
         self.promises.require(file, size)
         if size < file.size:
             file.overlay.truncate(size)
-            file.cut = _lower(size, file.cut)
+            file.cut = lower(size, file.cut)
         self._count(file)
         file.size = size
         self.promises.shrink(file)
@@ -217,7 +217,7 @@ class WriteBack:
             elif self._commits:
                 commit = self._commits[0]
                 await self.wait(commit)
-                _require_done(commit)
+                require_done(commit)
             elif named := [other for other in self._dirty.values() if not other.orphan]:
                 for other in named:  # many small bodies: they leave memory only with their commits
                     await self.commit(other)
@@ -283,7 +283,7 @@ class WriteBack:
                 commit = await self.commit(file)
         if commit is not None:
             await self.wait(commit)
-            _require_done(commit)
+            require_done(commit)
         self.report(file)
 
     @asynccontextmanager
@@ -298,7 +298,7 @@ class WriteBack:
             while file.pending:
                 await self.wait(file.pending[-1])
             if last is not None:
-                _require_done(last)
+                require_done(last)
             self.report(file)
             yield
 
@@ -410,7 +410,7 @@ class WriteBack:
         """Builds one commit of all that is dirty at this moment and submits it.  Somebody waits for it if `synced`."""
         token = next(self._tokens)
         size, cut = file.size, file.cut
-        whole = None if synced and _takes_patches(file) else self._whole_small(file)
+        whole = None if synced and file.takes_patches else self._whole_small(file)
         if whole is not None:
             file.overlay.truncate(0)
             file.overlay.write(0, whole)
@@ -462,7 +462,7 @@ class WriteBack:
         except BaseException:
             file.overlay.unclaim(token)
             file.dirty_since = since
-            file.cut = _lower(cut, file.cut)
+            file.cut = lower(cut, file.cut)
             raise
         file.staged = []
         if changed:
@@ -595,20 +595,3 @@ class WriteBack:
         if chunks:
             self.memory -= sum(len(chunk.data) for chunk in chunks)
             self.store.forfeit(chunks)
-
-
-def _require_done(commit: Commit) -> None:
-    """Raises the error of a commit that is to be tried again."""
-    if commit.again:
-        assert commit.ticket.error is not None
-        raise commit.ticket.error
-
-
-def _takes_patches(file: File) -> bool:
-    """Whether a small change of it goes the journal's short path: cheaper than a page, and folded once it rests."""
-    return file.base is not None and file.base.kind in (BodyKind.CHUNK, BodyKind.MAP) and not file.sealed
-
-
-def _lower(cut: int | None, other: int | None) -> int | None:
-    """Both cuts in one."""
-    return other if cut is None else cut if other is None else min(cut, other)

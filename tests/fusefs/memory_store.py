@@ -86,6 +86,7 @@ class MemoryStore:
         self.stage_error: StoreError | None = None
         self.cold = False  # readers answer only through read()
         self.commits = 0
+        self.quiet = True
         self.promised: dict[int, tuple[int, int]] = {}
 
     # ------------------------------------------------------------------ commits
@@ -107,12 +108,7 @@ class MemoryStore:
     def again(self, ticket: MemoryTicket) -> MemoryTicket:
         return self._later(ticket.apply)
 
-    def leave(self, bucket: int, ticket: MemoryTicket) -> None:
-        """The double's doors settle first."""
-
-    @property
-    def quiet(self) -> bool:
-        return True
+    def leave(self, bucket: int, ticket: MemoryTicket) -> None: ...
 
     # ------------------------------------------------------------------ buckets
     def bucket(self, name: str) -> Bucket:
