@@ -32,7 +32,7 @@ import trio
 from appliance.errors import Code, StoreError
 from appliance.limits import CHUNK_SIZE, GATHER_MAX, MIB
 from appliance.model import BodyKind, Bucket, NewChunk, Node
-from fusefs.again import given_up, taken_back
+from fusefs.again import given_up, require_done, taken_back
 from fusefs.answered import BeingRemoved
 from fusefs.attributes import BLOCK_SIZE
 from fusefs.dirty import Segment, gather, halve, lower
