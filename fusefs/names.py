@@ -269,7 +269,8 @@ class Names:
         if parent == ROOT:
             assert isinstance(found, Entry)
             bucket = self.bucket_named(found.name)
-            assert bucket is not None
+            if bucket is None:  # S3 deleted it since it was made here
+                raise FUSEError(errno.ENOENT)
             self.inodes.looked_up(found.node.id, bucket.id)
             answer = self.attributes(found.node)
             return answer

@@ -132,3 +132,22 @@ def test_a_name_that_appears_in_the_midst_is_no_error() -> None:
         assert await mount.door.get("photos", b"new") == b"renamed"
 
     run(scene)
+
+
+def test_a_bucket_that_s3_deletes_as_soon_as_mkdir_made_it() -> None:
+    """It was made, and is gone: no failure of ours."""
+
+    async def scene(mount: Unmounted) -> None:
+        real = mount.store.set_attributes
+
+        async def set_and_delete(*arguments: Any, **options: Any) -> Any:
+            node = await real(*arguments, **options)
+            await mount.store.delete_bucket("other")
+            return node
+
+        mount.store.set_attributes = set_and_delete
+        async with refused(errno.ENOENT):
+            await mount.mkdir("other")
+        assert await mount.listdir("") == [b"photos"]
+
+    run(scene)
