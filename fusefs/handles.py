@@ -257,6 +257,7 @@ class DirectoryHandle:
         "pending",
         "positions",
         "rest",
+        "rows",
         "whole",
     )
 
@@ -271,6 +272,7 @@ class DirectoryHandle:
         self.begun = False
         self.pending: list[tuple[bytes, File]] = []  # uncommitted files by name, as of the first read
         self.rest: list[Entry] = []
+        self.rows: list[bytes] = []  # their row names
         self.at = 0  # the next of `rest`
         self.directories: set[bytes] = set()  # names of those in `rest`
         self.whole = False  # `rest` reaches to the end of the directory

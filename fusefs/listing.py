@@ -18,8 +18,8 @@ import stat
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
-from hashlib import blake2b
 from typing import Final
+from zlib import crc32
 
 import pyfuse3
 import trio
@@ -40,11 +40,11 @@ PARENT: Final = 2  # of ".."
 
 
 def cookie_of(row: bytes) -> int:
-    """The cookie of a row name (a directory's ends with "/"): 63 bits, above those of "." and "..".
+    """The cookie of a row name (a directory's ends with "/"): 62 bits, above those of "." and "..".
 
-    Two of a million names have one cookie once in 20 million directories; who comes back to it is then led to one of
-    the two, while going on from a reply never asks."""
-    return PARENT + 1 + (int.from_bytes(blake2b(row, digest_size=8).digest(), "little") >> 2)
+    Forwards and backwards, CRC-32 is as good as one of 64 bits.  Two of a million names have one cookie in one of ten
+    million directories; who comes back to it is then led to one of the two, while going on from a reply never asks."""
+    return PARENT + 1 + ((crc32(row) << 32 | crc32(row[::-1])) >> 2)
 
 
 class Positions:
@@ -107,7 +107,7 @@ def list_buckets(names: Names, start: int, token: ReaddirToken) -> None:
 
 async def seek(names: Names, handle: DirectoryHandle, start: int) -> None:
     """The next reply begins after cookie `start`.  EINVAL for one that stands for no name (any more)."""
-    handle.rest, handle.at, handle.whole = [], 0, False
+    handle.rest, handle.rows, handle.at, handle.whole = [], [], 0, False
     if start == 0 or not handle.begun:
         handle.begun = True
         handle.pending = sorted(names.files.names.get(handle.inode, {}).items())
@@ -140,14 +140,19 @@ def list_directory(names: Names, handle: DirectoryHandle, epoch: int, token: Rea
         if not _dots(token, handle.inode, handle.parent, handle.cookie):
             return
         handle.cookie = PARENT
+    reply, positions = pyfuse3.readdir_reply, handle.positions
     for row, found in _following(names, handle, epoch):
-        file = names.file(found)
         cookie = cookie_of(row)
-        answer = names.attributes(file if file is not None else found.node)  # type: ignore[union-attr]
-        if not pyfuse3.readdir_reply(token, FileNameT(_shown(names, handle, found, row)), answer, cookie):
+        if isinstance(found, Entry):
+            shown = tree.to_mount(found.name) if found.directory else _shown(names, handle, row)
+            answer = names.attributes(names.file(found) or found.node)
+            inode = found.node.id
+        else:
+            shown, answer, inode = _shown(names, handle, row), names.attributes(found), found.inode
+        if not reply(token, FileNameT(shown), answer, cookie):
             return
-        names.known(handle.inode, answer.st_ino, found)
-        handle.positions[cookie] = handle.after = row
+        names.known(handle.inode, inode, found)
+        positions[cookie] = handle.after = row
         handle.cookie = cookie
 
 
@@ -155,12 +160,13 @@ def _following(names: Names, handle: DirectoryHandle, epoch: int) -> Iterator[tu
     """(row name, what it names) after where the handle is; where it is moves only between two of them."""
     pending = bisect_right(handle.pending, handle.after, key=lambda item: item[0]) if handle.after is not None else 0
     if handle.epoch != epoch:
-        handle.rest, handle.at, handle.whole, handle.epoch = [], 0, False, epoch
+        handle.rest, handle.rows, handle.at, handle.whole, handle.epoch = [], [], 0, False, epoch
     while True:
         if handle.at == len(handle.rest) and not handle.whole:
             _refill(names, handle)
-        entry = handle.rest[handle.at] if handle.at < len(handle.rest) else None
-        row = None if entry is None else _row(entry)
+        entry, row = None, None
+        if handle.at < len(handle.rest):
+            entry, row = handle.rest[handle.at], handle.rows[handle.at]
         if pending < len(handle.pending) and (row is None or handle.pending[pending][0] <= row):
             name, file = handle.pending[pending]
             pending += 1
@@ -187,6 +193,7 @@ def _refill(names: Names, handle: DirectoryHandle) -> None:
         directory = handle.after.endswith(b"/")
         after = (handle.after.removesuffix(b"/"), directory)
     handle.rest, handle.at = names.pending.entries(handle.inode, after, LIST_STEP), 0
+    handle.rows = [_row(entry) for entry in handle.rest]
     handle.whole = len(handle.rest) < LIST_STEP
     handle.directories = {entry.name for entry in handle.rest if entry.directory}
 
@@ -195,11 +202,9 @@ def _row(entry: Entry) -> bytes:
     return entry.name + b"/" if entry.directory else entry.name
 
 
-def _shown(names: Names, handle: DirectoryHandle, found: Entry | File, row: bytes) -> bytes:
-    """The name in the mount: a file beside a directory of the same name has an alias."""
-    if isinstance(found, Entry) and found.directory:
-        return tree.to_mount(found.name)
-    if handle.at < len(handle.rest) and (handle.whole or row + b"/" <= _row(handle.rest[-1])):
+def _shown(names: Names, handle: DirectoryHandle, row: bytes) -> bytes:
+    """A file's name in the mount: beside a directory of the same name it has an alias."""
+    if handle.at < len(handle.rows) and (handle.whole or row + b"/" <= handle.rows[-1]):
         shadowed = row in handle.directories  # its directory would be among these ...
     else:
         shadowed = names.pending.entry(handle.inode, row, True) is not None  # ... or comes later
