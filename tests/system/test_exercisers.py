@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def box(fuse: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    """With everything that the compiled part of the mount adds."""
+    """With everything that the compiled part of the mount adds, and with access control lists."""
     build()
-    with running(tmp_path_factory.mktemp("box")) as started:
+    with running(tmp_path_factory.mktemp("box"), TIERCE_MOUNT_ALLOW_OTHER="yes") as started:
         yield started
 
 
@@ -78,4 +78,5 @@ def test_two_hundred_directories_in_one_another(place: Place) -> None:
 
 @rows("name", list(programs.PROGRAMS))
 def test_programs_do_their_work_and_find_nothing_wrong(place: Place, name: str) -> None:
+    assert programs.acls(place.directory)
     programs.one(place, name, 1, size=120)

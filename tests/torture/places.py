@@ -120,5 +120,8 @@ def chosen(options: argparse.Namespace) -> Iterator[Place]:
         facts = json.loads(options.box.read_text())
         yield made(Place(Path(facts["mount"]) / name, name, facts, options.bucket))
     else:
-        with tempfile.TemporaryDirectory(prefix="tierce-") as state, running(Path(state)) as box:
+        with (
+            tempfile.TemporaryDirectory(prefix="tierce-") as state,
+            running(Path(state), TIERCE_MOUNT_ALLOW_OTHER="yes") as box,
+        ):
             yield place_in(box, name, options.bucket)

@@ -133,10 +133,16 @@ def rsync(place: Path, rng: random.Random, size: int) -> None:
 
 def acls(directory: Path) -> bool:
     """Whether access control lists can be kept there."""
+    probe = directory / ".probe"
+    probe.touch()
     try:
-        os.getxattr(directory, "system.posix_acl_access")
+        os.setxattr(probe, "system.posix_acl_access", ACL)
     except OSError as error:
-        return error.errno == errno.ENODATA  # there could be one
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return False
+    finally:
+        probe.unlink()
     return True
 
 
