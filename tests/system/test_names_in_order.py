@@ -8,6 +8,7 @@ import random
 import threading
 from itertools import count
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -16,7 +17,15 @@ from tests.system.box import running
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
-STATES = (set(), {"d"}, {"d", "f"}, {"d", "g"}, {"d", "g", "l"}, {"d", "g", "l", "s"}, {"g", "l", "s"})
+STATES: Final[tuple[set[str], ...]] = (
+    set(),
+    {"d"},
+    {"d", "f"},
+    {"d", "g"},
+    {"d", "g", "l"},
+    {"d", "g", "l", "s"},
+    {"g", "l", "s"},
+)
 """Which names of one step there are, after each of its changes."""
 
 
