@@ -362,7 +362,8 @@ def main() -> int:
     """One seed, or new ones for so long."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, help="replay this one")
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--first", type=int, help="count seeds from here (default: from the clock)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for so long")
     arguments = parser.parse_args()
     counts: Counts = collections.Counter()
     with small_world() as directory:
@@ -370,7 +371,7 @@ def main() -> int:
             run_seed(arguments.seed, directory, counts)
             print(dict(counts))
             return 0
-        first = seed = time.monotonic_ns() // 1_000_000_000 * 1000
+        first = seed = arguments.first if arguments.first is not None else time.monotonic_ns() // 1_000_000
         begin, bad = time.monotonic(), []
         while time.monotonic() - begin < arguments.seconds:
             try:
