@@ -23,7 +23,7 @@ from appliance.limits import GATHER_MAX, KIB, MIB
 from appliance.model import Body, Bucket, DataKey, Node
 from appliance.ondisk.superblock import Tier
 from appliance.opening import open_store
-from appliance.store import ObjectStore
+from appliance.store import ObjectStore, Ticket
 from appliance.upkeep.audit import AuditReport, audit
 from tests.doubles.disks import MemoryDevice
 
@@ -105,9 +105,15 @@ class Box:
         started.set()
         await self._end.wait()
 
-    def run(self, function: Callable[..., Awaitable[T]], *arguments: object) -> T:
-        """`await function(*arguments)` in the loop."""
-        return trio.from_thread.run(function, *arguments, trio_token=self._token)
+    def run(self, function: Callable[..., Awaitable[T] | Ticket], *arguments: object) -> T:
+        """`await function(*arguments)` in the loop; of what is only submitted, until it is durable."""
+
+        async def work() -> T:
+            answer = function(*arguments)
+            result: T = await (answer.wait() if isinstance(answer, Ticket) else answer)
+            return result
+
+        return trio.from_thread.run(work, trio_token=self._token)
 
     def call(self, function: Callable[..., T], *arguments: object) -> T:
         """`function(*arguments)` in the loop."""
