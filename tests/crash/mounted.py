@@ -7,9 +7,9 @@ file
     any state that it had since the last one that is *sure*, and nothing else (H8): a prefix of what was done to it,
     whole
 
-Sure is what fsync returned for; what was renamed or removed; what the other door has shown (H2); and what was closed
-before another file's commit that is sure was submitted, for commits are durable in their order.  A rename happened for
-both of its names or for neither.
+Sure is what fsync returned for, of a file or a directory; what the other door has shown (H2); and what was closed,
+renamed or removed before another file's commit that is sure was submitted, for commits are durable in their order.  A
+rename happened for both of its names or for neither.
 """
 
 from __future__ import annotations
@@ -211,14 +211,12 @@ class Program:
         if target == name or old.now is None:
             return
         await self.close(target)
-        sure = self.world.closed()
         tie = (name, old.becomes(None), target, new.becomes(old.states[-2]))
         self.world.ties.append(tie)
         await self.mount.rename(f"box/{name}", f"box/{target}")
         if name in self.open:
             self.open[target] = self.open.pop(name)
         old.closed, new.closed = tie[1], tie[3]
-        self.world.make_sure(sure | {name: tie[1], target: tie[3]})
 
     async def unlink(self, name: str) -> None:
         item = self.world.names[name]
@@ -228,7 +226,6 @@ class Program:
         number = item.becomes(None)
         await self.mount.unlink(f"box/{name}")
         item.closed = number
-        self.world.make_sure({name: number})
 
     async def age(self, _: str) -> None:
         """As after five seconds."""

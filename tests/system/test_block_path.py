@@ -110,12 +110,14 @@ class Program(Client):
             becomes = self._sync_page(path, self.databases.setdefault(key, bytearray(20 * 4096)))
         elif self.random.random() < 0.2:
             path.unlink(missing_ok=True)
+            sync(path.parent)
             becomes = GONE
         else:
             body = self.random.randbytes(self.random.choice(SIZES))
             temporary = path.with_suffix(TEMPORARY)
             temporary.write_bytes(body)  # not synced: the new bytes come before the new name
             temporary.rename(path)
+            sync(path.parent)
             becomes = digest(body)
         self.changes.append(Change(key, becomes, began, self.log.stat().st_size))
 
@@ -130,6 +132,15 @@ class Program(Client):
         finally:
             os.close(descriptor)
         return digest(bytes(image))
+
+
+def sync(directory: Path) -> None:
+    """What happened to its names is durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -51,18 +51,23 @@ def by_msync(number: int) -> str:
     return ""
 
 
+def sync_directory() -> None:
+    descriptor = os.open(root, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
 def by_rename(number: int) -> str:
     (root / "renaming").write_bytes(written(number))  # without fsync: the new bytes come before the new name
     os.rename(root / "renaming", root / "renamed")
+    sync_directory()
     return "renamed"
 
 
 def by_directory(number: int) -> str:
     name = f"closed{number % 20}"
     (root / name).write_bytes(written(number))
-    descriptor = os.open(root, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    sync_directory()
     return name
 
 
