@@ -17,7 +17,7 @@ import pytest
 
 from appliance.errors import StoreError
 from appliance.mountpoints import type_at
-from fusefs.mount import prepare
+from fusefs.mount import READ_AHEAD_KIB, prepare
 from tests.fusefs.served import Served, served
 
 pytestmark = pytest.mark.system
@@ -126,6 +126,13 @@ def test_unlinked_while_open(mount: Served) -> None:
         path.unlink()
         file.seek(0)
         assert file.read() == b"committed"
+
+
+def test_the_kernel_reads_ahead_in_whole_requests(mount: Served) -> None:
+    """Also after INIT, which sets it back if it comes second."""
+    number = os.stat(mount.point).st_dev
+    ahead = Path(f"/sys/class/bdi/{os.major(number)}:{os.minor(number)}/read_ahead_kb").read_text()
+    assert os.geteuid() != 0 or int(ahead) == READ_AHEAD_KIB
 
 
 def test_rename(mount: Served) -> None:
