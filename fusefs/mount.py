@@ -216,7 +216,7 @@ class Mount:
         if waiting.cancelled_caught:
             log.warning("%s: the kernel's dirty pages did not arrive in %g s", self.point, FLUSH_TIMEOUT)
         await self.operations.files.commit_all()
-        await self.operations.store.settle()
+        await self.operations.pending.make_durable()
         await self.operations.invalidation.close()
         pyfuse3.terminate()
 

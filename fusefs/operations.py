@@ -412,7 +412,7 @@ class Operations(pyfuse3.Operations):
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         handle = self.handles[fh]
         assert isinstance(handle, DirectoryHandle)
-        await self.store.settle()
+        await self.pending.make_durable()
         self.pending.report(handle.inode)
 
     # ------------------------------------------------------------------ answering

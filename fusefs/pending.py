@@ -80,6 +80,7 @@ class Pending:
         self._changes: deque[Change] = deque()
         self._added = trio.Event()
         self._errors: dict[int, StoreError] = {}  # directory -> what nobody was told
+        files.before_again = self._take_in_settled
 
     @property
     def waiting(self) -> int:
@@ -187,10 +188,29 @@ class Pending:
                 change = self._changes[0]
                 with suppress(Exception):  # looked at below
                     await change.ticket.wait(patient=True)
-                while self._changes and self._changes[0].ticket.settled:
-                    self._take_in(self._changes.popleft())
+                self._take_in_settled()
             self._added = trio.Event()
             await self._added.wait()
+
+    async def make_durable(self) -> None:
+        """What was answered so far, and what was closed, is durable or has failed for good (`report`)."""
+        closed = list(self.files.commits)
+        await self.store.settle()
+        self._take_in_settled()  # here, not when the task above comes to it: who called asks what failed
+        if closed:
+            await self.files.wait(closed[-1])
+        tried_again = any(change.again for change in self._changes)
+        for commit in closed:
+            if commit.again:
+                await self.files.commit(commit.file)
+                tried_again = True
+        if tried_again:
+            await self.store.settle()
+            self._take_in_settled()
+
+    def _take_in_settled(self) -> None:
+        while self._changes and self._changes[0].ticket.settled:
+            self._take_in(self._changes.popleft())
 
     def _is_tried_again(self, change: Change) -> bool:
         """A batch fails as a whole when a device does, and programs have heard nothing wrong: the next try goes to the

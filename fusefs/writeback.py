@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING, Final
@@ -69,11 +69,12 @@ class WriteBack:
         self.memory = 0  # of all overlays
         self._dirty: dict[int, File] = {}  # in the order of their first change
         self._tokens = count(1)
-        self._commits: deque[Commit] = deque()
+        self.commits: deque[Commit] = deque()
         self._submitted = trio.Event()
         self._nursery: trio.Nursery | None = None
         self.promises = Promises(store)
         self.times = Times(store)
+        self.before_again: Callable[[], None] = lambda: None  # changes of names that failed come first again
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The background: ends only by cancellation."""
@@ -214,8 +215,8 @@ class WriteBack:
             if victim.overlay.memory > GATHER_MAX and (victim.overlay.fresh or victim.lock.locked()):
                 async with victim.lock:
                     await self._stage(victim, everything=True)
-            elif self._commits:
-                commit = self._commits[0]
+            elif self.commits:
+                commit = self.commits[0]
                 await self.wait(commit)
                 require_done(commit)
             elif named := [other for other in self._dirty.values() if not other.orphan]:
@@ -307,8 +308,8 @@ class WriteBack:
         for _ in range(2):  # once more what a failed device kept from being done
             for file in list(self._dirty.values()):
                 await self._commit_quietly(file)
-            while self._commits:
-                await self.wait(self._commits[0])
+            while self.commits:
+                await self.wait(self.commits[0])
         await self.times.commit()
 
     def report(self, file: File) -> None:
@@ -321,8 +322,8 @@ class WriteBack:
     # ------------------------------------------------------------------ background
     async def _settle_in_order(self) -> None:
         while True:
-            while self._commits:
-                await self.wait(self._commits[0], patient=True)
+            while self.commits:
+                await self.wait(self.commits[0], patient=True)
             self._submitted = trio.Event()
             await self._submitted.wait()
 
@@ -478,7 +479,7 @@ class WriteBack:
             file, token, ticket, chunks, cut=cut, attributes=attributes, makes=makes, size=size, promised=promised
         )
         file.pending.append(commit)
-        self._commits.append(commit)
+        self.commits.append(commit)
         self._submitted.set()
 
     def _is_orphan(self, file: File) -> bool:
@@ -519,8 +520,8 @@ class WriteBack:
         """Waits for one ticket and takes in every commit up to it that is done."""
         with suppress(Exception):  # taken in below, where it is kept for the file
             await commit.ticket.wait(patient=patient)
-        while self._commits and self._commits[0].ticket.settled:
-            await self._take_in(self._commits.popleft())
+        while self.commits and self.commits[0].ticket.settled:
+            await self._take_in(self.commits.popleft())
 
     async def _take_in(self, commit: Commit) -> None:
         """`commit` is settled: memory follows."""
@@ -530,6 +531,7 @@ class WriteBack:
             await commit.ticket.wait()  # settled: raises or returns at once
         except StoreError as error:
             file.begins = True  # perhaps it was this one that was to begin a version: better one more than one changed
+            self.before_again()
             if taken_back(commit):
                 log.warning("commit of inode %d is tried again: %r", file.inode, error)
                 self._count(file)

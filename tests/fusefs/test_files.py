@@ -130,13 +130,13 @@ def test_a_small_file_is_rewritten_over_what_the_writer_has_already_changed(
         await mount.ops.write(fh, 4, b"TWO")
         with monkeypatch.context() as patch:
             patch.setattr(mount.ops.files, "_submitted", trio.Event())
-            patch.setattr(mount.ops.files, "_commits", deque())
+            patch.setattr(mount.ops.files, "commits", deque())
             await mount.ops.flush(fh)
             await file.pending[0].ticket.wait()
-            waiting = list(mount.ops.files._commits)
+            waiting = list(mount.ops.files.commits)
         await mount.truncate("photos/a", 1000)
         await mount.ops.flush(fh)
-        mount.ops.files._commits.extendleft(waiting)
+        mount.ops.files.commits.extendleft(waiting)
         assert await mount.read_all(fh) == b"twooTWO" + (b"one" * 1000)[7:1000]
         await mount.close(fh)
         await settled(mount)

@@ -100,8 +100,6 @@ def test_what_was_answered_and_fails_is_told_and_forgotten(caplog: pytest.LogCap
         directory = await mount.ops.opendir(await mount.inode("photos"), mount.ctx)
         async with refused(errno.EIO):
             await mount.ops.fsyncdir(directory, False)
-            await settled(mount)
-            await mount.ops.fsyncdir(directory, False)
         await mount.ops.fsyncdir(directory, False)  # once
         assert await mount.read_file("photos/f") == b"data"
         with trio.fail_after(5):
@@ -125,6 +123,26 @@ def test_what_a_failed_device_undid_is_done_again() -> None:
         assert await mount.listdir("photos") == [b"d"]
         assert await mount.listdir("photos/d") == [b"e"]
         assert not mount.kernel.names
+
+    run(scene)
+
+
+def test_fsync_of_a_directory_waits_for_what_is_done_again() -> None:
+    async def scene(mount: Unmounted) -> None:
+        directory = await mount.ops.opendir(await mount.inode("photos"), mount.ctx)
+        gate = await closed(mount)
+        await mount.mkdir("photos/d")
+        mount.store.fail_next = StoreError(Code.UNAVAILABLE)
+        gate.set()
+        await mount.ops.fsyncdir(directory, False)
+        assert mount.store.entry(await mount.inode("photos"), b"d", True), "not durable"
+        gate = await closed(mount)
+        await mount.write_file("photos/f", b"data")
+        mount.store.fail_next = StoreError(Code.UNAVAILABLE)
+        gate.set()
+        await mount.ops.fsyncdir(directory, False)
+        assert mount.store.entry(await mount.inode("photos"), b"f", False), "closed before, not durable"
+        await mount.ops.releasedir(directory)
 
     run(scene)
 
