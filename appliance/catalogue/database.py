@@ -205,6 +205,11 @@ class Rows:
             self.top_id = number
         return number
 
+    def gathered(self, chunk: int) -> bytes | None:
+        """The bytes of a new chunk whose pages this batch makes at its end; None: it is no such chunk."""
+        found = self.new_data.get(chunk)
+        return found.data if found is not None else None
+
     def charge(self, bucket: int, objects: int, size: int, *, parts: int = 0, always: bool = False) -> None:
         """The one quota charge (H6): in the commit's own transaction, admitted or not when the command is done.
 

@@ -174,7 +174,7 @@ class Committer:
             min(DROP_STEP, self.ring.length // DROP_SHARE),
             PATCHES_MAX - self.patched,
         )
-        tx.keep = partial(self.retrieval.long.keep, tx.all)
+        tx.keep = partial(self.retrieval.long.keep, tx.all, tx.gathered)
         tx.buckets = self._buckets
         try:
             connection.execute("BEGIN IMMEDIATE")

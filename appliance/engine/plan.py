@@ -35,6 +35,7 @@ KEPT_STEP: Final = 4096  # bytes of patches that count like one step
 
 type_every = Callable[..., list[Any]]
 type_prefer = Callable[[list[PageRef]], list[PageRef]]
+type_gathered = Callable[[int], bytes | None]
 
 
 class Step(NamedTuple):
@@ -52,8 +53,17 @@ class Step(NamedTuple):
         return memoryview(self.data)[self.start : self.start + self.length] if self.data else None
 
 
-def steps_of(every: type_every, prefer: type_prefer, kind: int, ref: int, start: int, end: int) -> list[Step]:
-    """Steps that cover [start, end) of a content; what it does not hold is zeros.  Raises DAMAGED."""
+def steps_of(
+    every: type_every,
+    prefer: type_prefer,
+    kind: int,
+    ref: int,
+    start: int,
+    end: int,
+    gathered: type_gathered = lambda chunk: None,
+) -> list[Step]:
+    """Steps that cover [start, end) of a content; what it does not hold is zeros.  Inside a batch `gathered` has the
+    bytes of chunks whose pages are made at its end.  Raises DAMAGED."""
     steps: list[Step] = []
     position, held = start, end
     pages: dict[int, dict[int, list[PageRef]]] = {}
@@ -65,7 +75,7 @@ def steps_of(every: type_every, prefer: type_prefer, kind: int, ref: int, start:
             steps.append(Step(piece.offset - position, 0, ()))
         if piece.chunk not in pages:
             found = pages_of(every, prefer, piece.chunk)
-            if not found and (data := patch_data(every, piece.chunk)) is not None:
+            if not found and (data := patch_data(every, piece.chunk) or gathered(piece.chunk)) is not None:
                 patches[piece.chunk] = data
             pages[piece.chunk] = found
         if piece.chunk in patches:
@@ -220,10 +230,13 @@ class LongReads:
             else:
                 del self._plans[plan.node]
 
-    def keep(self, every: type_every, node: int, kind: int, ref: int, low: int, high: int) -> None:
-        """Inside a batch, before it changes [low, high) of the node, whose content is now `kind`, `ref`."""
+    def keep(
+        self, every: type_every, gathered: type_gathered, node: int, kind: int, ref: int, low: int, high: int
+    ) -> None:
+        """Inside a batch, before it changes [low, high) of the node, whose content is now `kind`, `ref`; folding may
+        have changed it in the same batch."""
         for plan in self._plans.get(node, ()):
-            plan.keep(lambda start, end: steps_of(every, self._prefer, kind, ref, start, end), low, high)
+            plan.keep(lambda start, end: steps_of(every, self._prefer, kind, ref, start, end, gathered), low, high)
 
     def look(self, node: int, start: int, end: int) -> list[Step]:
         """[start, end) as it is now, in one state of the catalogue."""

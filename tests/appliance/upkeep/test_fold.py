@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.catalogue.commands import Command, FoldMap
+from appliance.engine import plan, retrieve
 from appliance.engine.startup import put_aside
 from appliance.engine.ticket import Ticket
 from appliance.errors import Code, StoreError
@@ -336,5 +337,44 @@ def test_a_map_that_went_is_no_error(tmp_path: Path) -> None:
         with pytest.raises(StoreError) as caught:
             await store.engine.submit(command).wait()
         assert caught.value.code is Code.CONFLICT
+
+    run_store(tmp_path, main)
+
+
+def test_a_change_right_behind_a_folding_while_a_long_read_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One batch: what the change replaces is for the reader, and is in a chunk that has no pages yet."""
+    for module in (plan, retrieve):
+        monkeypatch.setattr(module, "PLAN_WINDOW", 256 * KIB)
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        pieces = scattered(8)
+        node = await write_scattered(store, bucket, await put(store, bucket), pieces)
+        changes: list[Ticket] = []
+        submit = store.engine.submit
+
+        def behind(command: Command, **rest: bool) -> Ticket:
+            ticket = submit(command, **rest)
+            if isinstance(command, FoldMap):
+                monkeypatch.setattr(store.engine, "submit", submit)
+                assert not command.chunk.pages
+                changes.extend(submit_change(store, bucket, node, offset, b"late" * 1024) for offset, _ in pieces)
+            return ticket
+
+        with store.reader(node) as reader:
+            await reader.begin()
+            found = reader.pieces()
+            first = bytes(next(found))
+            monkeypatch.setattr(store.engine, "submit", behind)
+            await folder(store).fold(node.ref)
+            for ticket in changes:
+                await ticket.wait()
+            forget(store)
+            rest = await store.engine.lanes.call(b"".join, map(bytes, found))
+            assert first + rest == changed(DATA, pieces)
+        late = [(offset, b"late" * 1024) for offset, _ in pieces]
+        assert await read_all(store, store.node(node.id)) == changed(DATA, late)
+        assert len(changes) == len(pieces)
 
     run_store(tmp_path, main)
