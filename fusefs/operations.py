@@ -453,6 +453,7 @@ class Operations(pyfuse3.Operations):
                 changes.require_unlocked(self.store, file)
             if flags & os.O_TRUNC and file.size:
                 self.files.truncate(file, 0, clock_ns())
+                changes.drop_privileges(file)
                 writable = True  # its close commits
         except StoreError:
             self.files.let_go(file)

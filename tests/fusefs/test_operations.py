@@ -286,11 +286,14 @@ def test_attributes_are_kept_and_committed(play: Play) -> None:
     play(scene)
 
 
-def test_a_write_drops_set_user_id(play: Play) -> None:
+def test_a_change_of_content_drops_set_user_id(play: Play) -> None:
     async def scene(mount: Unmounted) -> None:
         fh = await mount.create("photos/tool", mode=0o6755)
         await mount.ops.write(fh, 0, b"#!")
         assert stat.S_IMODE((await mount.stat("photos/tool")).st_mode) == 0o755
+        await mount.setattr("photos/tool", st_mode=0o6755)
+        await mount.close(await mount.open("photos/tool", os.O_RDONLY | os.O_TRUNC))
+        assert stat.S_IMODE((await mount.stat("photos/tool")).st_mode) == 0o755, "open(2) with O_TRUNC is one, too"
         await mount.close(fh)
 
     play(scene)
