@@ -15,7 +15,7 @@ from pyfuse3 import EntryAttributes, FUSEError, ModeT
 from appliance.authority import Action
 from appliance.errors import Code, StoreError
 from appliance.limits import NAME_MAX
-from appliance.model import Bucket, Entry, Node
+from appliance.model import MARKER, Bucket, Entry, Node
 from fusefs import attributes, past, tree
 from fusefs.handles import File
 from fusefs.inodes import PAST, ROOT, Inodes
@@ -215,6 +215,8 @@ class Names:
         elif place is None and self.store.versioned(bucket) and stat.S_ISREG(self.node(inode).mode):
             place = await self.store.place_of(inode) or PAST
         found = self.files.get(inode) or self.node(inode)  # as it is after that wait
+        if isinstance(found, Node) and found.flags & MARKER:  # no file, and under no name of the mount's
+            raise FUSEError(errno.ESTALE)
         if (found.orphan if isinstance(found, File) else not found.links) and inode not in self.inodes:
             raise FUSEError(errno.ESTALE)
         self.inodes.looked_up(inode, bucket)

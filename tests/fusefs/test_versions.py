@@ -129,6 +129,22 @@ def test_removal_and_s3(tmp_path: Path) -> None:
     run(tmp_path, main)
 
 
+def test_the_number_of_a_delete_marker_leads_nowhere(tmp_path: Path) -> None:
+    """NFS asks by number alone; a marker has one, too."""
+
+    async def main(scene: History) -> None:
+        mount = scene.mount
+        await mount.write_file("bucket/f", b"one")
+        await mount.unlink("bucket/f")
+        bucket = scene.store.bucket("bucket")
+        newest = (await scene.store.list_versions(bucket, b"f")).versions[0]
+        assert newest.marker
+        marker: Any = await scene.store.look_up_version(bucket, b"f", newest.version_id)
+        await scene.refused(mount.ops.lookup(marker.id, b".", mount.ctx), errno.ESTALE)
+
+    run(tmp_path, main)
+
+
 def test_who_has_the_old_one_open(tmp_path: Path) -> None:
     """H4: an open file is what it was; what is written to it after S3 replaced it is in no version."""
 
