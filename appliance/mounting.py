@@ -124,7 +124,7 @@ def mount(control: Control, source: str, point: Path, options: Options) -> None:
     try:
         if there is not None and there.type == mountpoints.FILE_SYSTEM and mountpoints.is_dead(there):
             mountpoints.detach(point)
-        mountpoints.bind(whole / bucket, point, options.flags)
+        mountpoints.bind(whole, bucket, os.path.realpath(point), options.flags)
     except OSError as error:
         why = error.strerror or repr(error)
         if error.errno == errno.EACCES and not status["mount_options"]["allow_other"]:

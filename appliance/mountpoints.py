@@ -15,8 +15,10 @@ import ctypes
 import errno
 import os
 import re
+import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -117,15 +119,36 @@ def unmount(point: str | Path) -> None:
     _umount(point, 0)
 
 
-def bind(source: str | Path, point: str | Path, flags: int) -> None:
-    """Shows the directory `source` at `point`, too, with `flags`; as root.  Raises OSError."""
-    _mount(os.fsencode(source), os.fsencode(point), MS_BIND)
+def bind(top: str | Path, below: str, point: str | Path, flags: int) -> None:
+    """Shows at `point`, too, what is called `below` in the file system mounted at `top`, with `flags`; as root.
+
+    Raises OSError, ELOOP for a symbolic link on the way from `top` or to `point`: who may write there would choose what
+    is shown, and where."""
+    with _found(top, below) as source, _found("/", str(point)) as target:
+        _mount(source, target, MS_BIND)
     if flags:
         try:
-            _mount(None, os.fsencode(point), MS_REMOUNT | MS_BIND | flags)
+            with _found("/", str(point)) as target:  # the new one
+                _mount(None, target, MS_REMOUNT | MS_BIND | flags)
         except OSError:
             detach(point)
             raise
+
+
+@contextmanager
+def _found(top: str | Path, path: str) -> Iterator[bytes]:
+    """A path that stays what it is inside, of what lies at `path` below `top`: found name by name, no link followed."""
+    found = os.open(top, os.O_PATH | os.O_CLOEXEC)
+    try:
+        for name in filter(None, path.split("/")):
+            inner = os.open(name, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=found)
+            os.close(found)
+            found = inner
+            if stat.S_ISLNK(os.fstat(found).st_mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        yield b"/proc/self/fd/%d" % found
+    finally:
+        os.close(found)
 
 
 def bury(point: Path, take_away: Callable[[Path], None]) -> list[Mounted]:
@@ -156,7 +179,7 @@ def revive(point: Path, places: list[Mounted]) -> list[tuple[str, str]]:
             continue  # somebody took it away, or put something else there
         try:
             detach(place.point)
-            bind(f"{point}{place.root.rstrip('/')}", place.point, place.flags)
+            bind(point, place.root, place.point, place.flags)
         except OSError as error:
             failed.append((place.point, error.strerror or repr(error)))
     return failed

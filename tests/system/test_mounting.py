@@ -162,6 +162,36 @@ def test_a_killed_daemon_comes_back_in_every_place(fuse: None, tmp_path: Path, p
             box.tierce("umount", str(places / name))
 
 
+def test_a_place_comes_back_by_names_alone(places: Path, tmp_path: Path) -> None:
+    """Who may write in a shown directory's parent may not have root show, or cover, another one after a restart."""
+    top, secret = tmp_path / "top", tmp_path / "secret"
+    for path in (top, secret):
+        path.mkdir()
+    (secret / "key").touch()
+    subprocess.run(["mount", "-t", "tmpfs", "top", str(top)], check=True)
+    try:
+        (top / "mine").mkdir()
+        mountpoints.bind(top, "mine", places / "one", mountpoints.MS_RDONLY)
+        mountpoints.bind(top, "", places / "all", 0)
+        found = [mountpoints.at(places / name) for name in ("one", "all")]
+        shown = [each for each in found if each is not None]
+        assert [(each.root, each.flags & mountpoints.MS_RDONLY) for each in shown] == [("/mine", 1), ("/", 0)]
+        assert not mountpoints.revive(top, shown)
+        assert [mountpoints.at(places / name) for name in ("one", "all")] == found
+        (top / "mine").rename(top / "was")
+        (top / "mine").symlink_to(secret)
+        assert [place for place, _ in mountpoints.revive(top, shown)] == [str(places / "one")]
+        assert not list((places / "one").iterdir())
+        (places / "link").symlink_to(secret)
+        with pytest.raises(OSError) as caught:
+            mountpoints.bind(top, "was", places / "link", 0)
+        assert caught.value.errno == errno.ELOOP
+    finally:
+        for path in (places / "one", places / "all", top):
+            while mountpoints.at(path) is not None:
+                mountpoints.detach(path)
+
+
 def test_umount_loses_nothing(fuse: None, tmp_path: Path, places: Path) -> None:
     """What was closed is durable when umount(8)'s helper returns: the daemon is killed right then."""
     with running(tmp_path / "box") as box:
