@@ -19,7 +19,7 @@ from pyfuse3 import EntryAttributes, FileNameT, FlagT, FUSEError, InodeT, ModeT,
 
 from appliance.authority import Action
 from appliance.model import IMPLIED, NO_ATTRIBUTES, Attributes, BodyKind, Bucket, Entry, Node, pack_attributes
-from fusefs import acl, changes, tree
+from fusefs import acl, changes, past, tree
 from fusefs.handles import File
 from fusefs.inodes import ROOT, Inodes
 from fusefs.invalidation import Invalidation
@@ -267,8 +267,11 @@ class Entries:
             raise FUSEError(errno.EINVAL)
         if self.names.bucket_id(parent_inode_old) != self.names.bucket_id(parent_inode_new):
             raise FUSEError(errno.EXDEV)
+        self.names.require_present(parent_inode_new)
         source = self.names.existing(parent_inode_old, name_old)
         target = self.names.find(parent_inode_new, name_new)
+        if target is not None and name_new == past.NAME:
+            raise FUSEError(errno.EROFS)
         exchange = bool(flags & pyfuse3.RENAME_EXCHANGE)
         directory = isinstance(source, Entry) and source.directory
         if target is None:

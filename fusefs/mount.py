@@ -178,6 +178,7 @@ class Mount:
         """What the kernel holds of closed files, and what we do, is durable."""
         await trio.to_thread.run_sync(flush_kernel, self.point, abandon_on_cancel=True)
         await self.operations.files.commit_all()
+        await self.operations.pending.make_durable()
 
     async def unmount(self) -> None:
         """For an operator.  Raises IN_USE while a program works in it or it has further places, UNAVAILABLE."""

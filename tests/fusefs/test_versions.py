@@ -448,6 +448,13 @@ def test_older_versions_are_read_in_a_directory_of_their_own(tmp_path: Path) -> 
         await scene.refused(mount.unlink(oldest), errno.EROFS)
         await scene.refused(mount.rename(oldest, "bucket/g"), errno.EROFS)
         await scene.refused(mount.rename("bucket/f", past + b"/f"), errno.EROFS)
+        await scene.refused(mount.rename("bucket/f", oldest), errno.EROFS)
+        await mount.mkdir("bucket/full")
+        await mount.write_file("bucket/full/f", b"")
+        for flags in (0, pyfuse3.RENAME_EXCHANGE):
+            await scene.refused(mount.rename("bucket/full", past, flags), errno.EROFS)
+        await mount.unlink("bucket/full/f")
+        await mount.rmdir("bucket/full")
         await scene.refused(mount.mkdir(past + b"/new"), errno.EROFS)
         await scene.refused(mount.rmdir(past), errno.EROFS)
         await scene.refused(mount.rename(past, "bucket/other"), errno.EROFS)
