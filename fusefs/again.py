@@ -27,6 +27,7 @@ def taken_back(commit: Commit) -> bool:
         file.cut = commit.cut if file.cut is None else min(commit.cut, file.cut)
     if commit.makes:
         file.create = file.name
+        file.until = file.until or commit.ticket.born  # what S3 put there since is newer
     file.attributes_changed = file.attributes_changed or commit.attributes
     commit.again = True
     return True

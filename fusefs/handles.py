@@ -119,6 +119,7 @@ class File:
         "staged",
         "stays",
         "uid",
+        "until",
         "writers",
     )
 
@@ -130,6 +131,7 @@ class File:
         self.base: Node | None = None
         self.name = name  # (parent, catalogue name) while the mount's own table shows it
         self.create = name  # the same until the commit that makes the entry is submitted
+        self.until = 0  # of that commit, if it failed once: what was made since is not replaced
         self.place = name  # where it was found last: its key, where keys have versions
         self.begins = True  # the next change of its bytes begins a version
         self.stays = -1  # the version that the last one to begin was to leave as it is

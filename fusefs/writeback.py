@@ -409,8 +409,7 @@ class WriteBack:
 
     async def _submit(self, file: File, *, synced: bool = False) -> None:
         """Builds one commit of all that is dirty at this moment and submits it.  Somebody waits for it if `synced`."""
-        token = next(self._tokens)
-        size, cut = file.size, file.cut
+        token, size, cut = next(self._tokens), file.size, file.cut
         whole = None if synced and file.takes_patches else self._whole_small(file)
         if whole is not None:
             file.overlay.truncate(0)
@@ -459,6 +458,7 @@ class WriteBack:
                 done=file.done,
                 promised=promised,
                 punched=punched,
+                until=file.until,
             )
         except BaseException:
             file.overlay.unclaim(token)

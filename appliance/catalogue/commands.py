@@ -204,6 +204,7 @@ class Unlink(Command, frozen=True, kw_only=True):
     name: bytes
     now_ns: int
     lock_ns: int = 0
+    until: int = 0  # tried again: what was made since, with a number from here on, is not meant; 0: it may be
 
 
 class Rename(Command, frozen=True, kw_only=True):
@@ -216,6 +217,7 @@ class Rename(Command, frozen=True, kw_only=True):
     replace: bool
     exchange: bool
     lock_ns: int = 0
+    until: int = 0  # as `Unlink`'s
 
 
 class SetAttributes(Command, frozen=True, kw_only=True):
@@ -263,6 +265,7 @@ class WriteFile(Command, frozen=True, kw_only=True):
     retention_mode: str = ""  # of the bucket's default, when the writer is done
     retain_until_ns: int = 0
     promised: tuple[int, int] = (0, 0)  # objects and bytes that the quota was asked for when they were written
+    until: int = 0  # as `Unlink`'s: of what the new name replaces
     punched: tuple[tuple[int, int], ...] = ()  # [from, to) of what became holes; apart from each other and the slices
 
     @property

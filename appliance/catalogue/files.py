@@ -66,6 +66,12 @@ def _require_free(tx: Rows, parent: int, name: bytes) -> None:
         raise StoreError(Code.EXISTS)
 
 
+def _require_meant(until: int, *nodes: Node | None) -> None:
+    """A change that is tried again takes nothing that came to its names since.  Raises NO_SUCH_NODE."""
+    if until and any(node is not None and node.id >= until for node in nodes):
+        raise StoreError(Code.NO_SUCH_NODE, "the name was given to another file meanwhile")
+
+
 def make_directory(tx: Rows, cache: DirectoryCache, command: MakeDirectory) -> Entry:
     """Raises EXISTS, NO_SUCH_NODE."""
     parent = _directory(tx, command.parent)
@@ -181,6 +187,7 @@ def unlink(tx: Rows, cache: DirectoryCache, command: Unlink) -> None:
     node = names.node_at(tx.one, command.parent, command.name)
     if node is None:
         raise StoreError(Code.NO_SUCH_NODE)
+    _require_meant(command.until, node)
     state = versions.state_of(tx, node.bucket) if stat.S_ISREG(node.mode) else None
     history.require_free(state, node, command.lock_ns)
     if state is None:
@@ -212,6 +219,7 @@ def rename(tx: Rows, cache: DirectoryCache, command: Rename) -> None:
         _exchange(tx, cache, command, node, state)
         return
     target = names.node_at(tx.one, command.new_parent, new)
+    _require_meant(command.until, node, target)
     if target is not None and target.id == node.id:
         return  # POSIX: two names of one file: nothing happens
     other = command.new_name + (b"" if command.directory else b"/")
@@ -416,6 +424,7 @@ def write_file(
         if parent.bucket != command.bucket:
             raise StoreError(Code.NO_SUCH_BUCKET)
         replaced = names.node_at(tx.one, parent_id, name)
+        _require_meant(command.until, replaced)
         tx.note_id(command.node)
         old, old_size, links, generation = NOTHING, 0, 1, 0
         flags, packed, etag, written_ns = TIMED, b"", "", 0

@@ -21,12 +21,25 @@ class Ticket:
     not wait for more than `done`: a request of the kernel that holds a directory's lock, which an invalidation wants.
     """
 
-    __slots__ = ("_early", "_waiters", "announce", "command", "done", "error", "hurry", "result", "settled", "weight")
+    __slots__ = (
+        "_early",
+        "_waiters",
+        "announce",
+        "born",
+        "command",
+        "done",
+        "error",
+        "hurry",
+        "result",
+        "settled",
+        "weight",
+    )
 
     def __init__(self, command: commands.Command, weight: int, *, announce: bool) -> None:
         self.command = command
         self.weight = weight  # bytes that the batch's gathered write carries for it
         self.announce = announce  # others are told of the change before the waiters are (H5)
+        self.born = 0  # whatever a command makes that was submitted later has a higher number; 0: not known
         self.done = self.settled = False
         self.hurry: Callable[[], None] | None = None  # while it lingers: sends it to the writer
         self.result: Any = None

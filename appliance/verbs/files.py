@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from appliance.catalogue import commands, content
 from appliance.engine import listing
 from appliance.engine.ingest import Ingest
@@ -217,11 +219,16 @@ class FileVerbs(VersionVerbs):
 
     def _change(self, command: commands.Command) -> Ticket:
         """To be awaited, or left pending; then `leave` says so."""
-        return self.engine.submit(command, patient=True)
+        ticket = self.engine.submit(command, patient=True)
+        ticket.born = self.engine.new_id()
+        return ticket
 
     def again(self, ticket: Ticket) -> Ticket:
-        """The same change, once more."""
-        return self._change(ticket.command)
+        """The same change, once more; if its names were given to something else since, it fails with NO_SUCH_NODE."""
+        command = ticket.command
+        if isinstance(command, commands.Unlink | commands.Rename):
+            command = msgspec.structs.replace(command, until=ticket.born)
+        return self._change(command)
 
     def leave(self, bucket: int, ticket: Ticket) -> None:
         """Nobody awaits this change in the bucket: who comes through another door does (H2)."""
@@ -299,6 +306,7 @@ class FileVerbs(VersionVerbs):
         promised: tuple[int, int] = (0, 0),
         punched: Sequence[tuple[int, int]] = (),
         shared: SharedRange | None = None,
+        until: int = 0,
     ) -> Ticket:
         """Commits what a mounted file's writer has: one atomic change.
 
@@ -323,6 +331,9 @@ class FileVerbs(VersionVerbs):
 
         `promised`: objects and bytes that `reserve` promised for this change: redeemed if it succeeds, else the
         caller's to give back.  What it adds beyond that may fail with QUOTA_EXCEEDED.
+
+        `until`: the `born` of the ticket that failed, if this is tried again: a new name then replaces nothing that was
+        made since, but fails with NO_SUCH_NODE.
         """
         bucket = self.engine.buckets.get(bucket.name, bucket)
         default = self.retained(bucket, NO_ATTRIBUTES, now_ns) if done and bucket.settings else NO_ATTRIBUTES
@@ -354,9 +365,11 @@ class FileVerbs(VersionVerbs):
             retain_until_ns=default.retain_until_ns,
             promised=promised,
             punched=tuple(punched),
+            until=until,
         )
         said = command if shared is None else commands.CopyRange(change=command, shared=shared)
         ticket = self.engine.submit(said, patient=shared is None)
+        ticket.born = self.engine.new_id()
         self.leave(bucket.id, ticket)
         return ticket
 

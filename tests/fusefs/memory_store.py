@@ -42,6 +42,7 @@ class MemoryTicket:
     def __init__(self, store: MemoryStore, apply: Callable[[], object]) -> None:
         self.store, self.apply = store, apply
         self.settled = False
+        self.born = 0
         self.result: object = None
         self.error: StoreError | None = None
 
@@ -467,6 +468,7 @@ class MemoryStore:
         promised: tuple[int, int] = (0, 0),
         punched: Sequence[tuple[int, int]] = (),
         shared: SharedRange | None = None,
+        until: int = 0,
     ) -> MemoryTicket:
         bodies = {chunk.id: chunk.data or self.chunks[chunk.id] for chunk in chunks}
         assert {piece.chunk for piece in slices} == set(bodies), "every chunk is used and every slice has its chunk"

@@ -6,12 +6,15 @@ from __future__ import annotations
 import errno
 import os
 import random
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pyfuse3
 import pytest
 import trio
 
+from appliance.catalogue.commands import Command
 from appliance.errors import Code, StoreError
 from fusefs import pending
 from tests.effort import examples
@@ -254,3 +257,58 @@ def test_no_program_can_tell(tmp_path: Path) -> None:
         directory = tmp_path / str(seed)
         directory.mkdir()
         run_on_pool(scene, directory)
+
+
+async def unlink_it(mount: Unmounted) -> None:
+    await mount.unlink("photos/k")
+
+
+async def rename_onto_it(mount: Unmounted) -> None:
+    await mount.rename("photos/other", "photos/k")
+
+
+async def rename_it(mount: Unmounted) -> None:
+    await mount.rename("photos/k", "photos/moved")
+
+
+async def make_it(mount: Unmounted) -> None:
+    await mount.write_file("photos/n", b"the mount's")
+
+
+@pytest.mark.parametrize(
+    ("change", "key"), [(unlink_it, b"k"), (rename_onto_it, b"k"), (rename_it, b"k"), (make_it, b"n")]
+)
+def test_what_is_tried_again_takes_nothing_that_s3_put_there_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Unmounted], Awaitable[None]], key: bytes
+) -> None:
+    """The batch of the change fails with a device; the next one has an S3 client's object under its name."""
+
+    async def scene(mount: Unmounted) -> None:
+        await mount.write_file("photos/k", b"old")
+        await mount.write_file("photos/other", b"other")
+        await settled(mount)
+        engine, puts = mount.store.engine, list[Command]()
+        barrier, submit = engine.committer._barrier, engine.submit
+
+        def keeps(command: Command, **rest: bool) -> None:
+            puts.append(command)
+            raise StoreError(Code.IO_ERROR)
+
+        def fails(*arguments: Any) -> None:
+            monkeypatch.setattr(engine.committer, "_barrier", barrier)
+            submit(puts[0], announce=True)  # arrives during the barrier
+            raise StoreError(Code.UNAVAILABLE)
+
+        monkeypatch.setattr(engine, "submit", keeps)
+        with pytest.raises(StoreError):
+            await mount.door.put("photos", key, b"an S3 client's")
+        monkeypatch.setattr(engine, "submit", submit)
+        monkeypatch.setattr(engine.committer, "_barrier", fails)
+        await change(mount)
+        await settled(mount)
+        await mount.ops.files.commit_all()
+        await settled(mount)
+        assert engine.committer._barrier == barrier
+        assert await mount.door.get("photos", key) == b"an S3 client's", "an acknowledged object is gone"
+
+    run_on_pool(scene, tmp_path)
