@@ -322,6 +322,7 @@ def test_a_commit_that_a_failed_device_kept_from_being_done_is_tried_again(play:
 
         class Failed:
             settled = True
+            born = 0
             error: StoreError | None = StoreError(Code.UNAVAILABLE, "a device failed: try again")
 
             async def wait(self, *, patient: bool = False) -> object:
