@@ -179,15 +179,17 @@ class Names:
         return bucket if self.permits.allows(Action.MOUNT_READ, bucket) else None
 
     def require_current(self, inode: int) -> tuple[int, bytes] | None:
-        """Where a file is, as far as that was noted.  ESTALE when its name leads to another now: what the number means
-        is an older version, which nobody must write to."""
+        """Where a file is, as far as that was noted.  Where keys have versions, ESTALE when its name leads to another
+        now: what the number means is an older version, which nobody must write to.  Elsewhere it may have others."""
         place = self.inodes.place(inode)
         if place == PAST:
             return None
         if place is not None:
             entry = self.pending.entry(*place, False)
             if entry is None or entry.node.id != inode:
-                raise FUSEError(errno.ESTALE)
+                if self.store.versioned(self.bucket_id(inode)):
+                    raise FUSEError(errno.ESTALE)
+                return None
         return place
 
     def require_present(self, inode: int) -> None:

@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pyfuse3
 import pytest
@@ -96,6 +97,25 @@ def test_names_truncation_and_links_are_refused_at_once(tmp_path: Path) -> None:
             await mount.write_file("photos/c", b"3" * 5000)
             await mount.rename("photos/c", "photos/b")
             assert used(mount) == (1, 5000)
+
+    trio.run(main)
+
+
+def test_a_file_that_lost_the_name_it_was_found_by_is_there(tmp_path: Path) -> None:
+    """The kernel has the inode, also by its other name: it opens it, and sets its times when it writes back."""
+
+    async def main() -> None:
+        async with limited(tmp_path, Quota(10_000)) as mount:
+            await mount.write_file("photos/a", b"a" * 100)
+            inode: Any = await mount.inode("photos/a")
+            await mount.link("photos/a", "photos/b")
+            await mount.inode("photos/a")
+            await mount.unlink("photos/a")
+            assert (await mount.setattr_inode(inode, {"st_mode": 0o100600})).st_mode == 0o100600
+            info = await mount.ops.open(inode, os.O_RDWR, mount.ctx)
+            await mount.ops.write(info.fh, 0, b"b")
+            await mount.close(info.fh)
+            assert await mount.read_file("photos/b") == b"b" + b"a" * 99
 
     trio.run(main)
 
