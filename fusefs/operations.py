@@ -332,6 +332,7 @@ class Operations(pyfuse3.Operations):
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         file = self._file_handle(fh).file
         await self.files.make_durable(file)
+        await self.pending.named(file.inode)
         self.files.promises.report(file)
 
     @handling

@@ -208,6 +208,18 @@ class Pending:
             await self.store.settle()
             self._take_in_settled()
 
+    async def named(self, number: int) -> None:
+        """The last change of a node's own names is durable, or has failed for good (`report` of the directory).
+
+        fsync(2) promises a file's bytes alone, but programs that rename and then sync the file count on both, as ext4,
+        XFS and Btrfs have them."""
+        for change in reversed(self._changes):
+            if number in change.rows.values() or any(node.id == number for node in change.nodes):
+                await change.ticket.wait_done()
+                if change.ticket.error is not None:
+                    await self.make_durable()
+                return
+
     def _take_in_settled(self) -> None:
         while self._changes and self._changes[0].ticket.settled:
             self._take_in(self._changes.popleft())

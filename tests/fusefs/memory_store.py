@@ -60,11 +60,14 @@ class MemoryTicket:
         return self.wait().__await__()
 
     async def wait(self, *, patient: bool = False) -> object:
-        if not self.settled:
-            await self.store.drain()
+        await self.wait_done()
         if self.error is not None:
             raise self.error
         return self.result
+
+    async def wait_done(self) -> None:
+        if not self.settled:
+            await self.store.drain()
 
 
 class MemoryStore:

@@ -150,6 +150,24 @@ def test_fsync_of_a_directory_waits_for_what_is_done_again() -> None:
     run(scene)
 
 
+def test_fsync_of_a_renamed_file_waits_for_its_name() -> None:
+    async def scene(mount: Unmounted) -> None:
+        await mount.write_file("photos/old", b"old")
+        await mount.write_file("photos/other", b"other")
+        gate = await closed(mount)
+        fh, other = await mount.open("photos/old", os.O_RDWR), await mount.open("photos/other", os.O_RDWR)
+        await mount.rename("photos/old", "photos/new")
+        await mount.ops.fsync(other, False)
+        with trio.move_on_after(0.01) as waiting:
+            await mount.ops.fsync(fh, False)
+        assert waiting.cancelled_caught, "synced under a name that a crash can undo"
+        gate.set()
+        await mount.ops.fsync(fh, False)
+        assert mount.store.entry(await mount.inode("photos"), b"new", False) is not None, "in the catalogue itself"
+
+    run(scene)
+
+
 def test_many_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pending, "CHANGES_MAX", 3)
 
