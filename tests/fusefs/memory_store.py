@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -36,38 +36,7 @@ from appliance.model import (
     pack_attributes,
 )
 from tests.fusefs.memory_bodies import Content, MemoryReader
-
-
-class MemoryTicket:
-    def __init__(self, store: MemoryStore, apply: Callable[[], object]) -> None:
-        self.store, self.apply = store, apply
-        self.settled = False
-        self.born = 0
-        self.result: object = None
-        self.error: StoreError | None = None
-
-    def run(self) -> None:
-        try:
-            if self.store.fail_next is not None:
-                error, self.store.fail_next = self.store.fail_next, None
-                raise error
-            self.result = self.apply()
-        except StoreError as error:
-            self.error = error
-        self.settled = True
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return self.wait().__await__()
-
-    async def wait(self, *, patient: bool = False) -> object:
-        await self.wait_done()
-        if self.error is not None:
-            raise self.error
-        return self.result
-
-    async def wait_done(self) -> None:
-        if not self.settled:
-            await self.store.drain()
+from tests.fusefs.memory_ticket import MemoryTicket
 
 
 class MemoryStore:
