@@ -91,6 +91,7 @@ class File:
         "base",
         "begins",
         "bucket",
+        "building",
         "charged",
         "counted",
         "create",
@@ -146,6 +147,7 @@ class File:
         self.attributes_changed = False
         self.overlay = Overlay()
         self.promised = (0, 0)  # objects and bytes that its next commit may add to its bucket (`promises`)
+        self.building = 0  # the size that the commit being built gives it
         self.charged = 0  # the size that the last commit to be submitted gives it
         self.counted = 0  # of the overlay's memory, in the write-back's total
         self.cut: int | None = None  # the committed map ends here, not yet committed

@@ -43,8 +43,9 @@ class Promises:
             file.promised = max(objects, had_objects), max(added, had)
 
     def shrink(self, file: File) -> None:
-        """After the file became shorter, or will never be committed: what is too much is given back."""
-        objects, added = self._wanted(file, file.size)
+        """After the file became shorter, or will never be committed: what is too much is given back, but for what the
+        commit that is being built will take along."""
+        objects, added = self._wanted(file, max(file.size, file.building))
         kept = min(objects, file.promised[0]), min(added, file.promised[1])
         self._give_back(file, file.promised[0] - kept[0], file.promised[1] - kept[1])
         file.promised = kept
@@ -71,6 +72,7 @@ class Promises:
         if more != (0, 0):
             self.store.reserve(file.bucket.id, *more, ask=False)
         file.promised = left[0] + more[0], left[1] + more[1]
+        self.shrink(file)
 
     def shared(self, file: File) -> None:
         """A commit made the file longer that took no promise along: the quota was asked in the commit itself."""

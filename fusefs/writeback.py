@@ -418,7 +418,7 @@ class WriteBack:
             cut = 0
         taken = file.overlay.claim(token)
         self._count(file)
-        since, file.dirty_since, file.cut = file.dirty_since, NOT_DIRTY, None
+        since, file.dirty_since, file.cut, file.building = file.dirty_since, NOT_DIRTY, None, size
         try:
             segments = [segment for segment in taken if segment.source is not None and not segment.in_memory]
             segments += await self._stage_segments(
@@ -463,17 +463,16 @@ class WriteBack:
         except BaseException:
             file.overlay.unclaim(token)
             file.dirty_since = since
-            file.cut = lower(cut, file.cut)
+            file.cut, file.building = lower(cut, file.cut), 0
             raise
         file.staged = []
-        if changed:
-            file.begins = False
-        makes, file.create = file.create is not None, None
+        makes, file.create, file.building = file.create is not None, None, 0
         attributes, file.attributes_changed = file.attributes_changed, False
         self._forfeit(unused)
         if not file.dirty:
             self._dirty.pop(file.inode, None)
         if changed:
+            file.begins = False
             self.promises.taken(file, size, promised)
         commit = Commit(
             file, token, ticket, chunks, cut=cut, attributes=attributes, makes=makes, size=size, promised=promised

@@ -159,6 +159,34 @@ def test_what_a_truncation_is_about_to_free_is_waited_for(tmp_path: Path) -> Non
     trio.run(main)
 
 
+def test_a_file_cut_while_its_commit_is_built_keeps_what_that_commit_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with limited(tmp_path, Quota(10_000)) as mount, trio.open_nursery() as nursery:
+            stage, staging, gate = mount.store.stage, trio.Event(), trio.Event()
+
+            async def slow(*arguments: Any) -> Any:
+                staging.set()
+                await gate.wait()
+                return await stage(*arguments)
+
+            handle = await mount.create("photos/f")
+            await mount.ops.write(handle, 0, b"f" * 9000)
+            monkeypatch.setattr(mount.store, "stage", slow)
+            nursery.start_soon(mount.ops.fsync, handle, False)
+            await staging.wait()
+            await mount.truncate("photos/f", 3000)
+            with pytest.raises(StoreError, match="quota"):
+                await put(mount, b"s3", 6000)
+            gate.set()
+            await mount.close(handle)
+            assert await mount.read_file("photos/f") == b"f" * 3000
+            await put(mount, b"s3", 7000)
+
+    trio.run(main)
+
+
 def test_what_is_written_but_not_committed_counts_for_s3(tmp_path: Path) -> None:
     async def main() -> None:
         async with limited(tmp_path, Quota(10_000, 2)) as mount:
