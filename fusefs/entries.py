@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 import pyfuse3
-import trio
 from pyfuse3 import EntryAttributes, FileNameT, FlagT, FUSEError, InodeT, ModeT, RequestContext
 
 from appliance.authority import Action
@@ -22,7 +21,7 @@ from appliance.model import IMPLIED, NO_ATTRIBUTES, Attributes, BodyKind, Bucket
 from fusefs import acl, changes, past, tree
 from fusefs.handles import File
 from fusefs.inodes import ROOT, Inodes
-from fusefs.invalidation import Invalidation
+from fusefs.invalidation import Invalidation, write_back
 from fusefs.names import Names, bucket_name
 from fusefs.pending import GONE, Pending
 from fusefs.permits import Permits
@@ -176,7 +175,7 @@ class Entries:
         """The first name of a file that has none, durable when it returns, with all that was written before."""
         if file.bucket.id != self.names.bucket_id(parent):
             raise FUSEError(errno.EXDEV)
-        await trio.to_thread.run_sync(self.invalidation.kernel.write_back, file.inode, 0)
+        await write_back(self.invalidation.kernel, file, 0)
         self.files.name(file, parent, name)
         self.invalidation.epoch += 1
         await self.files.make_durable(file)

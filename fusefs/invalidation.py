@@ -49,6 +49,12 @@ class Kernel(Protocol):
     def write_back(self, inode: int, offset: int) -> None: ...
 
 
+async def write_back(kernel: Kernel, file: File, offset: int) -> None:
+    """What the kernel has of the file from `offset` on arrives as writes.  Not waited for when the mount ends, as
+    nobody takes them in any more."""
+    await trio.to_thread.run_sync(kernel.write_back, file.inode, offset, abandon_on_cancel=True)
+
+
 class Round:
     """Names and inodes that the kernel is being asked to forget."""
 

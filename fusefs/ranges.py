@@ -24,7 +24,7 @@ from appliance.errors import Code, StoreError
 from appliance.limits import FILE_SIZE_MAX, GATHER_MAX, KIB, SHARED_PIECES_MAX
 from appliance.model import SharedRange
 from fusefs.handles import File
-from fusefs.invalidation import Kernel
+from fusefs.invalidation import Kernel, write_back
 from fusefs.times import clock_ns
 from fusefs.writeback import WriteBack
 
@@ -61,7 +61,7 @@ class Ranges:
         if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
             raise FUSEError(errno.EINVAL)
         if file.writers:  # the kernel may hold what it has not given us yet; a file that nobody writes it has flushed
-            await trio.to_thread.run_sync(self.kernel.write_back, file.inode, max(offset, 0))
+            await write_back(self.kernel, file, max(offset, 0))
         if not 0 <= offset < file.size:
             raise FUSEError(errno.ENXIO)
         found = offset

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from pyfuse3 import FUSEError
 
 from appliance import settings
@@ -15,6 +18,7 @@ from appliance.limits import FILE_SIZE_MAX, KIB, MIB, TIB
 from appliance.quota import Quota
 from fusefs import ranges
 from fusefs.handles import File, FileHandle
+from fusefs.operations import NAMELESS
 from fusefs.ranges import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 from tests.fusefs.scenes import Play, refused, run, run_on_pool, settled
 from tests.fusefs.unmounted import Unmounted
@@ -44,6 +48,29 @@ async def layout(mount: Unmounted, fh: Any, size: int) -> list[tuple[int, int]]:
         at = await mount.ops.lseek(fh, start, os.SEEK_HOLE)
         found.append((start, at))
     return found
+
+
+def test_the_end_of_a_mount_does_not_wait_for_what_the_kernel_writes_back() -> None:
+    """Nobody takes in the writes any more that the kernel's answer waits for."""
+
+    async def scene(mount: Unmounted) -> None:
+        fh = await mount.create("photos/f")
+        directory: Any = await mount.inode("photos")
+        nameless, _ = await mount.ops.create(directory, NAMELESS, 0o600, os.O_RDWR, mount.ctx)
+        written = threading.Event()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mount.kernel, "write_back", lambda inode, offset: written.wait(5))
+            started = time.monotonic()
+            with trio.move_on_after(0.02):
+                await mount.ops.lseek(fh, 0, os.SEEK_DATA)
+            with trio.move_on_after(0.02):
+                await mount.ops.link(file_of(mount, nameless.fh).inode, directory, b"new", mount.ctx)
+            assert time.monotonic() - started < 2
+            written.set()
+        await mount.close(nameless.fh)
+        await mount.close(fh)
+
+    run(scene)
 
 
 def test_holes_are_found_in_memory_and_after_each_commit(play: Play) -> None:
