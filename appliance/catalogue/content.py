@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from blake3 import blake3
 
-from appliance.catalogue.database import NewData, Rows
+from appliance.catalogue.database import UNBOUNDED, NewData, Prolonged, Rows
 from appliance.catalogue.schema import CHUNK, MAP, NODE, PAGE, PATCH, SLICE, body_sum, slice_sum
 from appliance.errors import Code, StoreError
 from appliance.limits import INLINE_MAX, PATCH_MAX
@@ -430,6 +430,8 @@ def _own_map(tx: Rows, content: Content, size: int, maker: Maker) -> int:
     refs, composed = tx.one("SELECT refs, composed FROM map WHERE id=?", (content.ref,))
     if refs == 1 and not composed:
         return content.ref
+    if tx.bound != UNBOUNDED and len(tx.all("SELECT 1 FROM slice WHERE map=? LIMIT ?", (content.ref, _STEP))) == _STEP:
+        raise Prolonged
     pieces = flatten(tx.all, MAPPED, content.ref, 0, size)
     for piece in pieces:
         count_chunk(tx, piece.chunk, 1)

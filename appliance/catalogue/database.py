@@ -34,6 +34,7 @@ type_keep = Callable[[int, int, int, int, int], None]
 
 WRITER_CACHE_KIB: Final = 32_768  # what a batch touches: the upper levels of every B-tree
 READER_CACHE_KIB: Final = 16_384  # the loop's own; listings and scans have connections with little memory
+UNBOUNDED: Final = 1 << 62
 ID_STEP: Final = 1 << 20  # ids are promised to the journal in such steps, so that a crash reuses none
 
 _UPSERT: Final = {table.number: table.upsert for table in TABLES}
@@ -118,6 +119,10 @@ class Mark(NamedTuple):
     usage: dict[int, list[int]]
 
 
+class Prolonged(Exception):
+    """Where a batch is applied while others wait, it changes more rows than they should wait for."""
+
+
 class Rows:
     """One batch's transaction: reads see its own writes."""
 
@@ -135,6 +140,7 @@ class Rows:
         self.held = held  # is this node open somewhere?  An unlinked one is then kept with links=0
         self.images: dict[tuple[Any, ...], type_row | None] = {}
         self.changes = 0
+        self.bound = UNBOUNDED  # of `changes`, while the loop's thread applies commands: no command knows what it takes
         self.top_id = 0
         self.usage: dict[int, list[int]] = {}  # bucket -> objects, bytes, bytes of parts
         self.charged: dict[int, list[int]] = {}  # by one command: bucket -> objects, bytes, objects that no quota stops
@@ -173,6 +179,8 @@ class Rows:
         self._execute(_UPSERT[number], row)
         self.images[(number, *row[: table.key])] = row
         self.changes += 1
+        if self.changes > self.bound:
+            raise Prolonged
 
     def put_many(self, table: Table, rows: Sequence[type_row]) -> None:
         """`put` of each, with few statements: SQLite gives up the GIL once per statement, and the loop takes it."""
@@ -194,6 +202,8 @@ class Rows:
         self._execute(_REMOVE[number], key)
         self.images[(number, *key)] = None
         self.changes += 1
+        if self.changes > self.bound:
+            raise Prolonged
 
     def new_id(self) -> int:
         """An id that no node, chunk or map ever had."""

@@ -32,9 +32,9 @@ from typing import Any, Final, NamedTuple
 
 from appliance.catalogue import commands, names
 from appliance.catalogue.apply import apply
-from appliance.catalogue.database import ID_STEP, NewData, Rows, patched_bytes, set_meta
+from appliance.catalogue.database import ID_STEP, UNBOUNDED, NewData, Prolonged, Rows, patched_bytes, set_meta
 from appliance.catalogue.names import DirectoryCache
-from appliance.catalogue.schema import META, PAGE, USAGE
+from appliance.catalogue.schema import ENTRY, META, NODE, PAGE, USAGE
 from appliance.device.buffers import aligned
 from appliance.device.fan import Fan
 from appliance.engine import journal
@@ -61,7 +61,11 @@ DROP_SHARE: Final = 1 * KIB  # of the ring for each slice that a batch frees: fi
 
 GATHER_MEMORY: Final = COPIES_MAX * (BATCH_BODY_MAX + 2 * MIB)  # bodies, headers and padding, for each copy's device
 
-_LONG: Final = commands.FoldMap  # hundreds of rows in one command: no work for the loop's thread
+UNDISTURBED_CHANGES: Final = 24 * UNDISTURBED_STEP  # rows changed in a visit: 1 ms; beyond, the writer does it
+
+# hundreds of rows in one command, or thousands looked at: no work for the loop's thread
+_LONG: Final = (commands.FoldMap, commands.CopyRange, commands.Reap, commands.CompleteUpload)
+_REMEMBERED: Final = (ENTRY.number, NODE.number)  # rows that the loop remembers, and forgets when they change
 _ALONE: Final = (Code.NO_SPACE, Code.TOO_LARGE, Code.DAMAGED)  # failures of one command that undo its batch
 
 
@@ -159,13 +163,17 @@ class Committer:
                 self.pool.allocator.forfeit(item.device, item.offset)
 
     def _run(self, tickets: Sequence[Ticket]) -> Batch:
-        try:
-            return self._attempt(tickets, guarded=False)
-        except _OverQuota:
-            return self._attempt(tickets, guarded=True)
+        guarded = apart = False
+        while True:
+            try:
+                return self._attempt(tickets, guarded=guarded, apart=apart)
+            except _OverQuota:
+                guarded = True
+            except Prolonged:
+                apart = True
 
-    def _attempt(self, tickets: Sequence[Ticket], *, guarded: bool) -> Batch:
-        """`guarded`: each command can be undone alone."""
+    def _attempt(self, tickets: Sequence[Ticket], *, guarded: bool, apart: bool) -> Batch:
+        """`guarded`: each command can be undone alone.  `apart`: not in the loop's thread."""
         connection = self.connection
         tx = Rows(
             connection,
@@ -185,10 +193,14 @@ class Committer:
         freeing: list[tuple[int, int, int]] = []
         announced: list[Change] = []
         try:
-            many = len(tickets) >= UNDISTURBED_MIN and not any(isinstance(t.command, _LONG) for t in tickets)
+            many = len(tickets) >= UNDISTURBED_MIN and not apart
+            many = many and not any(isinstance(ticket.command, _LONG) for ticket in tickets)
             for start in range(0, len(tickets), UNDISTURBED_STEP):
                 some = partial(self._apply, tx, tickets[start : start + UNDISTURBED_STEP], announced, guarded=guarded)
+                if many:
+                    tx.bound = tx.changes + UNDISTURBED_CHANGES
                 self._undisturbed(some) if many else some()
+            tx.bound = UNBOUNDED
             if not tx.changes:
                 connection.execute("ROLLBACK")
                 self._ledger.commit()
@@ -219,7 +231,7 @@ class Committer:
             if isinstance(error, _RingFull):
                 self._checkpoint()
                 return self._run(tickets)
-            if isinstance(error, StoreError | _OverQuota):
+            if isinstance(error, StoreError | _OverQuota | Prolonged):
                 raise
             if isinstance(error, sqlite3.Error):
                 raise _catalogue_error(error) from error
@@ -227,7 +239,8 @@ class Committer:
             kind = _Bug if offset is None else StoreError
             raise kind(Code.UNAVAILABLE, "internal error", cause=repr(error)) from error
         self._commit(tx, tickets, Place(seq, offset, total), digest, gathered, freeing)
-        return Batch(tickets, tx.notes, announced, tx.dropped, list(tx.images), 1, tx.reaps)
+        changed = [key for key in tx.images if key[0] in _REMEMBERED]
+        return Batch(tickets, tx.notes, announced, tx.dropped, changed, 1, tx.reaps)
 
     def _apply(self, tx: Rows, tickets: Sequence[Ticket], announced: list[Change], *, guarded: bool) -> None:
         for ticket in tickets:

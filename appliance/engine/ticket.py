@@ -104,7 +104,7 @@ class Batch(NamedTuple):
     notes: list[Change]  # all changes of names
     announced: list[Change]  # those by tickets that are announced
     dropped: list[tuple[int, bytes]]
-    changed: Sequence[tuple[Any, ...]] = ()  # keys of the rows it changed: (table, primary key...)
+    changed: Sequence[tuple[Any, ...]] = ()  # keys of the entries and nodes it changed: (table, primary key...)
     commits: int = 0  # transactions: what `Committer.begun` counted
     reaps: Sequence[int] = ()  # nodes that have bytes left to free
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -15,14 +18,18 @@ from appliance.catalogue.commands import CreateBucket, DeleteObject, PutObject
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.engine import commit
+from appliance.engine.commit import UNDISTURBED_CHANGES
 from appliance.engine.engine import LINGER_COMMANDS
 from appliance.engine.ticket import Ticket
 from appliance.errors import Code, StoreError
-from appliance.limits import BATCH_COMMANDS_MAX, GATHER_MAX, KIB
+from appliance.limits import BATCH_COMMANDS_MAX, GATHER_MAX, KIB, MIB
 from appliance.model import NO_ATTRIBUTES, Bucket, Deleted, Deletion, Precondition
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
-from tests.models.boxes import make_devices, make_pool, read_all, run_store, store_over
+from tests.appliance.engine.test_retrieve import change
+from tests.appliance.engine.test_short_path import changed
+from tests.appliance.upkeep.test_fold import submit_change
+from tests.models.boxes import body_of, make_devices, make_pool, read_all, run_store, store_over
 
 NOW = 1_700_000_000_000_000_000
 
@@ -312,5 +319,48 @@ def test_keys_of_one_batch_see_each_other(tmp_path: Path) -> None:
             gone = await store.delete_objects(bucket, [Deletion(item.key) for item in page.objects])
             assert all(answer == Deleted(True) for answer in gone)
             assert store.entries(bucket.root, None, 10) == []
+
+    run_store(tmp_path, main)
+
+
+def test_a_command_that_changes_thousands_of_rows_is_not_applied_where_others_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four commands in the loop's thread, of which one clones a map, or frees one: the batch is the writer's."""
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        data = random.Random(1).randbytes(MIB)
+        for key in (b"k", b"other"):
+            await store.put_object(bucket, key, await body_of(store, bucket, data), "e", NO_ATTRIBUTES)
+        node = await store.look_up(bucket, b"k")
+        pieces = [(at * 2048, b"x" * 1024) for at in range(500)]
+        for start in range(0, len(pieces), 100):
+            node = await change(store, bucket, node, len(data), pieces[start : start + 100])
+        await store.copy_object(node, bucket, b"copy", None)
+        copy, other = await store.look_up(bucket, b"copy"), await store.look_up(bucket, b"other")
+        committer, visits = store.engine.committer, list[int]()
+
+        def counted(function: Callable[[], Any]) -> Any:
+            before = committer.connection.total_changes
+            try:
+                return function()
+            finally:
+                visits.append(committer.connection.total_changes - before)
+
+        monkeypatch.setattr(committer, "_undisturbed", counted)
+        few = [submit_change(store, bucket, other, at, b"few") for at in (10, 20_000, 40_000)]
+        for ticket in (*few, submit_change(store, bucket, copy, 5, b"cloned")):
+            await ticket.wait()
+        assert visits
+        assert max(visits) <= UNDISTURBED_CHANGES + 1
+        assert await read_all(store, store.node(copy.id)) == changed(data, [*pieces, (5, b"cloned")])
+        assert await read_all(store, store.node(node.id)) == changed(data, pieces)
+        visits.clear()
+        few = [submit_change(store, bucket, other, at, b"few") for at in (60_000, 80_000, 90_000)]
+        for ticket in (*few, store.unlink(bucket.root, b"k", 1)):
+            await ticket.wait()
+        assert visits
+        assert max(visits) <= UNDISTURBED_CHANGES + 1
+        assert (await audit(store, verify=True)).healthy
 
     run_store(tmp_path, main)
