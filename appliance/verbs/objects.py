@@ -194,7 +194,9 @@ class ObjectVerbs(Verbs):
         found = self.engine.ledger.room(bucket.id)
         if found is None or found[0].size is None:
             return
-        quota, _, taken = found
+        limit, taken = found[0].size, found[2]
+        if taken + size <= limit:
+            return  # whatever it replaces: an upload's parts, which each of them would count, may be thousands
         directories, name = names.split(key)
         parent = names.find_parent(self.one, self.engine.directories, bucket.root, directories)
         node = names.node_at(self.one, parent, name) if parent is not None else None
@@ -202,8 +204,8 @@ class ObjectVerbs(Verbs):
             "SELECT coalesce(sum(p.size), 0) FROM upload u JOIN part p ON p.upload=u.id WHERE u.bucket=? AND u.key=?",
             (bucket.id, key),
         )
-        if taken + size - parts - (0 if node is None else node.size) > quota.size:
-            raise StoreError(Code.QUOTA_EXCEEDED, f"the bucket's quota is {quota.size} bytes: delete something")
+        if taken + size - parts - (0 if node is None else node.size) > limit:
+            raise StoreError(Code.QUOTA_EXCEEDED, f"the bucket's quota is {limit} bytes: delete something")
 
     def small_body(self, data: bytes, encryption: DataKey | None = None) -> Body:
         """A body of at most limits.GATHER_MAX bytes: inline or gathered, no I/O before the commit."""

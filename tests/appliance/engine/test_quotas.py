@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -369,3 +370,26 @@ def test_a_quota_outlives_a_restart(tmp_path: Path) -> None:
 
     trio.run(first)
     trio.run(again)
+
+
+def test_what_fits_whatever_it_replaces_looks_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or each of an upload's ten thousand parts would add up all of them, on the loop."""
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        await store.set_quota(bucket, Quota(size=MIB5))
+        asked: list[str] = []
+        one = store.one
+
+        def counted(sql: str, parameters: tuple[Any, ...] = ()) -> Any:
+            asked.append(sql)
+            return one(sql, parameters)
+
+        monkeypatch.setattr(store, "one", counted)
+        (await store.ingest(bucket, MIB5, b"key")).close()
+        assert not asked
+        with pytest.raises(StoreError) as caught:
+            await store.ingest(bucket, MIB5 + 1, b"key")
+        assert caught.value.code is Code.QUOTA_EXCEEDED
+        assert asked
+
+    run_store(tmp_path, main)
