@@ -9,7 +9,8 @@ Knows neither pyfuse3 nor what the handlers do.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Final
 
 MODULE: Final = "fusefs._extra"
@@ -37,7 +38,7 @@ Copy: Final = ctypes.CFUNCTYPE(
 
 
 def _load() -> ctypes.CDLL | None:
-    found = importlib.util.find_spec(MODULE)
+    found = PathFinder.find_spec(MODULE, [str(Path(__file__).parent)])  # of this source, not of another installation
     if found is None or found.origin is None:
         return None
     try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -192,7 +192,7 @@ def test_a_compiled_part_that_does_not_fit_is_as_none(tmp_path: Path, monkeypatc
     (tmp_path / "broken.so").write_bytes(b"no library")
     for name in ("old.so", "broken.so"):
         found = SimpleNamespace(origin=str(tmp_path / name))
-        monkeypatch.setattr(importlib.util, "find_spec", lambda _, found=found: found)
+        monkeypatch.setattr(PathFinder, "find_spec", lambda *_, found=found: found)
         assert interposed._load() is None
 
 
