@@ -188,7 +188,7 @@ class Entries:
             raise FUSEError(errno.EISDIR)
         found = self.names.existing(parent_inode, name)
         file = found if isinstance(found, File) else self.files.get(found.node.id)
-        bucket = self._early(parent_inode, name)
+        bucket = None if self._is_synced(found) else self._early(parent_inode, name)
         if bucket is not None and self._is_only_name(found, file):
             with self.invalidation.changing((parent_inode, name)):
                 self._unlink_early(bucket, parent_inode, name, found, file)
@@ -297,7 +297,8 @@ class Entries:
             commit = await self.files.commit(moved)
             if moved.base is not None or len(moved.pending) != 1:
                 await self.files.make_durable(moved)  # otherwise its one commit fails together with the rename
-        bucket = None if exchange or directory else self._early(parent_inode_old, name_old, name_new)
+        late = exchange or directory or self._is_synced(source)
+        bucket = None if late else self._early(parent_inode_old, name_old, name_new)
         if bucket is not None and epoch == self.invalidation.epoch and self._is_movable(moved, target, replaced):
             old, onto_new = (parent_inode_old, name_old), (parent_inode_new, name_new)
             self._rename_early(bucket, source, old, moved, target, onto_new, replaced)
@@ -386,6 +387,9 @@ class Entries:
             return None  # aliases, and what may be quoted
         bucket = self.names.bucket_of(parent)
         return bucket if self.pending.accepts(bucket) else None
+
+    def _is_synced(self, found: Entry | File) -> bool:
+        return self.pending.is_synced(found.inode if isinstance(found, File) else found.node.id)
 
     def _is_only_name(self, found: Entry | File, file: File | None) -> bool:
         """Whether what was found is no directory, has one name, and no commit of it is being built."""

@@ -333,6 +333,7 @@ class Operations(pyfuse3.Operations):
         file = self._file_handle(fh).file
         await self.files.make_durable(file)
         await self.pending.named(file.inode)
+        self.pending.synced(file.inode)
         self.files.promises.report(file)
 
     @handling

@@ -3,9 +3,10 @@
 POSIX makes mkdir, unlink, rename and the like visible when they return, and durable with fsync(2) of the directory.  So
 the mount answers them as it answers close(2): when the change is submitted, not when its batch's barrier is over; then
 what a program does in a row shares a batch.  Order of submission is order of commit, so a crash leaves a prefix of what
-was done; who comes through the other door waits (H2: `store.leave`), and fsync of anything waits for all before it.
+was done; who comes through the other door waits (H2: `store.leave`), and so does fsync of a directory, or of the file.
 
-It may be answered early only if it cannot fail but with the devices: nothing that the other door changes is under way,
+It may be answered early only if the file was not synced (`synced`), and if it cannot fail but with the devices:
+nothing that the other door changes is under way,
 the bucket's keys have neither versions nor locks nor a quota, and what the command will find is known from here.  What
 fails all the same is logged, told to the next fsync of the directory, and the kernel forgets it.
 
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 CHANGES_MAX: Final = 1024  # that wait for their barrier; above, each is waited for
 GONE: Final = 0
+SYNCED_MAX: Final = 4096  # files of which is known that a program synced them
 
 type_rows = Mapping[tuple[int, bytes], int]
 """(directory, row name) -> the node that it leads to, or GONE.  A directory's row name ends with "/"."""
@@ -79,6 +81,7 @@ class Pending:
         self._nodes: dict[int, Row] = {}
         self._changes: deque[Change] = deque()
         self._added = trio.Event()
+        self._synced: dict[int, None] = {}  # files, in the order of their last fsync
         self._errors: dict[int, StoreError] = {}  # directory -> what nobody was told
         files.before_again = self._take_in_settled
 
@@ -92,6 +95,20 @@ class Pending:
         if len(self._changes) >= CHANGES_MAX or self.files.durable_close or not self.store.quiet:
             return False
         return not bucket.settings or not (self.store.versioned(bucket.id) or settings.QUOTA in bucket.settings)
+
+    def synced(self, number: int) -> None:
+        """A program synced the file.
+
+        Who does that counts on what it does next with its name, too: SQLite commits by removing its synced journal,
+        others by moving a synced file over the old one, and hardly anybody syncs the directory.  So those wait."""
+        self._synced.pop(number, None)
+        self._synced[number] = None
+        if len(self._synced) > SYNCED_MAX:
+            del self._synced[next(iter(self._synced))]
+
+    def is_synced(self, number: int) -> bool:
+        """Whether a program synced the file lately."""
+        return number in self._synced
 
     def add(self, bucket: Bucket, ticket: Ticket, rows: type_rows, nodes: Sequence[Node]) -> None:
         """A submitted command makes `rows` and `nodes` what they are here."""

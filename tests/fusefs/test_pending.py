@@ -168,6 +168,27 @@ def test_fsync_of_a_renamed_file_waits_for_its_name() -> None:
     run(scene)
 
 
+def test_what_was_synced_is_removed_and_renamed_for_good() -> None:
+    """SQLite commits by removing its journal (https://sqlite.org/lockingv3.html, "rollback")."""
+
+    async def scene(mount: Unmounted) -> None:
+        for name in ("journal", "next"):
+            await mount.write_file(f"photos/{name}", b"pages")
+            fh = await mount.open(f"photos/{name}", os.O_RDWR)
+            await mount.ops.fsync(fh, False)
+            await mount.close(fh)
+        gate = await closed(mount)
+        for change in (mount.unlink("photos/journal"), mount.rename("photos/next", "photos/now")):
+            with trio.move_on_after(0.01) as waiting:
+                await change
+            assert waiting.cancelled_caught, "a crash could undo what the program was told"
+        gate.set()
+        await settled(mount)
+        assert await mount.listdir("photos") == [b"now"]
+
+    run(scene)
+
+
 def test_many_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pending, "CHANGES_MAX", 3)
 
