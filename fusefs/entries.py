@@ -196,14 +196,10 @@ class Entries:
         with self.invalidation.changing((parent_inode, name)):
             if file is not None and file.base is None and await self._drop_uncommitted(file):
                 return
-            if isinstance(found, Entry):
-                if found.directory:
-                    raise FUSEError(errno.EISDIR)
-                stored = found.name
-            else:
-                stored = _file_name(found, name)
+            if isinstance(found, Entry) and found.directory:
+                raise FUSEError(errno.EISDIR)
             await self._keep(parent_inode)
-            await self.store.unlink(parent_inode, stored, clock_ns())
+            await self.store.unlink(parent_inode, _stored(found, name), clock_ns())
         self.invalidation.epoch += 1
         if file is not None:
             self.files.unlinked(file)
@@ -287,8 +283,8 @@ class Entries:
                 raise FUSEError(errno.EINVAL)  # two of one name there: the one of the source's kind would be taken
             if onto and isinstance(target, Entry) and not exchange and self.files.names.get(target.node.id):
                 raise FUSEError(errno.ENOTEMPTY)
-            new = target.name if isinstance(target, Entry) else _file_name(target, name_new)
-        stored = source.name if isinstance(source, Entry) else _file_name(source, name_old)
+            new = _stored(target, name_new)
+        stored = _stored(source, name_old)
         moved, replaced = self.names.file(source), self.names.file(target)
         if moved is not None and moved is replaced:
             return  # rename(2): two names of one file, nothing happens
@@ -339,7 +335,7 @@ class Entries:
 
     def _has_twin(self, parent: int, found: Entry | File, shown: bytes, directory: bool) -> bool:
         """Whether in a directory something of the given kind has the name of what was `found` there, too."""
-        name = found.name if isinstance(found, Entry) else _file_name(found, shown)
+        name = _stored(found, shown)
         uncommitted = not directory and name in self.files.names.get(parent, {})
         return uncommitted or self.pending.entry(parent, name, directory) is not None
 
@@ -356,7 +352,7 @@ class Entries:
         """A file takes the name `new`; what it replaces has no other."""
         self._keep_early(bucket, old[0])
         now_ns = clock_ns()
-        number = source.inode if isinstance(source, File) else source.node.id
+        number = _number(source)
         with self.invalidation.changing(old, new):
             ticket = self.store.rename(old[0], old[1], False, new[0], new[1], now_ns)
             nodes = [self.pending.touched(directory, now_ns) for directory in {old[0], new[0]}]
@@ -389,7 +385,7 @@ class Entries:
         return bucket if self.pending.accepts(bucket) else None
 
     def _is_synced(self, found: Entry | File) -> bool:
-        return self.pending.is_synced(found.inode if isinstance(found, File) else found.node.id)
+        return self.pending.is_synced(_number(found))
 
     def _is_only_name(self, found: Entry | File, file: File | None) -> bool:
         """Whether what was found is no directory, has one name, and no commit of it is being built."""
@@ -456,10 +452,17 @@ def _made(number: int, mode: int, uid: int, gid: int, now_ns: int, bucket: Bucke
     )
 
 
-def _file_name(file: File, name: bytes) -> bytes:
-    """The catalogue name of an uncommitted file."""
-    if file.name is not None:
-        return file.name[1]
+def _number(found: Entry | File) -> int:
+    """The inode of what was found."""
+    return found.inode if isinstance(found, File) else found.node.id
+
+
+def _stored(found: Entry | File, name: bytes) -> bytes:
+    """The catalogue name of what was found under `name`."""
+    if isinstance(found, Entry):
+        return found.name
+    if found.name is not None:
+        return found.name[1]
     target = tree.from_mount(name)
     assert isinstance(target, tree.Name)
     return target.name

@@ -6,9 +6,9 @@ what a program does in a row shares a batch.  Order of submission is order of co
 was done; who comes through the other door waits (H2: `store.leave`), and so does fsync of a directory, or of the file.
 
 It may be answered early only if the file was not synced (`synced`), and if it cannot fail but with the devices:
-nothing that the other door changes is under way,
-the bucket's keys have neither versions nor locks nor a quota, and what the command will find is known from here.  What
-fails all the same is logged, told to the next fsync of the directory, and the kernel forgets it.
+nothing that the other door changes is under way, the bucket's keys have neither versions nor locks nor a quota, and
+what the command will find is known from here.  What fails all the same is logged, told to the next fsync of the
+directory, and the kernel forgets it.
 
 Until then the catalogue lacks the change; `Pending` reads it as it will be: `node`, `entry` and `entries` answer as the
 store's do, with what is pending over it.  A row is worth nothing from the moment its ticket is settled, whoever has
