@@ -14,13 +14,10 @@ rename happened for both of its names or for neither.
 
 from __future__ import annotations
 
-import argparse
-import collections
 import itertools
 import os
 import random
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, cast
@@ -36,7 +33,7 @@ from fusefs.handles import FileHandle
 from tests.crash import exhaustive, observed
 from tests.crash.model import Model
 from tests.crash.observed import Broken
-from tests.crash.simulation import Counts, seed_scheduler, small_world
+from tests.crash.simulation import Counts, main, seed_scheduler
 from tests.crash.witness import Host, Witness, simulated
 from tests.doubles.disks import Crash, CrashMode, Power, SimulatedDisk
 from tests.fusefs.doors import StoreDoor
@@ -355,32 +352,5 @@ def run_seed(seed: int, directory: Path, counts: Counts, lives: int = LIVES) -> 
         raise
 
 
-def main() -> int:
-    """One seed, or new ones for so long."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, help="replay this one")
-    parser.add_argument("--first", type=int, help="count seeds from here (default: from the clock)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="for so long")
-    arguments = parser.parse_args()
-    counts: Counts = collections.Counter()
-    with small_world() as directory:
-        if arguments.seed is not None:
-            run_seed(arguments.seed, directory, counts)
-            print(dict(counts))
-            return 0
-        first = seed = arguments.first if arguments.first is not None else time.monotonic_ns() // 1_000_000
-        begin, bad = time.monotonic(), []
-        while time.monotonic() - begin < arguments.seconds:
-            try:
-                run_seed(seed, directory, counts)
-            except Exception as error:
-                bad.append(seed)
-                print(f"seed {seed}: {type(error).__name__}: {error}", flush=True)
-            seed += 1
-    print(f"seeds {first} to {seed - 1} in {time.monotonic() - begin:.0f} s; failed: {bad}")
-    print(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
-    return 1 if bad else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run_seed, __doc__))

@@ -313,9 +313,11 @@ def run_seed(seed: int, directory: Path, counts: Counts, lives: int = LIVES) -> 
         raise
 
 
-def main() -> int:
-    """The long run's entrance."""
-    parser = argparse.ArgumentParser(description="Crashes the engine on simulated disks.")
+def main(
+    run: Callable[[int, Path, Counts], None] = run_seed, description: str = "Crashes the engine on simulated disks."
+) -> int:
+    """The long run's entrance: `run` is one seed."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, help="replay this one")
     parser.add_argument("--first", type=int, help="count seeds from here (default: from the clock)")
     parser.add_argument("--count", type=int, default=0, help="so many seeds")
@@ -324,7 +326,7 @@ def main() -> int:
     counts: Counts = collections.Counter()
     if arguments.seed is not None:
         with small_world() as directory:
-            run_seed(arguments.seed, directory, counts)
+            run(arguments.seed, directory, counts)
         print(dict(counts))
         return 0
     first = arguments.first if arguments.first is not None else time.time_ns() // 1_000_000_000 * 1000
@@ -332,7 +334,7 @@ def main() -> int:
     with small_world() as directory:
         while seed - first < arguments.count if arguments.count else time.monotonic() - begin < arguments.seconds:
             try:
-                run_seed(seed, directory, counts)
+                run(seed, directory, counts)
             except Exception as error:
                 bad.append(seed)
                 print(f"seed {seed}: {type(error).__name__}: {error}", flush=True)

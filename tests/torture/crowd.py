@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import multiprocessing
 import os
 import random
 import sys
@@ -24,6 +23,7 @@ from typing import Final
 
 from appliance.limits import KIB, MIB
 from tests.torture import kernel
+from tests.torture.forked import forked
 from tests.torture.places import Place, arguments, chosen
 
 PROCESSES: Final = 8  # that make and remove: a name is durable when the call returns, and many wait together
@@ -114,14 +114,7 @@ def remove(directory: Path, numbers: range) -> None:
 
 def in_parallel(work: Callable[[Path, range], None], directory: Path, numbers: range) -> None:
     """Each process its share."""
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=work, args=(directory, numbers[part::PROCESSES])) for part in range(PROCESSES)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    if any(process.exitcode for process in processes):
-        raise Wrong(f"{work.__name__}: processes ended with {[process.exitcode for process in processes]}")
+    forked(work, [(directory, numbers[part::PROCESSES]) for part in range(PROCESSES)])
 
 
 def crowd(place: Place, count: int) -> list[Phase]:

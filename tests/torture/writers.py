@@ -11,7 +11,6 @@ Both are read back cached and uncached, and through the other door.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import sys
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tests.torture.forked import forked
 from tests.torture.places import Place, exercise
 
 PROCESSES: Final = 6
@@ -79,14 +79,7 @@ def append_records(path: Path, seed: int, number: int) -> None:
 
 def together(work: Callable[[Path, int, int], None], path: Path, seed: int) -> None:
     """All processes at once."""
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=work, args=(path, seed, number)) for number in range(PROCESSES)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    if any(process.exitcode for process in processes):
-        raise Wrong(f"{work.__name__}: processes ended with {[process.exitcode for process in processes]}")
+    forked(work, [(path, seed, number) for number in range(PROCESSES)])
 
 
 def everywhere(place: Place, path: Path) -> dict[str, bytes]:
