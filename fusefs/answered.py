@@ -20,7 +20,7 @@ from pyfuse3 import FUSEError
 
 from appliance.errors import StoreError
 from fusefs.errors import to_errno
-from fusefs.observed import operation
+from fusefs.observed import UNDER_WAY, operation
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ def answered(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Corout
     @functools.wraps(handler)
     async def answer(*args: P.args, **kwargs: P.kwargs) -> R:
         started = perf_counter()
+        UNDER_WAY.requests += 1
         try:
             result = await handler(*args, **kwargs)
         except FUSEError as error:
@@ -66,6 +67,7 @@ def answered(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Corout
             log.exception("%s failed", name)
             raise FUSEError(errno.EIO) from None
         finally:
+            UNDER_WAY.requests -= 1
             observed.ended(perf_counter() - started)
         if moved is not None:
             observed.bytes += moved(result)

@@ -20,6 +20,18 @@ BOUNDS: Final = (
 OPERATIONS: Final[dict[str, Operation]] = {}
 
 
+class UnderWay:
+    """How many requests are begun and not answered."""
+
+    __slots__ = ("requests",)
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+
+UNDER_WAY: Final = UnderWay()
+
+
 class Operation:
     """One kind of request.  `counts[i]` of them took at most BOUNDS[i] seconds, the last ones longer."""
 
