@@ -29,7 +29,8 @@ from appliance.model import Change, DataKey
 log = logging.getLogger(__name__)
 
 type_row = tuple[Any, ...]
-type_keep = Callable[[int, int, int, int, int], None]
+type_gathered = Callable[[int], bytes | None]
+type_keep = Callable[[Callable[..., list[Any]], type_gathered, int, int, int, int, int], None]
 """Told before bytes [start, end) of a node, whose content is (kind, ref), change in place: someone may read them."""
 
 WRITER_CACHE_KIB: Final = 32_768  # what a batch touches: the upper levels of every B-tree
@@ -124,7 +125,11 @@ class Prolonged(Exception):
 
 
 class Rows:
-    """One batch's transaction: reads see its own writes."""
+    """One batch's transaction: reads see its own writes.
+
+    Nothing that it holds leads back to it: it goes with its images and bodies when the batch is done, and leaves no
+    work to the garbage collector.
+    """
 
     def __init__(
         self,
@@ -133,6 +138,7 @@ class Rows:
         held: Callable[[int], bool],
         drops: int = DROP_STEP,
         short: int = PATCHES_MAX,
+        keep: type_keep | None = None,
     ) -> None:
         self._execute = connection.execute
         self.connection = connection
@@ -155,7 +161,7 @@ class Rows:
         self.short = short  # bytes that may still take the short path: patches are folded away in their own time
         self.grown: int | None = None  # bytes that the last `content.patch` filled of a map's holes; None: another kind
         self.patched = 0  # by how many bytes this batch changes what patches hold
-        self.keep: type_keep = lambda node, kind, ref, start, end: None
+        self._keep = keep
         self.reaps: list[int] = []  # unlinked nodes with bytes left to free, by commands to come
         self.notes: list[Change] = []
         self.buckets: dict[int, bytes | None] = {}  # seen to exist -> their state of versioning
@@ -214,6 +220,11 @@ class Rows:
         if number > self.top_id:
             self.top_id = number
         return number
+
+    def keep(self, node: int, kind: int, ref: int, start: int, end: int) -> None:
+        """Comes before bytes [start, end) of a node, whose content is (kind, ref), change in place."""
+        if self._keep is not None:
+            self._keep(self.all, self.gathered, node, kind, ref, start, end)
 
     def gathered(self, chunk: int) -> bytes | None:
         """The bytes of a new chunk whose pages this batch makes at its end; None: it is no such chunk."""

@@ -181,8 +181,8 @@ class Committer:
             self._held,
             min(DROP_STEP, self.ring.length // DROP_SHARE),
             PATCHES_MAX - self.patched,
+            self.retrieval.long.keep,
         )
-        tx.keep = partial(self.retrieval.long.keep, tx.all, tx.gathered)
         tx.buckets = self._buckets
         try:
             connection.execute("BEGIN IMMEDIATE")

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from appliance.catalogue.content import EMPTY, MAPPED, WHOLE, flatten, patch_data, require_body
+from appliance.catalogue.database import type_gathered
 from appliance.engine.pool import PageRef
 from appliance.errors import Code, StoreError
 from appliance.limits import PAGE_PAYLOAD, PLAN_WINDOW
@@ -35,7 +36,6 @@ KEPT_STEP: Final = 4096  # bytes of patches that count like one step
 
 type_every = Callable[..., list[Any]]
 type_prefer = Callable[[list[PageRef]], list[PageRef]]
-type_gathered = Callable[[int], bytes | None]
 
 
 class Step(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 from collections.abc import Callable
@@ -362,5 +363,23 @@ def test_a_command_that_changes_thousands_of_rows_is_not_applied_where_others_wa
         assert visits
         assert max(visits) <= UNDISTURBED_CHANGES + 1
         assert (await audit(store, verify=True)).healthy
+
+    run_store(tmp_path, main)
+
+
+def test_a_batch_leaves_nothing_to_the_garbage_collector(tmp_path: Path) -> None:
+    """It would walk ten row images a command for nothing, and the bodies would stay in memory till then."""
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(3):
+                await store.engine.submit(put(store, bucket, b"k%d" % number, b"x" * 4 * KIB)).wait()
+            await trio.testing.wait_all_tasks_blocked()
+            left = [found for found in gc.get_objects() if isinstance(found, Rows)]
+        finally:
+            gc.enable()
+        assert not left
 
     run_store(tmp_path, main)
