@@ -159,7 +159,7 @@ def test_all_that_a_batch_gathers_is_undone_or_stays() -> None:
     catalogue = Catalogue()
     tx = catalogue.batch()
     undone = {*database._MAPPINGS, *database._GROWING, *database._NUMBERS, "usage"}
-    stays = {"_execute", "_take_id", "connection", "held", "keep", "top_id", "buckets", "charged", "bound"}
+    stays = {"_execute", "_take_id", "connection", "held", "_keep", "top_id", "buckets", "charged", "bound"}
     assert vars(tx).keys() == undone | stays
 
 
