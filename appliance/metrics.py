@@ -32,7 +32,7 @@ SIZE_BOUNDS: Final = (2 * KIB, 16 * KIB, 128 * KIB, 1 * MIB, 8 * MIB, 64 * MIB, 
 SIZED: Final = frozenset({"GetObject", "PutObject", "UploadPart"})
 
 # Operations of the mount that move a file's bytes.
-MOVING: Final = ("read", "write")
+MOVING: Final = ("read", "write", "prefetch")
 
 # The engine's statistics that only ever grow; everything else it reports is a gauge.
 ENGINE_COUNTERS: Final = frozenset(
@@ -169,7 +169,7 @@ class Collector(PrometheusCollector):
         labels = ["operation"]
         durations = HistogramMetricFamily("tierce_mount_duration_seconds", "Time to answer the kernel", labels=labels)
         errors = CounterMetricFamily("tierce_mount_errors", "Answers by errno", labels=["operation", "errno"])
-        moved = CounterMetricFamily("tierce_mount_bytes", "Bytes read and written", labels=labels)
+        moved = CounterMetricFamily("tierce_mount_bytes", "Bytes read, written and fetched ahead", labels=labels)
         for name, operation in sorted(self._operations.items()):
             durations.add_metric([name], _cumulative(operation.counts, operation.bounds), operation.seconds)
             for number, count in operation.named_errors.items():

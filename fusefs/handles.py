@@ -27,6 +27,7 @@ from fusefs.dirty import Overlay
 from fusefs.fastloop import Lock
 from fusefs.inodes import ROOT
 from fusefs.ownership import Ownership
+from fusefs.windows import Windows
 
 if TYPE_CHECKING:
     from appliance.store import Ticket
@@ -121,6 +122,7 @@ class File:
         "stays",
         "uid",
         "until",
+        "windows",
         "writers",
     )
 
@@ -162,6 +164,7 @@ class File:
         self.orphan = False
         self.dirty_since = NOT_DIRTY
         self.scan_at = 0
+        self.windows: Windows | None = None  # of who reads it at random
 
     @classmethod
     def of_node(cls, node: Node, bucket: Bucket, ownership: Ownership) -> File:
@@ -229,15 +232,16 @@ class File:
 
 
 class FileHandle:
-    """One open(2).  `writable` handles commit when they are closed.  `direct`: what is written comes from write(2)
-    itself, not from the kernel's cache."""
+    """One open(2).  `writable` handles commit when they are closed.  `direct`: reads and writes are the
+    program's own, not the kernel cache's.  `ours`: it fetches what programs will read (`prefetch`)."""
 
-    __slots__ = ("direct", "file", "writable")
+    __slots__ = ("direct", "file", "ours", "writable")
 
-    def __init__(self, file: File, writable: bool, *, direct: bool) -> None:
+    def __init__(self, file: File, writable: bool, *, direct: bool, ours: bool = False) -> None:
         self.file = file
         self.writable = writable
         self.direct = direct
+        self.ours = ours
 
 
 class DirectoryHandle:

@@ -36,6 +36,7 @@ from fusefs import extra, fastloop
 from fusefs.handshake import Handshake
 from fusefs.operations import Operations
 from fusefs.ownership import ROOTS, Ownership
+from fusefs.prefetch import Prefetch
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
@@ -99,6 +100,7 @@ class Mount:
         self.operations = Operations(
             store, KernelCalls(), principal=principal, durable_close=durable_close, ownership=ownership
         )
+        self.prefetch = self.operations.prefetch = Prefetch(point)
         self._allow_other = allow_other
         self._tasks: trio.Nursery | None = None  # of handlers that pyfuse3 does not run
         self._ended = trio.Event()
@@ -190,6 +192,7 @@ class Mount:
             await self.settle()
             if self._made_for_us is not None:
                 raise StoreError(Code.UNAVAILABLE, f"the service may not unmount: as root, umount {self.point}")
+            await self.prefetch.quiet()
             await trio.to_thread.run_sync(partial(take_away, self.point, lazy=False))
         await self.close()
 
@@ -212,6 +215,7 @@ class Mount:
 
     async def _stop(self) -> None:
         """The kernel's pages, then ours, then the requests and invalidations under way."""
+        await self.prefetch.close()
         with trio.move_on_after(FLUSH_TIMEOUT) as waiting:
             await trio.to_thread.run_sync(flush_kernel, self.point, abandon_on_cancel=True)
         if waiting.cancelled_caught:

@@ -53,6 +53,7 @@ from fusefs.names import Names
 from fusefs.ownership import ROOTS, Ownership
 from fusefs.pending import Change, Pending
 from fusefs.permits import Permits
+from fusefs.prefetch import SMALL, Prefetch
 from fusefs.ranges import Ranges
 from fusefs.reading import read
 from fusefs.space import space_at
@@ -94,6 +95,7 @@ class Operations(pyfuse3.Operations):
         self.entries = Entries(store, self.permits, self.inodes, self.names, self.files, self.invalidation)
         self.metadata = Metadata(store, self.permits, self.inodes, self.names, self.files, self.invalidation)
         self._kernel = kernel
+        self.prefetch: Prefetch | None = None
         self.ranges = Ranges(store, self.files, kernel)
         self.handles: dict[int, FileHandle | DirectoryHandle] = {}
         self.positions = Positions()
@@ -105,6 +107,8 @@ class Operations(pyfuse3.Operations):
         async with trio.open_nursery() as nursery:
             await nursery.start(self.files.run)
             nursery.start_soon(self.pending.run)
+            if self.prefetch is not None:
+                nursery.start_soon(self.prefetch.run)
             task_status.started()
 
     # ------------------------------------------------------------------ names
@@ -281,15 +285,20 @@ class Operations(pyfuse3.Operations):
         file = self.files.get(inode)
         if file is None:
             file = self._found(inode)
-        return self._open(file, flags)
+        return self._open(file, flags, ours=self.prefetch is not None and self.prefetch.asks(ctx.pid))
 
     @handling
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        file = self._file_handle(fh).file
+        handle = self._file_handle(fh)
+        file = handle.file
         end = min(off + size, file.size)
+        if handle.ours:
+            return await read(self.store, file, off, end) if off < end else b""
         self.metadata.accessed(file)
         if off >= end:
             return b""
+        if size <= SMALL and self.prefetch is not None and not handle.direct:
+            self.prefetch.missed(file, off, end)
         return await read(self.store, file, off, end)
 
     @handling
@@ -316,8 +325,11 @@ class Operations(pyfuse3.Operations):
     async def flush(self, fh: FileHandleT) -> None:
         handle = self._file_handle(fh)
         file = handle.file
-        if not handle.writable:  # most bytes are read from the kernel's cache without a request: this stands for them
-            self.metadata.accessed(file)
+        if not handle.writable:
+            if not handle.ours:
+                self.metadata.accessed(file)  # most bytes are read from the kernel's cache without a request
+                if self.prefetch is not None:
+                    await self.prefetch.settled(file)
             return
         if file.misled:
             await self.invalidation.forget_file(file)
@@ -447,7 +459,7 @@ class Operations(pyfuse3.Operations):
         )
 
     # ------------------------------------------------------------------ files
-    def _open(self, file: File, flags: int) -> FileInfo:
+    def _open(self, file: File, flags: int, *, ours: bool = False) -> FileInfo:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         try:
             file.require_key()
@@ -464,7 +476,7 @@ class Operations(pyfuse3.Operations):
         file.writers += writable
         file.done = not file.writers
         number = next(self._numbers)
-        self.handles[number] = FileHandle(file, writable, direct=bool(flags & os.O_DIRECT))
+        self.handles[number] = FileHandle(file, writable, direct=bool(flags & os.O_DIRECT), ours=ours)
         # keep_cache: an S3 PUT makes a new node, so a node's bytes change through this mount alone
         return FileInfo(fh=FileHandleT(number), keep_cache=True)
 

@@ -127,6 +127,7 @@ PURE: Final = (
     "fusefs.inodes",
     "fusefs.dirty",
     "fusefs.pieces",
+    "fusefs.windows",
 )
 """Same input, same output: tested without a loop, a clock, a file or a device."""
 

@@ -30,6 +30,7 @@ from appliance.mountpoints import type_at
 from appliance.opening import open_pool
 from appliance.store import ObjectStore
 from fusefs.mount import Mount
+from fusefs.observed import OPERATIONS
 from tests.fusefs.doors import DictDoor, Door, StoreDoor
 from tests.fusefs.memory_store import MemoryStore
 
@@ -45,6 +46,8 @@ async def answer(door: Door, mount: Mount, verb: str, *arguments: str) -> object
             "memory": files.memory,
             "known": len(mount.operations.inodes),
             "cpu": sum(os.times()[:2]),
+            "reads": sum(OPERATIONS["read"].counts),
+            "fetched": OPERATIONS["prefetch"].bytes,
         }
     if verb == "fill":
         async with trio.open_nursery() as nursery:

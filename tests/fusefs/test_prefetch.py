@@ -1,0 +1,239 @@
+"""Files read at random on a real mount: fetched into the kernel's cache, and never other bytes than the file's."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from fusefs import advise
+from fusefs.prefetch import memory_to_be_had
+from tests.fusefs.served import Served, served
+
+PAGE = 4096
+PAGES = 2048  # of the test's file: 8 MiB
+NUMBER = 8  # bytes
+PR_CAPBSET_DROP, CAP_DAC_READ_SEARCH = 24, 2  # linux/prctl.h, linux/capability.h
+
+
+@pytest.fixture(scope="module")
+def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("prefetch") / "mnt", "pool") as mount:
+        yield mount
+
+
+def opened(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Read at random, and nothing of it in the kernel's cache."""
+    descriptor = os.open(path, flags)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+    forget(descriptor)
+    return descriptor
+
+
+def forget(descriptor: int) -> None:
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def may_open_by_number() -> bool:
+    return os.geteuid() == 0
+
+
+@pytest.mark.system
+def test_what_is_read_at_random_is_fetched_whole_and_read_from_the_cache(mount: Served) -> None:
+    content = random.Random(1).randbytes(PAGES * PAGE)
+    (mount.bucket / "f").write_bytes(content)
+    places = list(range(PAGES))
+    random.Random(2).shuffle(places)
+    for _ in range(30):  # its process has to come up, and to get a turn
+        descriptor = opened(mount.bucket / "f")
+        before = mount.ask("statistics")
+        for place in places:
+            assert os.pread(descriptor, PAGE, place * PAGE) == content[place * PAGE : (place + 1) * PAGE]
+        os.close(descriptor)
+        after = mount.ask("statistics")
+        fetched, reads = after["fetched"] - before["fetched"], after["reads"] - before["reads"]
+        assert fetched <= 2 * len(content)
+        if fetched >= len(content) / 2 and reads < PAGES / 4:
+            break
+    else:
+        assert not may_open_by_number()
+
+
+@pytest.mark.system
+def test_few_reads_reads_in_order_and_reads_past_the_cache_fetch_nothing(mount: Served) -> None:
+    (mount.bucket / "f").write_bytes(bytes(PAGES * PAGE))
+    before = mount.ask("statistics")["fetched"]
+    descriptor = opened(mount.bucket / "f")
+    for place in (900, 70, 1500):
+        os.pread(descriptor, PAGE, place * PAGE)
+    for place in range(64):
+        os.pread(descriptor, PAGE, place * PAGE)
+    os.close(descriptor)
+    direct = os.open(mount.bucket / "f", os.O_RDONLY | os.O_DIRECT)
+    for place in range(64):
+        os.pread(direct, PAGE, place * 31 % PAGES * PAGE)
+    os.close(direct)
+    assert mount.ask("statistics")["fetched"] == before
+
+
+@pytest.mark.system
+def test_who_reads_at_random_sees_each_write_that_is_done_and_what_s3_put(mount: Served) -> None:
+    """Each page bears the number of its last write; readers note the least that they must see before they ask."""
+    path = mount.bucket / "f"
+    path.write_bytes(bytes(PAGES * PAGE))
+    least = [0] * PAGES
+    problems: list[str] = []
+    ended = threading.Event()
+
+    def read(seed: int) -> None:
+        chance = random.Random(seed)
+        descriptor = opened(path)
+        while not ended.is_set():
+            place = chance.randrange(PAGES)
+            expected = least[place]
+            data = os.pread(descriptor, PAGE, place * PAGE)
+            if data != data[:NUMBER] * (PAGE // NUMBER) or int.from_bytes(data[:NUMBER]) < expected:
+                problems.append(f"page {place}: {data[:NUMBER].hex()} after {expected}")
+            if chance.random() < 0.002:
+                forget(descriptor)
+        os.close(descriptor)
+
+    def write() -> None:
+        chance = random.Random(5)
+        cached = os.open(path, os.O_RDWR)
+        direct = os.open(path, os.O_RDWR | os.O_DIRECT)
+        for number in range(1, 800):
+            place = chance.randrange(PAGES)
+            data = number.to_bytes(NUMBER) * (PAGE // NUMBER)
+            if number % 7:
+                assert os.pwrite(cached, data, place * PAGE) == PAGE
+            else:
+                direct_write(direct, data, place)
+            least[place] = number
+            if number % 100 == 0:
+                os.fsync(cached)
+        os.close(cached)
+        os.close(direct)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        write()
+        for number in range(1_000_000, 1_000_010):
+            mount.put("f", number.to_bytes(NUMBER) * (PAGES * PAGE // NUMBER))
+            descriptor = opened(path)
+            for place in random.Random(number).sample(range(PAGES), 40):
+                assert int.from_bytes(os.pread(descriptor, NUMBER, place * PAGE)) == number
+            os.close(descriptor)
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert not problems, problems[:5]
+
+
+def direct_write(descriptor: int, data: bytes, place: int) -> None:
+    """By O_DIRECT: a page of aligned memory."""
+    with mmap.mmap(-1, PAGE) as memory:
+        memory[:] = data
+        assert os.pwrite(descriptor, memory, place * PAGE) == PAGE
+
+
+@pytest.mark.system
+def test_whoever_has_closed_it_can_unmount(tmp_path: Path) -> None:
+    mount = Served(tmp_path / "mnt", "pool")
+    (mount.bucket / "f").write_bytes(bytes(PAGES * PAGE))
+    descriptor = opened(mount.bucket / "f")
+    until = time.monotonic() + 30
+    while mount.ask("statistics")["fetched"] == 0 and may_open_by_number() and time.monotonic() < until:
+        os.pread(descriptor, PAGE, random.randrange(PAGES) * PAGE)
+    for place in range(0, PAGES, 64):
+        os.pread(descriptor, PAGE, place * PAGE)
+    os.close(descriptor)
+    done = subprocess.run(["umount", str(tmp_path / "mnt")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert mount.stop() == 0, mount.log
+
+
+@pytest.mark.system
+def test_a_killed_daemon_takes_its_process_along(tmp_path: Path) -> None:
+    mount = Served(tmp_path / "mnt", "pool")
+    (mount.bucket / "f").write_bytes(bytes(PAGES * PAGE))
+    descriptor = opened(mount.bucket / "f")
+    until = time.monotonic() + 30
+    while not (asking := processes(mount.point)) and may_open_by_number():
+        assert time.monotonic() < until
+        os.pread(descriptor, PAGE, random.randrange(PAGES) * PAGE)
+    mount.process.kill()
+    mount.process.wait()
+    with pytest.raises(OSError, match="not connected"):
+        for place in range(PAGES):
+            os.pread(descriptor, PAGE, place * PAGE)
+    with suppress(OSError):  # close(2) says so, too
+        os.close(descriptor)
+    assert mount.stop() == -signal.SIGKILL
+    while asking & processes(mount.point):
+        assert time.monotonic() < until
+
+
+def processes(point: Path) -> set[int]:
+    """Those that ask for windows of this mount."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            words = path.read_bytes().split(b"\0")
+            if os.fsencode(advise.__file__) in words and os.fsencode(point) in words:
+                found.add(int(path.parent.name))
+    return found
+
+
+@pytest.mark.system
+def test_the_process_that_asks_answers_for_whatever_it_is_asked(mount: Served) -> None:
+    path = mount.bucket / "g"
+    path.write_bytes(bytes(8 * PAGE))
+    inode, device = path.stat().st_ino, path.stat().st_dev
+    cases = [
+        ("root", device, inode, advise.DONE),
+        ("no such file", device, 1 << 60, advise.REFUSED),
+        ("another file system's number", device + 1, inode, advise.REFUSED),
+    ]
+    for case, given, number, expected in cases:
+        words = [sys.executable, "-I", "-S", advise.__file__, str(mount.point), str(given)]
+        request = advise.RECORD.pack(number, 0, PAGE) * 2
+        if may_open_by_number():
+            assert subprocess.run(words, input=request, capture_output=True).stdout == expected * 2, case
+    words = [sys.executable, "-I", "-S", advise.__file__, str(mount.point), str(device)]
+    request = advise.RECORD.pack(inode, 0, PAGE)
+    done = subprocess.run(words, input=request, capture_output=True, preexec_fn=without_the_right)
+    assert done.stdout == advise.FORBIDDEN
+
+
+def without_the_right() -> None:
+    """To open files by number: what is executed next has it no more (capabilities(7))."""
+    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_READ_SEARCH, 0, 0, 0)
+
+
+def test_memory_is_what_is_available_and_our_control_group_may_have(tmp_path: Path) -> None:
+    assert memory_to_be_had(tmp_path) == 0
+    for name, text in (
+        ("proc/meminfo", "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n"),
+        ("proc/self/cgroup", "1:cpu:/\n0::/a/b\n"),
+        ("sys/fs/cgroup/a/b/memory.max", "max\n"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert memory_to_be_had(tmp_path) == 4000 << 10
+    (tmp_path / "sys/fs/cgroup/a/b/memory.max").write_text("1048576\n")
+    assert memory_to_be_had(tmp_path) == 1 << 20
