@@ -6,7 +6,9 @@
  *     fuse_session_new          completes the table of operations by lseek, fallocate and copy_file_range
  *     fuse_session_process_buf  gives a FUSE_TMPFILE to the handler of FUSE_CREATE: both have one layout, request and
  *                               reply (linux/fuse.h, protocol 7.37), and O_TMPFILE in the flags tells them apart;
- *                               keeps the inode of a FUSE_STATFS for its handler, which begins before the next request
+ *                               keeps the inode of a FUSE_STATFS for its handler, which begins before the next request;
+ *                               answers a FUSE_GETXATTR of security.capability itself: no inode has it, and the kernel
+ *                               asks at the first write to each file and at each chown, whatever was negotiated
  *
  * Both then call libfuse's own, found by a handle of its file: RTLD_NEXT does not look there from a library that was
  * loaded at run time.  The handlers are the caller's; each answers its request once, now or later, from any thread.
@@ -16,12 +18,17 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fuse_lowlevel.h>
+#include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #define IN_OPCODE 4 /* fuse_in_header: length, opcode */
 #define IN_HEADER 40
+#define IN_UNIQUE 8
 #define IN_NODE 16
+#define IN_XATTR_NAME (IN_HEADER + 8) /* after fuse_getxattr_in: size, padding */
 #define OPCODE_STATFS 17
+#define OPCODE_GETXATTR 22
 #define OPCODE_CREATE 35
 #define OPCODE_TMPFILE 51
 
@@ -110,6 +117,22 @@ struct fuse_session *fuse_session_new(struct fuse_args *arguments, const struct 
     return session;
 }
 
+/* Whether a FUSE_GETXATTR asks for what no inode here has; then it is answered: ENODATA. */
+static int has_no_capability(struct fuse_session *of, const struct fuse_buf *request)
+{
+    static const char name[] = "security.capability";
+    struct {
+        uint32_t length;
+        int32_t error;
+        uint64_t unique;
+    } reply = {sizeof reply, -ENODATA, 0}; /* fuse_out_header */
+    if (request->size != IN_XATTR_NAME + sizeof name ||
+        memcmp((char *)request->mem + IN_XATTR_NAME, name, sizeof name) != 0)
+        return 0;
+    memcpy(&reply.unique, (char *)request->mem + IN_UNIQUE, sizeof reply.unique);
+    return write(fuse_session_fd(of), &reply, sizeof reply) == sizeof reply;
+}
+
 void fuse_session_process_buf(struct fuse_session *of, const struct fuse_buf *request)
 {
     static void (*real)(struct fuse_session *, const struct fuse_buf *);
@@ -123,6 +146,8 @@ void fuse_session_process_buf(struct fuse_session *of, const struct fuse_buf *re
             memcpy((char *)request->mem + IN_OPCODE, &opcode, sizeof opcode);
         } else if (opcode == OPCODE_STATFS) {
             memcpy(&asked, (char *)request->mem + IN_NODE, sizeof asked);
+        } else if (opcode == OPCODE_GETXATTR && has_no_capability(of, request)) {
+            return;
         }
     }
     real(of, request);

@@ -9,7 +9,7 @@ empty name.  Directories that only keys imply vanish with their last entry.
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from appliance.catalogue.database import Rows
@@ -45,59 +45,6 @@ class DirectoryCache:
     def drop(self, parent: int, name: bytes) -> None:
         """Forgets one."""
         self.known.pop((parent, name), None)
-
-
-class RowCache:
-    """Entries and nodes that were read lately, and names that were not there, bounded.  Loop only; `forget` what every
-    commit changed."""
-
-    def __init__(self, limit: int = 16_384) -> None:
-        self._entries: dict[tuple[int, bytes], int] = {}
-        self._nodes: dict[int, Node] = {}
-        self._absent: set[tuple[int, bytes]] = set()
-        self._limit = limit
-
-    def get(self, parent: int, name: bytes) -> Node | None:
-        """The node of an entry, if both rows are remembered."""
-        number = self._entries.get((parent, name))
-        return self._nodes.get(number) if number is not None else None
-
-    def node(self, number: int) -> Node | None:
-        """A node, if its row is remembered."""
-        return self._nodes.get(number)
-
-    def is_absent(self, parent: int, name: bytes) -> bool:
-        """Whether it is remembered that there is no such entry."""
-        return (parent, name) in self._absent
-
-    def put(self, parent: int, name: bytes, node: Node) -> None:
-        """Remembers both rows; forgets everything when full (rare, and cheaper than an order)."""
-        if len(self._entries) >= self._limit:
-            self._entries.clear()
-        self._entries[parent, name] = node.id
-        self.put_node(node)
-
-    def put_node(self, node: Node) -> None:
-        """Remembers one row."""
-        if len(self._nodes) >= self._limit:
-            self._nodes.clear()
-        self._nodes[node.id] = node
-
-    def put_absent(self, parent: int, name: bytes) -> None:
-        """Remembers that there is no such entry."""
-        if len(self._absent) >= self._limit:
-            self._absent.clear()
-        self._absent.add((parent, name))
-
-    def forget(self, changed: Sequence[tuple[Any, ...]]) -> None:
-        """Keys of changed rows: (table, primary key...)."""
-        entries, nodes, absent = self._entries, self._nodes, self._absent
-        for key in changed:
-            if key[0] == ENTRY.number:
-                entries.pop((key[1], key[2]), None)
-                absent.discard((key[1], key[2]))
-            elif key[0] == NODE.number:
-                nodes.pop(key[1], None)
 
 
 def split(key: bytes) -> tuple[list[bytes], bytes]:

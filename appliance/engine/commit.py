@@ -34,13 +34,14 @@ from appliance.catalogue import commands, names
 from appliance.catalogue.apply import apply
 from appliance.catalogue.database import ID_STEP, UNBOUNDED, NewData, Prolonged, Rows, patched_bytes, set_meta
 from appliance.catalogue.names import DirectoryCache
-from appliance.catalogue.schema import ENTRY, META, NODE, PAGE, USAGE
+from appliance.catalogue.schema import META, PAGE, USAGE
 from appliance.device.buffers import aligned
 from appliance.device.fan import Fan
 from appliance.engine import journal
 from appliance.engine.journal import Place, Ring
 from appliance.engine.ledger import NONE, Ledger, Promise
 from appliance.engine.pool import Pool, PoolDevice, header_for
+from appliance.engine.remembered import Remembered
 from appliance.engine.retrieve import Retrieval
 from appliance.engine.ticket import Batch, Ticket, joined
 from appliance.errors import Code, StoreError
@@ -65,7 +66,6 @@ UNDISTURBED_CHANGES: Final = 24 * UNDISTURBED_STEP  # rows changed in a visit: 1
 
 # hundreds of rows in one command, or thousands looked at: no work for the loop's thread
 _LONG: Final = (commands.FoldMap, commands.CopyRange, commands.Reap, commands.CompleteUpload)
-_REMEMBERED: Final = (ENTRY.number, NODE.number)  # rows that the loop remembers, and forgets when they change
 _ALONE: Final = (Code.NO_SPACE, Code.TOO_LARGE, Code.DAMAGED)  # failures of one command that undo its batch
 
 
@@ -101,6 +101,7 @@ class Committer:
         held: Callable[[int], bool],
         make_room: Callable[[], None],
         ledger: Ledger,
+        rows: Remembered,
         undisturbed: Callable[[Callable[[], Any]], Any] = lambda function: function(),
     ) -> None:
         self.pool = pool
@@ -114,6 +115,7 @@ class Committer:
         self._id_limit = id_limit
         self._held = held
         self._ledger = ledger
+        self._rows = rows
         self._make_room = make_room  # a checkpoint that lets ring space be reused
         self._undisturbed = undisturbed  # runs a function where no other thread fights for the GIL
         self._buffer = aligned(GATHER_MEMORY)  # takes memory only where it was touched
@@ -121,7 +123,6 @@ class Committer:
         self._limbo: collections.deque[tuple[int, list[tuple[int, int, int]]]] = collections.deque()
         self._limbo_lock = threading.Lock()
         self.failed: StoreError | None = None
-        self.begun = 0  # COMMITs begun: ahead of what the loop was told, its memory of rows may be stale
         self.patched = patched_bytes(connection)  # bytes that patches hold
         self.batches = 0
         self.batch_commands = 0
@@ -239,8 +240,7 @@ class Committer:
             kind = _Bug if offset is None else StoreError
             raise kind(Code.UNAVAILABLE, "internal error", cause=repr(error)) from error
         self._commit(tx, tickets, Place(seq, offset, total), digest, gathered, freeing)
-        changed = [key for key in tx.images if key[0] in _REMEMBERED]
-        return Batch(tickets, tx.notes, announced, tx.dropped, changed, 1, tx.reaps)
+        return Batch(tickets, tx.notes, announced, tx.dropped, 1, tx.reaps)
 
     def _apply(self, tx: Rows, tickets: Sequence[Ticket], announced: list[Change], *, guarded: bool) -> None:
         for ticket in tickets:
@@ -451,7 +451,7 @@ class Committer:
         gathered: list[tuple[int, int]],
         freeing: list[tuple[int, int, int]],
     ) -> None:
-        self.begun += 1
+        begun = self._rows.begin(tx.images)
         try:
             self.connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -459,6 +459,7 @@ class Committer:
             self.failed = StoreError(Code.READ_ONLY, "the catalogue cannot be written: restart to recover")
             log.critical("COMMIT failed after a durable record: %s", error)
             raise self.failed from error
+        begun.done = True
         self._ledger.commit()
         for ticket in tickets:
             if isinstance(ticket.command, commands.SetBucketSetting | commands.DeleteBucket) and ticket.error is None:

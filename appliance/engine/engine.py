@@ -24,13 +24,14 @@ import trio
 from appliance import lock, settings
 from appliance.catalogue import buckets, commands
 from appliance.catalogue.database import connect
-from appliance.catalogue.names import DirectoryCache, RowCache, node_at, node_by_id
+from appliance.catalogue.names import DirectoryCache, node_at, node_by_id
 from appliance.device.fan import Fan
 from appliance.device.lanes import CallLanes
 from appliance.engine.commit import Committer
 from appliance.engine.filled import Filled
 from appliance.engine.ingest import Staged
 from appliance.engine.ledger import Ledger
+from appliance.engine.remembered import ABSENT, Remembered
 from appliance.engine.retrieve import Retrieval
 from appliance.engine.snapshot import FREE_SHARE
 from appliance.engine.startup import OpenParts
@@ -64,10 +65,9 @@ class Engine:
         self._writer_connection = parts.writer
         self.checkpointer = parts.checkpointer
         self.directories = DirectoryCache()
-        self.rows = RowCache()
+        self.rows = Remembered()
         self.filled = Filled()
         self.worn = Worn()
-        self._told = 0  # COMMITs that the loop was told of
         self._ids = itertools.count(parts.next_id)
         self._held: dict[int, int] = {}
         self._kept: set[int] = set()  # held nodes that a commit kept although it would have removed them
@@ -93,6 +93,7 @@ class Engine:
             held=self._is_held,
             make_room=self.checkpointer.take,
             ledger=self.ledger,
+            rows=self.rows,
             undisturbed=self._in_loop if threaded else _at_once,
         )
         self.retrieval.unpinned = self.committer.release_freed
@@ -339,7 +340,7 @@ class Engine:
     # ------------------------------------------------------------------ acknowledging
     def _deliver(self, batch: Batch) -> None:
         """On the loop, in commit order: caches first, then who caches names (H5), then the waiters (H1)."""
-        self._told += batch.commits
+        self.rows.deliver(batch.commits)
         self._delivered += 1
         if self._removing:
             for node, run in list(self._removing.items()):  # the writer may be at its next batch
@@ -347,8 +348,6 @@ class Engine:
                     self._removing.pop(node, None)
         for parent, name in batch.dropped:
             self.directories.drop(parent, name)
-        if batch.changed:
-            self.rows.forget(batch.changed)
         if batch.reaps or self._reaping:
             self._reap_on(batch)
         self.filled.follow(batch.tickets)
@@ -401,36 +400,28 @@ class Engine:
         return self.reader.execute(sql, parameters).fetchall()
 
     def node_at(self, parent: int, name: bytes) -> Node | None:
-        """The node of an entry: from memory while that is known to be the newest committed state, else the catalogue.
-
-        Between a COMMIT and its delivery memory may be older than what another reader just saw, and in a transaction
-        the caller wants one state for several statements: then it is not asked.
-        """
-        current = self._is_current()
-        if current:
-            found = self.rows.get(parent, name)
-            if found is not None or self.rows.is_absent(parent, name):
-                return found
-        found = node_at(self._first, parent, name)
-        if current and self._is_current():
-            if found is None:
-                self.rows.put_absent(parent, name)
-            else:
-                self.rows.put(parent, name, found)
+        """The node of an entry: from memory if it is known there, else from the catalogue."""
+        if self.reader.in_transaction:  # the caller wants one state for several statements
+            return node_at(self._first, parent, name)
+        number = self.rows.entry(parent, name)
+        if number == ABSENT:
+            return None
+        found = self.rows.node(number) if number is not None else None
+        if found is None:
+            found = node_at(self._first, parent, name)
+            self.rows.put(parent, name, found)
         return found
 
     def node(self, number: int) -> Node | None:
         """A node by its number, in the same way."""
-        current = self._is_current()
-        found = self.rows.node(number) if current else None
+        if self.reader.in_transaction:
+            return node_by_id(self._first, number)
+        found = self.rows.node(number)
         if found is None:
             found = node_by_id(self._first, number)
-            if found is not None and current and self._is_current():
+            if found is not None:
                 self.rows.put_node(found)
         return found
-
-    def _is_current(self) -> bool:
-        return self._told == self.committer.begun and not self.reader.in_transaction
 
     def _first(self, sql: str, parameters: tuple[Any, ...]) -> Any:
         return self.reader.execute(sql, parameters).fetchone()

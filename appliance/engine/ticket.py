@@ -104,8 +104,7 @@ class Batch(NamedTuple):
     notes: list[Change]  # all changes of names
     announced: list[Change]  # those by tickets that are announced
     dropped: list[tuple[int, bytes]]
-    changed: Sequence[tuple[Any, ...]] = ()  # keys of the entries and nodes it changed: (table, primary key...)
-    commits: int = 0  # transactions: what `Committer.begun` counted
+    commits: int = 0  # transactions
     reaps: Sequence[int] = ()  # nodes that have bytes left to free
 
 
@@ -116,7 +115,6 @@ def joined(tickets: Sequence[Ticket], batches: Sequence[Batch]) -> Batch:
         [note for batch in batches for note in batch.notes],
         [note for batch in batches for note in batch.announced],
         [name for batch in batches for name in batch.dropped],
-        [key for batch in batches for key in batch.changed],
         sum(batch.commits for batch in batches),
         [node for batch in batches for node in batch.reaps],
     )

@@ -106,6 +106,8 @@ class FileVerbs(VersionVerbs):
     ) -> Ticket:
         """Its `Entry`; `node` is a number from `new_node_id`.  Raises EXISTS, NO_SUCH_NODE (the parent vanished)."""
         packed = pack_attributes(attributes)
+        if node:
+            self.engine.rows.made(node)
         command = commands.MakeDirectory(
             parent=parent, name=name, mode=mode, uid=uid, gid=gid, now_ns=now_ns, packed=packed, node=node
         )

@@ -133,6 +133,21 @@ def test_room_is_made_refused_and_not_made_of_what_is_not_there(mount: Served) -
     assert mount.get("f") == bytes(100_010)
 
 
+def test_nothing_here_has_capabilities_and_all_other_attributes_are_asked_of_the_mount(mount: Served) -> None:
+    """The compiled part answers for `security.capability`, and for nothing else."""
+    file = mount.bucket / "file"
+    file.write_bytes(b"x")
+    os.setxattr(file, "user.security.capability", b"value")
+    for place in (file, mount.bucket, mount.bucket.parent):
+        with refused(errno.ENODATA):
+            os.getxattr(place, "security.capability")
+    assert os.getxattr(file, "user.security.capability") == b"value"
+    assert os.getxattr(file, "user.tierce.etag")
+    os.chown(file, 12, 34)
+    file.write_bytes(b"changed")
+    assert mount.get("file") == b"changed"
+
+
 def test_nameless_files(mount: Served) -> None:
     descriptor = os.open(mount.bucket, os.O_TMPFILE | os.O_RDWR, 0o640)
     os.write(descriptor, b"whole" * 50_000)
