@@ -11,7 +11,7 @@ from tests.effort import USUAL
 
 # No deadline: on shared cores the time of one example says nothing.  Failures print what reproduces them.
 hypothesis.settings.register_profile("tierce", deadline=None, print_blob=True, max_examples=USUAL)
-hypothesis.settings.register_profile("quick", deadline=None, print_blob=True, max_examples=10)
+hypothesis.settings.register_profile("quick", deadline=None, print_blob=True, max_examples=10, database=None)
 hypothesis.settings.register_profile("long", deadline=None, print_blob=True, max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("TIERCE_TEST_PROFILE", "tierce"))
 

@@ -504,7 +504,7 @@ class StoreMachine(StoreFrame):
 
 
 def test_the_store_does_what_the_model_says() -> None:
-    settings = hypothesis.settings(max_examples=12, stateful_step_count=30, deadline=None, derandomize=True)
+    settings = hypothesis.settings(max_examples=6, stateful_step_count=30, deadline=None, derandomize=True)
     run_state_machine_as_test(StoreMachine, settings=settings)
 
 

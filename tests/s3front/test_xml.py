@@ -35,7 +35,6 @@ LAUGHS = b"""<?xml version="1.0"?><!DOCTYPE lolz [<!ENTITY lol "lol">
         pytest.param(b"<Delete>" + b"<a>" * 15 + b"</a>" * 15 + b"</Delete>" + b"<a>", id="two roots"),
         pytest.param(b"<Delete>" + b"<a>" * 16 + b"</a>" * 16 + b"</Delete>", id="depth 17"),
         pytest.param(b"<a>" * 100_000, id="deep nesting"),
-        pytest.param(b"<Delete>" + b"<a/>" * 70_000 + b"</Delete>", id="too many elements"),
         pytest.param(b"<Delete>", id="torn"),
         pytest.param(b"", id="empty"),
         pytest.param(b"\xff\xfe\xfd", id="noise"),
@@ -52,6 +51,13 @@ def test_hostile_or_broken_documents_are_malformed(document: bytes) -> None:
     with pytest.raises(S3Error) as caught:
         xml.parse(document, "Delete")
     assert (caught.value.code, caught.value.status) == ("MalformedXML", 400)
+
+
+@pytest.mark.slow
+def test_a_document_of_too_many_elements_is_malformed() -> None:
+    with pytest.raises(S3Error) as caught:
+        xml.parse(b"<Delete>" + b"<a/>" * 70_000 + b"</Delete>", "Delete")
+    assert caught.value.code == "MalformedXML"
 
 
 def test_an_oversize_document_is_refused_unparsed() -> None:

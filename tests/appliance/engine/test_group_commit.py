@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import random
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -367,19 +368,25 @@ def test_a_command_that_changes_thousands_of_rows_is_not_applied_where_others_wa
     run_store(tmp_path, main)
 
 
-def test_a_batch_leaves_nothing_to_the_garbage_collector(tmp_path: Path) -> None:
+def test_a_batch_leaves_nothing_to_the_garbage_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would walk ten row images a command for nothing, and the bodies would stay in memory till then."""
+    made: list[weakref.ref[Rows]] = []
+
+    class Watched(Rows):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            made.append(weakref.ref(self))
 
     async def main(store: ObjectStore, bucket: Bucket) -> None:
-        gc.collect()
+        monkeypatch.setattr(commit, "Rows", Watched)
         gc.disable()
         try:
             for number in range(3):
                 await store.engine.submit(put(store, bucket, b"k%d" % number, b"x" * 4 * KIB)).wait()
             await trio.testing.wait_all_tasks_blocked()
-            left = [found for found in gc.get_objects() if isinstance(found, Rows)]
+            assert made
+            assert not [rows for rows in made if rows() is not None]
         finally:
             gc.enable()
-        assert not left
 
     run_store(tmp_path, main)

@@ -226,6 +226,7 @@ def submit_change(store: ObjectStore, bucket: Bucket, node: Node, offset: int, d
     )
 
 
+@pytest.mark.slow
 def test_a_long_reader_sees_its_state_to_the_end(tmp_path: Path) -> None:
     async def main(store: ObjectStore, bucket: Bucket) -> None:
         data = random.Random(8).randbytes(80 * MIB)
