@@ -377,6 +377,14 @@ class Page(Frozen, frozen=True):
     next: bytes
 
 
+type_shown_row = tuple[bytes, int, int, int, int, int, int, int, int, int, int, int]
+"""A row name (a directory's ends with "/"), then of its node: id, mode, owner, group, links, size, kind, the times of
+access, of change and of change of the inode, and flags."""
+
+type_named_row = tuple[bytes, int, int]
+"""A row name, id and mode."""
+
+
 class Entry(Frozen, frozen=True):
     """One name in a directory as the catalogue has it.  `name` lacks the trailing slash of a directory's row."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyfuse3
 
-from appliance.model import BodyKind, Node
+from appliance.model import UNOWNED, BodyKind, Node, type_shown_row
 from fusefs.handles import File
 from fusefs.ownership import Ownership
 
@@ -23,83 +23,82 @@ BLOCK_SIZE: Final = 4096
 IO_SIZE: Final = 1 << 20  # st_blksize: cp and cat then ask for 1 MiB at a time
 
 
-def entry_attributes(
-    *,
-    inode: int,
-    mode: int,
-    uid: int,
-    gid: int,
-    links: int,
-    size: int,
-    blocks: int,
-    atime_ns: int,
-    mtime_ns: int,
-    ctime_ns: int,
-) -> pyfuse3.EntryAttributes:
-    """The kernel's struct.  `blocks` counts 512 bytes."""
+type_shown = tuple[int, int, int, int, int, int, int, int, int, int, int]
+"""What stat(2) shows of a node: inode, mode, owner, group, links, size, blocks of 512 bytes, then the times of access,
+of change and of change of the inode in nanoseconds, and a device's number."""
+
+_EMPTY: Final = int(BodyKind.EMPTY)
+_MAP: Final = int(BodyKind.MAP)
+_DEVICES: Final = frozenset({stat.S_IFCHR, stat.S_IFBLK})
+
+
+def answer(shown: type_shown, timeout: float = TIMEOUT) -> pyfuse3.EntryAttributes:
+    """The same as pyfuse3 hands it to the kernel, which may keep it for `timeout` seconds."""
     entry = pyfuse3.EntryAttributes()
-    entry.st_ino = pyfuse3.InodeT(inode)
-    entry.st_mode = pyfuse3.ModeT(mode)
-    entry.st_uid = uid
-    entry.st_gid = gid
-    entry.st_nlink = links
-    entry.st_size = size
-    entry.st_blocks = blocks
+    (
+        entry.st_ino,
+        entry.st_mode,
+        entry.st_uid,
+        entry.st_gid,
+        entry.st_nlink,
+        entry.st_size,
+        entry.st_blocks,
+        entry.st_atime_ns,
+        entry.st_mtime_ns,
+        entry.st_ctime_ns,
+        entry.st_rdev,
+    ) = shown
     entry.st_blksize = IO_SIZE
-    entry.st_atime_ns = atime_ns
-    entry.st_mtime_ns = mtime_ns
-    entry.st_ctime_ns = ctime_ns
-    entry.entry_timeout = TIMEOUT
-    entry.attr_timeout = TIMEOUT
+    entry.entry_timeout = entry.attr_timeout = timeout
     return entry
 
 
-def of_node(store: ObjectStore, node: Node, ownership: Ownership) -> pyfuse3.EntryAttributes:
+def of_node(store: ObjectStore, node: Node, ownership: Ownership) -> type_shown:
     """A node as it is in the catalogue."""
-    mode, uid, gid = ownership.of(node)
-    answer = entry_attributes(
-        inode=node.id,
-        mode=mode,
-        uid=uid,
-        gid=gid,
-        links=node.links,
-        size=node.size,
-        blocks=blocks(allocated(store, node)),
-        atime_ns=node.atime_ns,
-        mtime_ns=node.mtime_ns,
-        ctime_ns=node.ctime_ns,
-    )
-    if stat.S_ISCHR(node.mode) or stat.S_ISBLK(node.mode):
-        answer.st_rdev = node.ref
-    return answer
+    kind = node.kind
+    if kind == _EMPTY:
+        held = 0
+    elif kind == _MAP:
+        held = allocated(store, node)
+    else:
+        held = node.size
+    mode, uid, gid = ownership.of(node) if node.flags & UNOWNED else (node.mode, node.uid, node.gid)
+    number = node.ref if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0
+    times = node.atime_ns, node.mtime_ns, node.ctime_ns
+    return (node.id, mode, uid, gid, node.links, node.size, blocks(held), *times, number)
 
 
-def of_file(store: ObjectStore, file: File) -> pyfuse3.EntryAttributes:
+def is_partial(row: type_shown_row) -> bool:
+    """Whether a listing's row lacks something that the node has: which bytes are holes, or a device's number."""
+    return row[7] == _MAP or stat.S_IFMT(row[2]) in _DEVICES
+
+
+def of_row(row: type_shown_row, ownership: Ownership) -> type_shown:
+    """What a listing's row shows."""
+    _, inode, mode, uid, gid, links, size, kind, atime_ns, mtime_ns, ctime_ns, flags = row
+    if flags & UNOWNED:
+        mode, uid, gid = ownership.instead(mode)
+    held = -(-size // BLOCK_SIZE) * (BLOCK_SIZE // 512) if kind != _EMPTY else 0
+    return inode, mode, uid, gid, links, size, held, atime_ns, mtime_ns, ctime_ns, 0
+
+
+def of_file(store: ObjectStore, file: File) -> type_shown:
     """A file as memory has it."""
     committed = 0 if file.base is None else allocated(store, file.base)
     if committed and file.base is not None:
         for hole in file.overlay.holes():
             if hole.start < file.base.size:
                 committed -= store.allocated(file.base, hole.start, min(hole.end, file.base.size))
-    return entry_attributes(
-        inode=file.inode,
-        mode=file.mode,
-        uid=file.uid,
-        gid=file.gid,
-        links=file.links,
-        size=file.size,
-        blocks=blocks(min(file.size, committed + file.overlay.bytes_held())),
-        atime_ns=file.atime_ns,
-        mtime_ns=file.mtime_ns,
-        ctime_ns=file.ctime_ns,
-    )
+    held = blocks(min(file.size, committed + file.overlay.bytes_held()))
+    times = file.atime_ns, file.mtime_ns, file.ctime_ns
+    return (file.inode, file.mode, file.uid, file.gid, file.links, file.size, held, *times, 0)
 
 
 def allocated(store: ObjectStore, node: Node) -> int:
     """Bytes of the node that are not holes.  Exact for a map when the store can tell; otherwise its size."""
-    if node.kind == BodyKind.EMPTY:
+    if node.kind == _EMPTY:
         return 0
-    if node.kind == BodyKind.MAP:
+    if node.kind == _MAP:
         ask = getattr(store, "allocated", None)
         if ask is not None:
             return int(ask(node))

@@ -3,7 +3,8 @@
  * Loaded with RTLD_GLOBAL before pyfuse3 is (extra.py), two functions here take the place of libfuse's when the linker
  * binds pyfuse3's calls:
  *
- *     fuse_session_new          completes the table of operations by lseek, fallocate and copy_file_range
+ *     fuse_session_new          completes the table of operations by lseek, fallocate and copy_file_range, and puts a
+ *                               handler of whole replies in the place of pyfuse3's readdirplus
  *     fuse_session_process_buf  gives a FUSE_TMPFILE to the handler of FUSE_CREATE: both have one layout, request and
  *                               reply (linux/fuse.h, protocol 7.37), and O_TMPFILE in the flags tells them apart;
  *                               keeps the inode of a FUSE_STATFS for its handler, which begins before the next request;
@@ -36,19 +37,22 @@ typedef void (*seek_handler)(fuse_req_t, unsigned long long fh, long long offset
 typedef void (*allocate_handler)(fuse_req_t, unsigned long long fh, int mode, long long offset, long long length);
 typedef void (*copy_handler)(fuse_req_t, unsigned long long fh_in, long long offset_in, unsigned long long fh_out,
                              long long offset_out, size_t length, int flags);
+typedef void (*list_handler)(fuse_req_t, unsigned long long fh, long long offset, size_t size);
 
 static seek_handler on_seek;
 static allocate_handler on_allocate;
 static copy_handler on_copy;
+static list_handler on_list;
 static struct fuse_session *session;
 static unsigned long long asked;
 
 /* The handlers of sessions that are made from now on. */
-void extra_install(seek_handler seek, allocate_handler allocate, copy_handler copy)
+void extra_install(seek_handler seek, allocate_handler allocate, copy_handler copy, list_handler list)
 {
     on_seek = seek;
     on_allocate = allocate;
     on_copy = copy;
+    on_list = list;
     session = NULL;
 }
 
@@ -85,6 +89,12 @@ static void copy(fuse_req_t request, fuse_ino_t inode_in, off_t offset_in, struc
     on_copy(request, in->fh, offset_in, out->fh, offset_out, length, flags);
 }
 
+static void list(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset, struct fuse_file_info *file)
+{
+    (void)inode;
+    on_list(request, file->fh, offset, size);
+}
+
 /* libfuse's own function of that name. */
 static void *libfuse(const char *name)
 {
@@ -113,6 +123,7 @@ struct fuse_session *fuse_session_new(struct fuse_args *arguments, const struct 
     operations.lseek = seek;
     operations.fallocate = allocate;
     operations.copy_file_range = copy;
+    operations.readdirplus = list;
     session = real(arguments, &operations, sizeof operations, data);
     return session;
 }

@@ -1,8 +1,8 @@
 """Handlers that pyfuse3 does not install, joined to the mount by the compiled part (interposed.py, extra.c).
 
 libfuse calls a handler while pyfuse3 takes in a request, in the loop's thread; the answer is a task of its own in the
-mount's nursery, so a handler may wait like every other.  Each request is answered once: with what the handler returns,
-with the number of its FUSEError, and with EIO when the mount ends first.
+mount's nursery, so a handler may wait like every other; one that needs not answers at once.  Each request is answered
+once: with what the handler returns, with the number of its FUSEError, and with EIO when the mount ends first.
 
 Without the compiled part all else works, and one warning says what is missing and how to get it.
 """
@@ -13,7 +13,8 @@ import ctypes
 import errno
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from pyfuse3 import FUSEError
@@ -39,6 +40,12 @@ class Handlers(Protocol):
     ) -> int:
         """How many bytes."""
 
+    def is_at_hand(self, fh: int, start: int, /) -> bool:
+        """Whether `readdirplus` needs not wait."""
+
+    async def readdirplus(self, fh: int, start: int, size: int, /) -> bytes:
+        """Entries after the place `start`, as many as fit; none at the end."""
+
 
 type_start = Callable[..., object]
 type_reply = Callable[[int | None, Any], object]
@@ -50,8 +57,15 @@ def install(library: ctypes.CDLL | None, handlers: Handlers, start: type_start) 
         log.warning("%s", interposed.MISSING)
         return
     fail: Final = library.fuse_reply_err
+    reply_buffer: Final = interposed.Reply(
+        ("fuse_reply_buf", library)
+    )  # keeps the interpreter, as pyfuse3's replies do
 
-    def answer(reply: type_reply, handler: Callable[..., Awaitable[Any]]) -> Callable[..., None]:
+    def answer(
+        reply: type_reply,
+        handler: Callable[..., Coroutine[Any, Any, Any]],
+        is_at_hand: Callable[..., bool] = lambda *_: False,
+    ) -> Callable[..., None]:
         async def work(request: int | None, *arguments: int) -> None:
             try:
                 result = await handler(*arguments)
@@ -64,6 +78,11 @@ def install(library: ctypes.CDLL | None, handlers: Handlers, start: type_start) 
                 reply(request, result)
 
         def begin(request: int | None, *arguments: int) -> None:
+            if is_at_hand(*arguments):
+                with suppress(StopIteration):
+                    work(request, *arguments).send(None)
+                    raise AssertionError("a handler waits for what was said to be at hand")
+                return
             try:
                 start(work, request, *arguments)
             except RuntimeError:  # trio: the nursery is closed
@@ -75,6 +94,13 @@ def install(library: ctypes.CDLL | None, handlers: Handlers, start: type_start) 
         interposed.Seek(answer(library.fuse_reply_lseek, handlers.lseek)),
         interposed.Allocate(answer(lambda request, _: fail(request, 0), handlers.fallocate)),
         interposed.Copy(answer(library.fuse_reply_write, handlers.copy_file_range)),
+        interposed.List(
+            answer(
+                lambda request, entries: reply_buffer(request, entries, len(entries)),
+                handlers.readdirplus,
+                lambda fh, start, size: handlers.is_at_hand(fh, start),
+            )
+        ),
     )
     library.extra_install(*callbacks)
     _kept[:] = callbacks

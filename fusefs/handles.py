@@ -27,6 +27,7 @@ from fusefs.dirty import Overlay
 from fusefs.fastloop import Lock
 from fusefs.inodes import ROOT
 from fusefs.ownership import Ownership
+from fusefs.places import Places
 from fusefs.windows import Windows
 
 if TYPE_CHECKING:
@@ -254,26 +255,28 @@ class DirectoryHandle:
     __slots__ = (
         "after",
         "at",
+        "bare",
         "begun",
         "bucket",
         "cookie",
         "directories",
         "epoch",
+        "full",
         "inode",
         "node",
         "older",
         "pending",
-        "positions",
+        "places",
         "rest",
         "rows",
         "whole",
     )
 
-    def __init__(self, inode: int, bucket: int, node: Node | None) -> None:
+    def __init__(self, inode: int, bucket: int, node: Node | None, places: Places) -> None:
         self.inode = inode
         self.node = node  # as it was opened: what is told of it when it is there no longer; None of the root
         self.bucket = bucket
-        self.positions: dict[int, bytes] = {}  # row names by cookie, shared with the directory's other handles
+        self.places = places  # shared with the directory's other handles
         self.older: list[tuple[bytes, str]] = []  # the same, of a directory of older versions (`past`)
         self.cookie = 0  # of what was given last
         self.after: bytes | None = None  # its row name (a directory's ends with "/")
@@ -283,6 +286,8 @@ class DirectoryHandle:
         self.rows: list[bytes] = []  # their row names
         self.at = 0  # the next of `rest`
         self.directories: set[bytes] = set()  # names of those in `rest`
+        self.full = 0  # entries given with attributes, since the beginning
+        self.bare = 0  # without
         self.whole = False  # `rest` reaches to the end of the directory
         self.epoch = -1
 

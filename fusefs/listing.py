@@ -1,14 +1,20 @@
 """Directories, a reply at a time.
 
-The kernel asks for a directory in pieces of some 32 KiB and may come back to any cookie that it was given, also through
-another handle: its NFS server opens the directory anew for each piece.  So a cookie stands for a name: it is a digest
-of it, and going on means going on after that name, wherever it sorts now and whether or not it is still there.  The
-names that cookies stand for are remembered as long as the directory is open, and for some time after (`Positions`);
-one that is remembered no more is looked for.  (Cookies of the root are the buckets' roots.)
+The kernel asks for a directory in pieces (as large as the program's buffer since Linux 6.16: 1 MiB with glibc, which
+takes `st_blksize` for it) and may come back to any cookie that it was given, also through another handle: its NFS
+server opens the directory anew for each piece.  So a cookie stands for a name: it is a digest of it, and going on means
+going on after that name, wherever it sorts now and whether or not it is still there.  The names of the latest replies
+are remembered as long as the directory is open, and for some time after (`Positions`); one that is remembered no more
+is looked for.  (Cookies of the root are the buckets' roots.)
 
 Names come in the catalogue's order; the files that no commit has taken yet, as of the first reply, are merged into it,
 so a commit between two replies moves nothing.  Nothing is copied when a directory is opened, and one of any length
-costs what is asked of it.  Each entry comes with its attributes (readdirplus) and counts as a lookup.
+costs what is asked of it: a reply has at most `REPLY_MAX` entries, so that nobody else waits long for the loop.
+
+An entry comes with its attributes (readdirplus) and counts as a lookup, which is what most programs want next: to ask
+for each costs ten times that, to make an inode that nobody wants a fifth of it and a kilobyte of the kernel's memory.
+So the names of a long directory come bare behind the first `FULL_MAX`, until a program has looked up half of those that
+were given bare.
 """
 
 from __future__ import annotations
@@ -16,105 +22,69 @@ from __future__ import annotations
 import errno
 import stat
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final
-from zlib import crc32
 
-import pyfuse3
 import trio
-from pyfuse3 import EntryAttributes, FileNameT, FUSEError, InodeT, ReaddirToken
+from pyfuse3 import FUSEError
 
 from appliance.authority import Action
 from appliance.model import Entry
-from fusefs import tree
+from fusefs import attributes, tree
+from fusefs.dirents import Page
 from fusefs.handles import DirectoryHandle, File
 from fusefs.inodes import ROOT
 from fusefs.names import Names
+from fusefs.places import PARENT, SELF, cookie_of
 
-LIST_STEP: Final = 256  # entries per call of the store: about one reply
+LIST_STEP: Final = 256  # entries per call of the store
+REPLY_MAX: Final = 1_024  # entries in a reply: some 5 ms
+FULL_MAX: Final = 8_192  # entries of a directory that come with attributes, asked for or not
 SEEK_STEP: Final = 1_024  # entries looked through for a forgotten cookie, between two other requests
-KEPT_MAX: Final = 65_536  # names whose cookies are remembered after their directories were closed
-SELF: Final = 1  # the cookie of "."
-PARENT: Final = 2  # of ".."
 
 
-def cookie_of(row: bytes) -> int:
-    """The cookie of a row name (a directory's ends with "/"): 62 bits, above those of "." and "..".
-
-    Forwards and backwards, CRC-32 is as good as one of 64 bits.  Two of a million names have one cookie in one of ten
-    million directories; who comes back to it is then led to one of the two, while going on from a reply never asks."""
-    return PARENT + 1 + ((crc32(row) << 32 | crc32(row[::-1])) >> 2)
-
-
-class Positions:
-    """Which names cookies stand for, by directory."""
-
-    def __init__(self) -> None:
-        self._open: dict[int, tuple[int, dict[int, bytes]]] = {}  # directory -> (handles, names by cookie)
-        self._closed: OrderedDict[int, dict[int, bytes]] = OrderedDict()  # least lately closed first
-        self._kept = 0  # names in `_closed`
-
-    def opened(self, handle: DirectoryHandle) -> None:
-        """The handle knows what others of its directory know."""
-        handles, names = self._open.get(handle.inode, (0, None))
-        if names is None:
-            names = self._closed.pop(handle.inode, {})
-            self._kept -= len(names)
-        self._open[handle.inode] = handles + 1, names
-        handle.positions = names
-
-    def closed(self, handle: DirectoryHandle) -> None:
-        """Somebody may still come back, through another handle."""
-        handles, names = self._open.pop(handle.inode)
-        if handles > 1:
-            self._open[handle.inode] = handles - 1, names
-        elif names:
-            self._closed[handle.inode] = names
-            self._kept += len(names)
-            while self._kept > KEPT_MAX:
-                _, forgotten = self._closed.popitem(last=False)
-                self._kept -= len(forgotten)
-
-
-def _dot(token: ReaddirToken, name: bytes, inode: int, cookie: int) -> bool:
-    """ "." or "..", which count as no lookup (fs/fuse/readdir.c, fuse_direntplus_link)."""
-    answer = EntryAttributes()
-    answer.st_ino = InodeT(inode)
-    answer.st_mode = pyfuse3.ModeT(stat.S_IFDIR)
-    return pyfuse3.readdir_reply(token, FileNameT(name), answer, cookie)
-
-
-def _dots(token: ReaddirToken, inode: int, parent: int, start: int) -> bool:
-    """False when the reply is full."""
-    if start < SELF and not _dot(token, b".", inode, SELF):
+def _dots(page: Page, inode: int, parent: int, start: int) -> bool:
+    """False when the reply is full.  "." and ".." count as no lookups (fs/fuse/readdir.c, fuse_direntplus_link)."""
+    if start < SELF and not page.add(b".", _directory(inode), SELF):
         return False
-    return start >= PARENT or _dot(token, b"..", parent, PARENT)
+    return start >= PARENT or page.add(b"..", _directory(parent), PARENT)
 
 
-def list_buckets(names: Names, start: int, token: ReaddirToken) -> None:
+def _directory(inode: int) -> attributes.type_shown:
+    return inode, stat.S_IFDIR, 0, 0, 2, 0, 0, 0, 0, 0, 0
+
+
+def list_buckets(names: Names, start: int, page: Page) -> None:
     """The mount's root."""
-    if not _dots(token, ROOT, ROOT, start):
+    if not _dots(page, ROOT, ROOT, start):
         return
     for bucket in sorted(names.store.buckets(), key=lambda bucket: bucket.root):
         if bucket.root <= start or not names.permits.allows(Action.MOUNT_READ, bucket):
             continue
-        answer = names.attributes(names.pending.node(bucket.root))
-        if not pyfuse3.readdir_reply(token, FileNameT(bucket.label), answer, bucket.root):
+        if not page.add(bucket.label, names.shown(names.pending.node(bucket.root)), bucket.root):
             return
         names.inodes.looked_up(bucket.root, bucket.id)
+
+
+def is_at_hand(handle: DirectoryHandle, start: int) -> bool:
+    """Whether `seek` needs not wait."""
+    return start in (SELF, PARENT, handle.cookie) or start == 0 or handle.places.find(start) is not None
 
 
 async def seek(names: Names, handle: DirectoryHandle, start: int) -> None:
     """The next reply begins after cookie `start`.  EINVAL for one that stands for no name (any more)."""
     handle.rest, handle.rows, handle.at, handle.whole = [], [], 0, False
+    if start == 0:
+        handle.full = handle.bare = 0
+        names.bare.pop(handle.inode, None)
     if start == 0 or not handle.begun:
         handle.begun = True
         handle.pending = sorted(names.files.names.get(handle.inode, {}).items())
     if start <= PARENT:
         handle.after, handle.cookie = None, start
         return
-    found = handle.positions.get(start)
+    found = handle.places.find(start)
     if found is None:
         found = next((name for name, _ in handle.pending if cookie_of(name) == start), None)
     after: tuple[bytes, bool] | None = None
@@ -127,33 +97,110 @@ async def seek(names: Names, handle: DirectoryHandle, start: int) -> None:
             raise FUSEError(errno.EINVAL)
         after = (entries[-1].name, entries[-1].directory)
         await trio.lowlevel.checkpoint()
-    handle.positions[start] = handle.after = found
+    handle.after = found
     handle.cookie = start
 
 
-def list_directory(names: Names, handle: DirectoryHandle, epoch: int, token: ReaddirToken) -> None:
+def list_directory(names: Names, handle: DirectoryHandle, epoch: int, page: Page) -> None:
     """A directory of a bucket, from where `seek` or the last reply left it.
 
     `epoch` rises with every change of a name or node: entries read under an older one are read again.
     """
     if handle.cookie < PARENT:
-        if not _dots(token, handle.inode, handle.parent, handle.cookie):
+        if not _dots(page, handle.inode, handle.parent, handle.cookie):
             return
         handle.cookie = PARENT
-    reply, positions = pyfuse3.readdir_reply, handle.positions
+    looked_up = names.bare.get(handle.inode, 0)
+    full = handle.full < FULL_MAX or not page.bare_allowed or (handle.bare > 0 and 2 * looked_up >= handle.bare)
+    if handle.pending or names.pending.changes(handle.inode):
+        rows = _merged(names, handle, epoch, page, full=full)
+    else:
+        handle.epoch = -1
+        rows = _committed(names, handle, page) if full else _committed_bare(names, handle, page)
+    if not rows:
+        return
+    handle.after, handle.cookie = rows[-1], cookie_of(rows[-1])
+    handle.places.give(rows)
+    if full:
+        handle.full += len(rows)
+    else:
+        handle.bare += len(rows)
+        names.bare.setdefault(handle.inode, 0)
+
+
+def _committed(names: Names, handle: DirectoryHandle, page: Page) -> list[bytes]:
+    """Entries of the catalogue alone, one state of them; the row names that the reply took."""
+    limit = min(REPLY_MAX, page.most)
+    found = names.store.shown(handle.inode, handle.after, limit)
+    rows = [row[0] for row in found]
+    aliases = _aliases(names, handle.inode, rows, whole=len(found) < limit)
+    overlaid = names.overlaid([row[1] for row in found])
+    bucket, ownership, add, owned = names.bucket_id(handle.inode), names.files.ownership, page.add, names.owned
+    placed = names.is_placed(bucket)
+    looked_up, of_row = names.inodes.looked_up, attributes.of_row
+    for at, row in enumerate(found):
+        name, inode = row[0], row[1]
+        shown = None
+        if inode in overlaid or attributes.is_partial(row):
+            with suppress(FUSEError):  # removed since the catalogue was asked: whoever removes it tells the kernel
+                shown = names.shown(names.files.get(inode) or names.node(inode))
+        if shown is None:
+            shown = owned(of_row(row, ownership))
+        if not add(aliases.get(name, name), shown, cookie_of(name)):
+            return rows[:at]
+        looked_up(inode, bucket)
+        if placed:
+            names.inodes.placed(inode, (handle.inode, name.removesuffix(b"/")))
+    return rows
+
+
+def _committed_bare(names: Names, handle: DirectoryHandle, page: Page) -> list[bytes]:
+    """The same, without attributes."""
+    limit = min(REPLY_MAX, page.most)
+    found = names.store.named(handle.inode, handle.after, limit)
+    rows = [name for name, _, _ in found]
+    aliases = _aliases(names, handle.inode, rows, whole=len(found) < limit)
+    bare = page.bare
+    for at, (name, inode, mode) in enumerate(found):
+        if not bare(aliases.get(name, name), inode, mode, cookie_of(name)):
+            return rows[:at]
+    return rows
+
+
+def _aliases(names: Names, directory: int, rows: Sequence[bytes], *, whole: bool) -> dict[bytes, bytes]:
+    """What those of successive row names are called in the mount that do not stand for themselves.  `whole`: they reach
+    to the end of the directory."""
+    directories = {row for row in rows if row.endswith(b"/")}
+    shadowed = {row[:-1] for row in directories}.intersection(rows)
+    if rows and not whole:  # whose directory would come later: between the two are names that begin with it
+        last = rows[-1]
+        for row in {last[:end] for end in range(len(last) + 1)}.intersection(rows) - directories:
+            if names.pending.entry(directory, row, True) is not None:
+                shadowed.add(row)
+    if tree.are_plain(rows):
+        return {row: row[:-1] for row in directories} | {row: tree.to_mount(row, True) for row in shadowed}
+    return {row: tree.to_mount(row.removesuffix(b"/"), row in shadowed) for row in rows}
+
+
+def _merged(names: Names, handle: DirectoryHandle, epoch: int, page: Page, *, full: bool) -> list[bytes]:
+    """The same with what the catalogue lacks, from step to step."""
+    rows: list[bytes] = []
     for row, found in _following(names, handle, epoch):
-        cookie = cookie_of(row)
+        if len(rows) == REPLY_MAX:
+            break
         if isinstance(found, Entry):
             shown = tree.to_mount(found.name) if found.directory else _shown(names, handle, row)
-            answer = names.attributes(names.file(found) or found.node)
-            inode = found.node.id
+            inode, now = found.node.id, names.file(found) or found.node
         else:
-            shown, answer, inode = _shown(names, handle, row), names.attributes(found), found.inode
-        if not reply(token, FileNameT(shown), answer, cookie):
-            return
-        names.known(handle.inode, inode, found)
-        positions[cookie] = handle.after = row
-        handle.cookie = cookie
+            shown, inode, now = _shown(names, handle, row), found.inode, found
+        cookie = cookie_of(row)
+        if not (page.add(shown, names.shown(now), cookie) if full else page.bare(shown, inode, now.mode, cookie)):
+            break
+        if full:
+            names.known(handle.inode, inode, found)
+        rows.append(row)
+        handle.after = row
+    return rows
 
 
 def _following(names: Names, handle: DirectoryHandle, epoch: int) -> Iterator[tuple[bytes, Entry | File]]:
@@ -193,8 +240,8 @@ def _refill(names: Names, handle: DirectoryHandle) -> None:
         directory = handle.after.endswith(b"/")
         after = (handle.after.removesuffix(b"/"), directory)
     handle.rest, handle.at = names.pending.entries(handle.inode, after, LIST_STEP), 0
-    handle.rows = [_row(entry) for entry in handle.rest]
-    handle.whole = len(handle.rest) < LIST_STEP
+    handle.rows = rows = [_row(entry) for entry in handle.rest]
+    handle.whole = len(rows) < LIST_STEP
     handle.directories = {entry.name for entry in handle.rest if entry.directory}
 
 

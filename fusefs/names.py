@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import stat
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from pyfuse3 import EntryAttributes, FUSEError, ModeT
@@ -17,6 +18,7 @@ from appliance.errors import Code, StoreError
 from appliance.limits import NAME_MAX
 from appliance.model import MARKER, Bucket, Entry, Node
 from fusefs import attributes, past, tree
+from fusefs.attributes import type_shown
 from fusefs.handles import File
 from fusefs.inodes import PAST, ROOT, Inodes
 from fusefs.past import Past
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from appliance.store import ObjectStore
 
 SCAN_STEP: Final = 256  # entries per call of the store
+ROOTS_OWN: Final = (0, 0)
 
 
 class Names:
@@ -42,7 +45,8 @@ class Names:
         self.inodes = inodes
         self.files = files
         self.past = Past(store, inodes, files.ownership)
-        self.root = (0, 0)  # the user and group to whom root's files are shown to belong
+        self.bare: dict[int, int] = {}  # directories whose names were given bare -> lookups in them since (`listing`)
+        self.root = ROOTS_OWN  # the user and group to whom root's files are shown to belong
 
     def belong(self, uid: int, gid: int) -> None:
         """Root's files are shown to belong to this user and group."""
@@ -238,19 +242,35 @@ class Names:
     # ------------------------------------------------------------------ answering
     def attributes(self, found: File | Node) -> EntryAttributes:
         """What the kernel is told of a file or node."""
+        return attributes.answer(self.shown(found))
+
+    def shown(self, found: File | Node) -> type_shown:
+        """The same, as numbers."""
         if isinstance(found, File):
-            answer = attributes.of_file(self.store, found)
+            shown = attributes.of_file(self.store, found)
         else:
-            answer = attributes.of_node(self.store, found, self.files.ownership)
-            times = self.files.times
-            if found.id in times.read:
-                answer.st_atime_ns = times.read[found.id]
-            if stat.S_ISDIR(found.mode):
-                answer.st_mtime_ns, answer.st_ctime_ns = self.changed_ns(found)
-        if self.root != (0, 0):
-            answer.st_uid = answer.st_uid or self.root[0]
-            answer.st_gid = answer.st_gid or self.root[1]
-        return answer
+            shown = attributes.of_node(self.store, found, self.files.ownership)
+            read = self.files.times.read
+            if found.id in read:
+                shown = (*shown[:7], read[found.id], *shown[8:])
+            if stat.S_ISDIR(shown[1]):
+                shown = (*shown[:8], *self.changed_ns(found), 0)
+        return self.owned(shown)
+
+    def owned(self, shown: type_shown) -> type_shown:
+        """What is root's belongs to whom the mount says."""
+        if self.root == ROOTS_OWN:
+            return shown
+        return (*shown[:2], shown[2] or self.root[0], shown[3] or self.root[1], *shown[4:])
+
+    def overlaid(self, inodes: Sequence[int]) -> set[int]:
+        """Those of which memory knows more than the catalogue."""
+        times = self.files.times
+        known: set[int] = set()
+        for newer in (self.files.files, self.pending.nodes, times.read, times.changed, self.files.names):
+            if newer:
+                known |= newer.keys() & inodes
+        return known
 
     def changed_ns(self, directory: Node) -> tuple[int, int]:
         """(mtime, ctime): what memory knows of its names is newer than the catalogue."""
@@ -281,6 +301,8 @@ class Names:
         if isinstance(found, Entry) and (parent in self.past or found.node.id in self.past):
             self.past.known(found.node, self.bucket_id(parent))
             return self.past.told(found.node)
+        if parent in self.bare:
+            self.bare[parent] += 1
         file = self.file(found)
         if file is not None:
             self.known(parent, file.inode, found)
@@ -289,12 +311,16 @@ class Names:
         self.known(parent, found.node.id, found)
         return self.attributes(found.node)
 
+    def is_placed(self, bucket: int) -> bool:
+        """Whether it is noted where an inode was found."""
+        return self.store.versioned(bucket) or self.store.limited(bucket)
+
     def known(self, parent: int, inode: int, found: Entry | File) -> None:
         """The kernel counts a lookup of it.  Where keys have versions its name is noted, because a version needs its
         key; where a quota may refuse what the kernel has, so that it can be made to forget the file."""
         bucket = self.bucket_id(parent)
         self.inodes.looked_up(inode, bucket)
-        if self.store.versioned(bucket) or self.store.limited(bucket):
+        if self.is_placed(bucket):
             if isinstance(found, Entry):
                 self.inodes.placed(inode, (parent, found.name))
             elif found.name is not None:

@@ -42,17 +42,19 @@ from appliance.errors import StoreError
 from appliance.model import Entry
 from fusefs import attributes, changes, past, tree
 from fusefs.answered import answered
+from fusefs.dirents import ByPyfuse3, Packed, Page
 from fusefs.entries import Entries
 from fusefs.guarded import finding, handling, reading, writing
 from fusefs.handles import DirectoryHandle, File, FileHandle
 from fusefs.inodes import ROOT, Inodes
 from fusefs.invalidation import Invalidation, Kernel
-from fusefs.listing import Positions, list_buckets, list_directory, seek
+from fusefs.listing import is_at_hand, list_buckets, list_directory, seek
 from fusefs.metadata import Metadata
 from fusefs.names import Names
 from fusefs.ownership import ROOTS, Ownership
 from fusefs.pending import Change, Pending
 from fusefs.permits import Permits
+from fusefs.places import Positions
 from fusefs.prefetch import SMALL, Prefetch
 from fusefs.ranges import Ranges
 from fusefs.reading import read
@@ -397,30 +399,50 @@ class Operations(pyfuse3.Operations):
         number = next(self._numbers)
         # ESTALE for one that is gone: the kernel looks its path up again
         node = self.names.node(inode) if inode != ROOT else None
-        self.handles[number] = handle = DirectoryHandle(inode, self.names.bucket_id(inode), node)
-        self.positions.opened(handle)
+        places = self.positions.opened(inode)
+        self.handles[number] = DirectoryHandle(inode, self.names.bucket_id(inode), node, places)
         return FileHandleT(number)
 
     @handling
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        """What pyfuse3 asks where the compiled part is missing."""
+        await self._list(fh, start_id, ByPyfuse3(token))
+
+    @handling
+    async def readdirplus(self, fh: int, start: int, size: int) -> bytes:
+        """A reply of at most `size` bytes.  Waits only where `is_at_hand` says no."""
+        page = Packed(size)
+        await self._list(fh, start, page)
+        return page.packed()
+
+    def is_at_hand(self, fh: int, start: int) -> bool:
+        """Whether a directory's entries from there on can be given without waiting for anything."""
+        handle = self.handles.get(fh)
+        if not isinstance(handle, DirectoryHandle):
+            return False
+        return handle.inode == ROOT or handle.inode in self.names.past or is_at_hand(handle, start)
+
+    async def _list(self, fh: int, start: int, page: Page) -> None:
         handle = self.handles[fh]
         assert isinstance(handle, DirectoryHandle)
         if handle.inode == ROOT:
-            list_buckets(self.names, start_id, token)
+            list_buckets(self.names, start, page)
         elif handle.inode in self.names.past:
-            self.names.past.list(handle.inode, handle.older, start_id, token)
+            self.names.past.list(handle.inode, handle.older, start, page)
         else:
-            if handle.node is not None and start_id == 0:
+            if handle.node is not None and start == 0:
                 self.metadata.accessed(handle.node)
-            if start_id == 0 or start_id != handle.cookie:
-                await seek(self.names, handle, start_id)
-            list_directory(self.names, handle, self.invalidation.epoch, token)
+            if start == 0 or start != handle.cookie:
+                await seek(self.names, handle, start)
+            list_directory(self.names, handle, self.invalidation.epoch, page)
 
     @answered
     async def releasedir(self, fh: FileHandleT) -> None:
         handle = self.handles.pop(fh)
         assert isinstance(handle, DirectoryHandle)
-        self.positions.closed(handle)
+        if handle.bare:
+            self.names.bare.pop(handle.inode, None)
+        self.positions.closed(handle.inode)
 
     @handling
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
@@ -445,18 +467,10 @@ class Operations(pyfuse3.Operations):
         return answer
 
     def _root(self) -> EntryAttributes:
-        return attributes.entry_attributes(
-            inode=ROOT,
-            mode=stat.S_IFDIR | 0o755,
-            uid=os.geteuid(),
-            gid=os.getegid(),
-            links=2 + sum(self.permits.allows(Action.MOUNT_READ, bucket) for bucket in self.store.buckets()),
-            size=0,
-            blocks=0,
-            atime_ns=self._started_ns,
-            mtime_ns=self._started_ns,
-            ctime_ns=self._started_ns,
-        )
+        links = 2 + sum(self.permits.allows(Action.MOUNT_READ, bucket) for bucket in self.store.buckets())
+        began = self._started_ns
+        mode = stat.S_IFDIR | 0o755
+        return attributes.answer((ROOT, mode, os.geteuid(), os.getegid(), links, 0, 0, began, began, began, 0))
 
     # ------------------------------------------------------------------ files
     def _open(self, file: File, flags: int, *, ours: bool = False) -> FileInfo:

@@ -20,10 +20,12 @@ class Ownership(msgspec.Struct, frozen=True):
 
     def of(self, node: Node) -> tuple[int, int, int]:
         """(mode, owner, group) as shown."""
-        if not node.flags & UNOWNED:
-            return node.mode, node.uid, node.gid
-        mode = stat.S_IFMT(node.mode) | ((0o777 if stat.S_ISDIR(node.mode) else 0o666) & ~self.umask)
-        return mode if node.mode & 0o222 else mode & ~0o222, self.uid, self.gid  # an older version is read-only
+        return self.instead(node.mode) if node.flags & UNOWNED else (node.mode, node.uid, node.gid)
+
+    def instead(self, mode: int) -> tuple[int, int, int]:
+        """The same of one of which nobody has said them, and that is kept with `mode`."""
+        shown = stat.S_IFMT(mode) | ((0o777 if stat.S_ISDIR(mode) else 0o666) & ~self.umask)
+        return shown if mode & 0o222 else shown & ~0o222, self.uid, self.gid  # an older version is read-only
 
 
 ROOTS: Final = Ownership()

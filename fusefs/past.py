@@ -19,15 +19,15 @@ from __future__ import annotations
 
 import re
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 import pyfuse3
-from pyfuse3 import FileNameT, ReaddirToken
 
 from appliance.limits import NAME_MAX
 from appliance.model import Bucket, Entry, Node
 from fusefs import attributes, tree
+from fusefs.dirents import Page
 from fusefs.inodes import PAST, Inodes
 from fusefs.ownership import Ownership
 
@@ -105,7 +105,7 @@ class Past:
         if folder is not None:
             del self._numbers[folder.bucket.id, folder.prefix]
 
-    def list(self, inode: int, given: list[tuple[bytes, str]], start: int, token: ReaddirToken) -> None:
+    def list(self, inode: int, given: list[tuple[bytes, str]], start: int, page: Page) -> None:
         """One reply of readdir.  `given` has for each name given so far the (key, version id) after which the next is
         found; of a directory the key is its prefix and the id empty."""
         folder = self._folders[inode]
@@ -126,8 +126,7 @@ class Past:
                 given.append(place)
                 if len(name) > NAME_MAX:
                     continue  # has no name here
-                answer = self.told(node)
-                if not pyfuse3.readdir_reply(token, FileNameT(name), answer, len(given)):
+                if not page.add(name, self._shown(node), len(given), TIMEOUT):
                     given.pop()
                     return
                 self.known(node, folder.bucket.id)
@@ -149,11 +148,11 @@ class Past:
 
     def told(self, node: Node) -> pyfuse3.EntryAttributes:
         """What the kernel hears of a node here, for a moment only."""
-        answer = attributes.of_node(self._store, node, self._ownership)
-        answer.st_uid = answer.st_uid or self.root[0]
-        answer.st_gid = answer.st_gid or self.root[1]
-        answer.entry_timeout = answer.attr_timeout = TIMEOUT
-        return answer
+        return attributes.answer(self._shown(node), TIMEOUT)
+
+    def _shown(self, node: Node) -> attributes.type_shown:
+        inode, mode, uid, gid, *rest = attributes.of_node(self._store, node, self._ownership)
+        return cast("attributes.type_shown", (inode, mode, uid or self.root[0], gid or self.root[1], *rest))
 
     def _node(self, folder: Folder) -> Node:
         now = folder.bucket.created_ns

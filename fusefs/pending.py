@@ -78,7 +78,7 @@ class Pending:
         self.files = files
         self.failed: Callable[[Change], None] = lambda change: None  # the kernel knows what did not happen
         self._rows: dict[int, dict[bytes, Row]] = {}
-        self._nodes: dict[int, Row] = {}
+        self.nodes: dict[int, Row] = {}  # by number: what they will be
         self._changes: deque[Change] = deque()
         self._added = trio.Event()
         self._synced: dict[int, None] = {}  # files, in the order of their last fsync
@@ -119,7 +119,7 @@ class Pending:
         for (parent, name), number in rows.items():
             self._rows.setdefault(parent, {})[name] = Row(ticket, number)
         for node in nodes:
-            self._nodes[node.id] = Row(ticket, node.id, node)
+            self.nodes[node.id] = Row(ticket, node.id, node)
         self.store.leave(change.bucket.id, ticket)
         self._changes.append(change)
         self._added.set()
@@ -143,7 +143,7 @@ class Pending:
     # ------------------------------------------------------------------ reading
     def node(self, number: int) -> Node:
         """As `store.node`.  A file that no commit has reached yet is as memory has it."""
-        row = self._nodes.get(number)
+        row = self.nodes.get(number)
         if row is not None and not row.ticket.settled:
             assert row.node is not None
             if row.node.links == 0 and self.files.get(number) is None:
@@ -166,14 +166,18 @@ class Pending:
             if row is not None and not row.ticket.settled:
                 return None if row.number == GONE else Entry(name, directory, self.node(row.number))
         found = self.store.entry(parent, name, directory)
-        return self._shown(found) if found is not None and self._nodes else found
+        return self._shown(found) if found is not None and self.nodes else found
+
+    def changes(self, directory: int) -> bool:
+        """Whether the catalogue may lack a change of a name in it."""
+        return directory in self._rows
 
     def entries(self, parent: int, after: tuple[bytes, bool] | None, limit: int) -> list[Entry]:
         """As `store.entries`."""
         rows = {name: row for name, row in self._rows.get(parent, {}).items() if not row.ticket.settled}
         if not rows:
             found = self.store.entries(parent, after, limit)
-            return [self._shown(entry) for entry in found] if self._nodes else found
+            return [self._shown(entry) for entry in found] if self.nodes else found
         merged: list[Entry] = []
         while len(merged) < limit:
             step = self.store.entries(parent, after, limit)
@@ -191,7 +195,7 @@ class Pending:
         return merged[:limit]
 
     def _shown(self, entry: Entry) -> Entry:
-        row = self._nodes.get(entry.node.id)
+        row = self.nodes.get(entry.node.id)
         if row is None or row.ticket.settled:
             return entry
         assert row.node is not None
@@ -266,9 +270,9 @@ class Pending:
                 if not rows:
                     del self._rows[parent]
         for node in change.nodes:
-            row = self._nodes.get(node.id)
+            row = self.nodes.get(node.id)
             if row is not None and row.ticket is change.ticket:
-                del self._nodes[node.id]
+                del self.nodes[node.id]
         error = change.ticket.error
         if error is None:
             return

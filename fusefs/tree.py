@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from appliance.limits import NAME_MAX
@@ -38,6 +39,7 @@ NAMED: Final = PREFIX + b"n~"
 DIGESTED: Final = PREFIX + b"h~"
 DIGEST_SIZE: Final = 16  # bytes: a collision among the long names of one directory is out of reach
 
+_ODD: Final = frozenset({b"", b".", b".."} | {b"/", b"./", b"../"})
 _ESCAPE: Final = re.compile(rb"%([0-9A-F]{2})")
 
 
@@ -68,6 +70,15 @@ def to_mount(name: bytes, shadowed: bool = False) -> bytes:
                 return original
     alias = (SHADOWED if shadowed else NAMED) + _escape(name)
     return alias if len(alias) <= NAME_MAX else _digest_alias(name, shadowed)
+
+
+def are_plain(rows: Sequence[bytes]) -> bool:
+    """Whether all of these names (directories' with "/" appended) stand for themselves.  It may say no of some that do:
+    it is for asking about many at once."""
+    joined = b"".join(rows)
+    if not joined.isascii() or b"\0" in joined or PREFIX in joined or max(map(len, rows), default=0) > NAME_MAX:
+        return False
+    return _ODD.isdisjoint(rows)
 
 
 def from_mount(name: bytes) -> Name | Digest | None:

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from appliance.model import BodyKind, Entry, Listed, Node, Page
+from appliance.model import BodyKind, Entry, Listed, Node, Page, type_named_row, type_shown_row
 
 type_every = Callable[[str, tuple[Any, ...]], list[Any]]
 
@@ -58,6 +58,14 @@ def _leaf(name: str, node: str, level: int = 0) -> str:
 _FIND: Final = "SELECT node FROM entry WHERE parent=? AND name=?"
 _ENTRIES: Final = (
     "SELECT e.name, n.* FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?"
+)
+_SHOWN: Final = (
+    "SELECT e.name, n.id, n.mode, n.uid, n.gid, n.links, n.size, n.kind, n.atime_ns, n.mtime_ns, n.ctime_ns, n.flags"
+    " FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?"
+)
+_NAMED: Final = (
+    "SELECT e.name, n.id, n.mode"
+    " FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?"
 )
 
 
@@ -544,6 +552,20 @@ def entries(every: type_every, parent: int, after: tuple[bytes, bool] | None, li
         Entry(row[0][:-1], True, Node(*row[1:])) if row[0].endswith(b"/") else Entry(row[0], False, Node(*row[1:]))
         for row in rows
     ]
+
+
+def shown(every: type_every, parent: int, after: bytes | None, limit: int) -> list[type_shown_row]:
+    """`store.ObjectStore.shown`."""
+    if after is None:
+        return every(_SHOWN.replace("e.name>?", "e.name>=?"), (parent, b"", limit))
+    return every(_SHOWN, (parent, after, limit))
+
+
+def named(every: type_every, parent: int, after: bytes | None, limit: int) -> list[type_named_row]:
+    """`store.ObjectStore.named`."""
+    if after is None:
+        return every(_NAMED.replace("e.name>?", "e.name>=?"), (parent, b"", limit))
+    return every(_NAMED, (parent, after, limit))
 
 
 def place_of(every: type_every, node: int) -> tuple[int, bytes] | None:

@@ -31,6 +31,8 @@ from appliance.model import (
     Node,
     SharedRange,
     pack_attributes,
+    type_named_row,
+    type_shown_row,
 )
 from appliance.verbs.base import label
 from appliance.verbs.versions import VersionVerbs
@@ -66,6 +68,14 @@ class FileVerbs(VersionVerbs):
         """In the catalogue's order: bytes of the name, a directory's with "/" appended.  `after` is the (name,
         directory) of the last one seen."""
         return listing.entries(self.every, parent, after, limit)
+
+    def shown(self, parent: int, after: bytes | None, limit: int) -> list[type_shown_row]:
+        """As `entries`, of each what stat(2) shows and no more; `after` is a row name."""
+        return listing.shown(self.every, parent, after, limit)
+
+    def named(self, parent: int, after: bytes | None, limit: int) -> list[type_named_row]:
+        """The same, of each its number and mode."""
+        return listing.named(self.every, parent, after, limit)
 
     async def place_of(self, node: int) -> tuple[int, bytes] | None:
         """A (directory, name) of a file; None without one.  Reads all names: for what must be known and seldom is."""

@@ -34,6 +34,8 @@ from appliance.model import (
     Usage,
     Written,
     pack_attributes,
+    type_named_row,
+    type_shown_row,
 )
 from tests.fusefs.memory_bodies import Content, MemoryReader
 from tests.fusefs.memory_ticket import MemoryTicket
@@ -182,6 +184,20 @@ class MemoryStore:
             Entry(row.removesuffix(b"/"), row.endswith(b"/"), self.nodes[rows[row]])
             for row in order[start : start + limit]
         ]
+
+    def shown(self, parent: int, after: bytes | None, limit: int) -> list[type_shown_row]:
+        last = None if after is None else (after.removesuffix(b"/"), after.endswith(b"/"))
+        return [
+            (
+                self._row(entry.name, entry.directory), node.id, node.mode, node.uid, node.gid, node.links, node.size,
+                node.kind, node.atime_ns, node.mtime_ns, node.ctime_ns, node.flags,
+            )
+            for entry in self.entries(parent, last, limit)
+            for node in (entry.node,)
+        ]  # fmt: skip
+
+    def named(self, parent: int, after: bytes | None, limit: int) -> list[type_named_row]:
+        return [row[:3] for row in self.shown(parent, after, limit)]
 
     def hold(self, node: int) -> bool:
         self.holds[node] = self.holds.get(node, 0) + 1

@@ -20,6 +20,7 @@ from fusefs import permits
 from fusefs.handles import DirectoryHandle, FileHandle
 from fusefs.inodes import ROOT
 from fusefs.operations import Operations
+from fusefs.places import Places
 from tests.fusefs.doors import DictDoor
 from tests.fusefs.memory_store import MemoryStore
 from tests.fusefs.unmounted import Unmounted
@@ -66,6 +67,7 @@ HANDLED: dict[str, tuple[Verb, bool]] = {
     "copy_file_range": (lambda ops, d, f: ops.copy_file_range(f, 0, f, 0, 1, 0), True),
     "fsync": (lambda ops, d, f: ops.fsync(f, False), True),
     "readdir": (lambda ops, d, f: ops.readdir(d, 0, None), False),  # type: ignore[arg-type]
+    "readdirplus": (lambda ops, d, f: ops.readdirplus(d, 0, 4096), False),
     "fsyncdir": (lambda ops, d, f: ops.fsyncdir(d, False), False),
 }
 
@@ -101,7 +103,7 @@ def smuggled(store: MemoryStore, bounded: Unmounted) -> tuple[int, int, int, int
     file = bounded.ops.files.of_node(entry.node, bucket)
     file.opens += 1
     bounded.ops.handles[77] = FileHandle(file, True, direct=False)
-    bounded.ops.handles[78] = DirectoryHandle(bucket.root, bucket.id, None)
+    bounded.ops.handles[78] = DirectoryHandle(bucket.root, bucket.id, None, Places())
     return bucket.root, entry.node.id, 78, 77
 
 

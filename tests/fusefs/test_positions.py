@@ -12,10 +12,10 @@ import pytest
 
 from appliance import settings
 from appliance.authority import MOUNT
-from fusefs import listing
+from fusefs import listing, places
 from fusefs.inodes import ROOT
-from fusefs.listing import cookie_of
 from fusefs.permits import Permits
+from fusefs.places import cookie_of
 from tests.fusefs.scenes import Play, refused, run_on_pool, settled
 from tests.fusefs.unmounted import Unmounted
 
@@ -49,7 +49,7 @@ def test_a_cookie_means_its_name_through_any_handle(
 ) -> None:
     monkeypatch.setattr(listing, "SEEK_STEP", 7)
     if not remembered:
-        monkeypatch.setattr(listing, "KEPT_MAX", 0)
+        monkeypatch.setattr(places, "KEPT_MAX", 0)
 
     async def scene(mount: Unmounted) -> None:
         expected = await made(mount)
@@ -98,7 +98,7 @@ def test_a_handle_goes_back_to_what_was_removed(play: Play) -> None:
 
 
 def test_what_is_remembered_is_bounded(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "KEPT_MAX", 5)
+    monkeypatch.setattr(places, "KEPT_MAX", 5)
 
     async def scene(mount: Unmounted) -> None:
         for directory in range(4):
@@ -107,7 +107,7 @@ def test_what_is_remembered_is_bounded(play: Play, monkeypatch: pytest.MonkeyPat
             await mount.listdir(f"photos/{directory}")
         kept = mount.ops.positions
         assert not kept._open
-        assert [sorted(names.values()) for names in kept._closed.values()] == [[b"0", b"1"]] * 2
+        assert [sorted(each.rows()) for each in kept._closed.values()] == [[b"0", b"1"]] * 2
         assert kept._kept == 4
 
     play(scene)
