@@ -62,7 +62,8 @@ int extra_in_place(void) { return session != NULL; }
 /* The inode of the FUSE_STATFS that was taken in last: pyfuse3 gives its handler none. */
 unsigned long long extra_asked(void) { return asked; }
 
-/* Has the kernel write back what it holds of an inode from `offset` on; 0 or -errno.  Blocks while it writes. */
+/* Has the kernel write back what it holds of an inode from `offset` on; 0 or -errno.  Blocks while it writes, and not
+ * even a signal ends that: guard.py does. */
 int extra_write_back(unsigned long long inode, long long offset)
 {
     return session == NULL ? -ENOTCONN : fuse_lowlevel_notify_inval_inode(session, inode, offset, 0);

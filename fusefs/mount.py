@@ -28,11 +28,12 @@ from fusefs import interposed  # before pyfuse3, which binds to it
 import pyfuse3
 import trio
 
-from appliance import mountpoints
+from appliance import connections, mountpoints
 from appliance.authority import MOUNT, Principal
 from appliance.errors import Code, StoreError
 from appliance.mountpoints import FILE_SYSTEM, Mounted
 from fusefs import extra, fastloop
+from fusefs.guard import Guard
 from fusefs.handshake import Handshake
 from fusefs.operations import Operations
 from fusefs.ownership import ROOTS, Ownership
@@ -91,11 +92,14 @@ class Mount:
         durable_close: bool = False,
         principal: Principal = MOUNT,
         descriptor: int | None = None,
+        control: int | None = None,
         ownership: Ownership = ROOTS,
     ) -> None:
         """`principal` is who acts in it, within what the kernel permits.  `descriptor`: the /dev/fuse of a mount that
-        was made for us; whoever made it also takes it away.  `ownership` of what came through S3 and says none."""
+        was made for us, and `control` its control file (connections.opened); whoever made it also takes it away.
+        `ownership` of what came through S3 and says none."""
         self._made_for_us = descriptor
+        self._control = control
         self.point = point
         self.operations = Operations(
             store, KernelCalls(), principal=principal, durable_close=durable_close, ownership=ownership
@@ -122,7 +126,9 @@ class Mount:
             self._closed.set()
             raise
         extra.check(interposed.library)
+        guard: Guard | None = None
         try:
+            guard = await self._guarded()
             async with trio.open_nursery() as nursery:
                 shielded = trio.CancelScope(shield=True)
                 await nursery.start(partial(self._in_scope, shielded))
@@ -141,8 +147,31 @@ class Mount:
             if by_hand and self._made_for_us is None and self._is_alone():
                 take_away(self.point)
             pyfuse3.close(unmount=not by_hand)
+            if guard is not None:
+                guard.end()
             self._closed.set()
             log.info("unmounted from %s", self.point)
+
+    async def _guarded(self) -> Guard | None:
+        """Who ends the mount if we die while our threads wait for it: on its guard before anything is answered."""
+        try:
+            if self._control is None:
+                found = mountpoints.at(self.point)
+                if found is None:
+                    return None  # somebody was quick
+                self._control = connections.opened(found.device)
+            guard = Guard(self._control)
+            await trio.to_thread.run_sync(guard.wait_until_armed)
+        except OSError as error:
+            log.warning(
+                "%s: if the daemon is killed while the kernel writes, the mount may hang instead of answering "
+                "ENOTCONN: nobody guards it (%s); it needs root, or `mount -t fusectl fusectl %s` by root",
+                self.point,
+                error,
+                connections.PLACE,
+            )
+            return None
+        return guard
 
     def _mount(self) -> bool:
         """Begins the session; true if mount(2) was called here, so that unmounting is also ours."""

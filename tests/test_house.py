@@ -77,8 +77,14 @@ ARROWS: Final[dict[str, set[str]]] = {
     "appliance.metrics": {"appliance.store"},
     "appliance.notify": set(),
     "appliance.chores": {"appliance.store"},
-    "appliance.premount": {"appliance.config", "appliance.notify", "appliance.mountpoints"},
-    "appliance.mountpoints": set(),
+    "appliance.premount": {
+        "appliance.config",
+        "appliance.notify",
+        "appliance.mountpoints",
+        "appliance.connections",
+    },
+    "appliance.connections": set(),
+    "appliance.mountpoints": {"appliance.connections"},
     "appliance.mounting": {"appliance.config", "appliance.control", "appliance.mountpoints"},
     "appliance.control": set(),
     "appliance.terminal": set(),
@@ -93,7 +99,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     "appliance.daemon": {"appliance", "fusefs", "s3front"},
     "appliance.cli": {"appliance"},
     "s3front": {"appliance.store", "appliance.credentials", "appliance.encryption"},
-    "fusefs": {"appliance.store", "appliance.mountpoints"},
+    "fusefs": {"appliance.store", "appliance.mountpoints", "appliance.connections"},
 }
 
 PURE: Final = (

@@ -1,0 +1,129 @@
+"""A daemon that dies while its own threads wait in the kernel for its mount: everybody is told at once; it is gone."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from botocore.exceptions import BotoCoreError, ClientError
+
+from appliance import connections, mountpoints
+from tests.fusefs.compiled import build
+from tests.system.box import Box, running
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+pytestmark = [pytest.mark.system, pytest.mark.slow]
+
+TOLD_WITHIN: Final = 10.0  # seconds; the machine may be busy
+NOBODY: Final = (errno.ENOTCONN, errno.ECONNABORTED)
+
+
+def write_and_seek(place: Path, number: int) -> None:
+    """Dirty pages that the daemon asks for, of a file without a name or with one; ends with the errno."""
+    generator = random.Random(number)
+    bytes_ = generator.randbytes(1 << 20)
+    try:
+        if number % 2:
+            file = os.open(place, os.O_TMPFILE | os.O_RDWR)
+        else:
+            file = os.open(place / f"{number}", os.O_CREAT | os.O_RDWR)
+        while True:
+            for _ in range(3):
+                os.pwrite(file, bytes_[: generator.randrange(1, 1 << 20)], generator.randrange(64 << 20))
+            os.lseek(file, 0, os.SEEK_DATA)
+    except OSError as error:
+        os._exit(error.errno or 1)
+
+
+def make_names(place: Path, number: int) -> None:
+    """Requests that hold the directory while the other door changes it; ends with the errno."""
+    try:
+        while True:
+            for turn in range(20):
+                path = place / f"shared{(turn + number) % 20}"
+                with suppress(FileExistsError):
+                    path.mkdir()
+                try:
+                    path.rmdir()
+                except OSError as error:
+                    if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):  # S3 was there
+                        raise
+    except OSError as error:
+        os._exit(error.errno or 1)
+
+
+@contextmanager
+def at_work(works: Sequence[tuple[Callable[[Path, int], None], Path]]) -> Iterator[Sequence[BaseProcess]]:
+    """Processes; none is left."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=work, args=(place, number)) for number, (work, place) in enumerate(works)]
+    for process in processes:
+        process.start()
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+@contextmanager
+def ended_after(box: Box) -> Iterator[None]:
+    """The mount's connection is ended afterwards, so that a failure leaves nobody waiting."""
+    whole = mountpoints.at(box.mount)
+    assert whole is not None
+    try:
+        yield
+    finally:
+        with suppress(FileNotFoundError):
+            connections.abort(whole.device)
+
+
+def put_for_ever(client: S3Client) -> None:
+    """Until nobody answers."""
+    with suppress(BotoCoreError, ClientError):
+        while True:
+            for number in range(20):
+                client.put_object(Bucket="photos", Key=f"shared{number}/below", Body=b"")
+                client.delete_object(Bucket="photos", Key=f"shared{number}/below")
+
+
+def test_who_waits_for_a_killed_daemon_is_told_at_once(fuse: None, tmp_path: Path) -> None:
+    """Without a guard 10 of 10 runs hang: threads wait for folios, the process never ends."""
+    build()
+    with running(tmp_path / "box") as box:
+        box.s3().create_bucket(Bucket="photos")
+        place = box.mount / "photos"
+        seekers, makers = [(write_and_seek, place)] * 6, [(make_names, place)] * 2
+        putting = threading.Thread(target=put_for_ever, args=(box.s3(),))
+        with at_work([*seekers, *makers]) as processes, ended_after(box):
+            putting.start()
+            time.sleep(0.7)
+            assert box.process is not None
+            assert all(process.exitcode is None for process in processes)
+            box.process.send_signal(signal.SIGKILL)
+            killed = time.monotonic()
+            box.process.wait(TOLD_WITHIN)
+            for process in processes:
+                process.join(killed + TOLD_WITHIN - time.monotonic())
+            assert {process.exitcode for process in processes} <= set(NOBODY)
+            with pytest.raises(OSError) as caught:
+                os.statvfs(box.mount)
+            assert caught.value.errno == errno.ENOTCONN
+        putting.join()
+        box.kill()
+        box.start()
+        assert os.statvfs(box.mount).f_blocks
