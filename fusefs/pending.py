@@ -164,13 +164,27 @@ class Pending:
         if parent in self._rows:
             row = self._rows[parent].get(name + b"/" if directory else name)
             if row is not None and not row.ticket.settled:
-                return None if row.number == GONE else Entry(name, directory, self.node(row.number))
+                entry = self._entry(row, name, directory)
+                if entry is not None or row.number == GONE:
+                    return entry
         found = self.store.entry(parent, name, directory)
         return self._shown(found) if found is not None and self.nodes else found
 
     def changes(self, directory: int) -> bool:
         """Whether the catalogue may lack a change of a name in it."""
         return directory in self._rows
+
+    def _entry(self, row: Row, name: bytes, directory: bool) -> Entry | None:
+        """What an unsettled row leads to.  None also when that is gone: only a change behind this one can have taken
+        it, so both are committed, and the catalogue, of which the loop is about to be told, knows better."""
+        if row.number == GONE:
+            return None
+        try:
+            return Entry(name, directory, self.node(row.number))
+        except StoreError as error:
+            if error.code is not Code.NO_SUCH_NODE:
+                raise
+            return None
 
     def entries(self, parent: int, after: tuple[bytes, bool] | None, limit: int) -> list[Entry]:
         """As `store.entries`."""
@@ -186,9 +200,11 @@ class Pending:
             by_row = {_row(entry.name, entry.directory): entry for entry in step}
             for name, row in rows.items():
                 if (low is None or name > _row(*low)) and (after is None or name <= _row(*after)):
-                    by_row.pop(name, None)
-                    if row.number != GONE:
-                        by_row[name] = Entry(name.removesuffix(b"/"), name.endswith(b"/"), self.node(row.number))
+                    entry = self._entry(row, name.removesuffix(b"/"), name.endswith(b"/"))
+                    if entry is not None:
+                        by_row[name] = entry
+                    elif row.number == GONE:
+                        by_row.pop(name, None)
             merged += [self._shown(by_row[name]) for name in sorted(by_row)]
             if whole:
                 break

@@ -12,7 +12,8 @@ What arrives during a barrier is the next batch: group commit without a timer.
     I5  freed pages wait for the barrier (`begin_free` before, `release` after) and for readers' pins
     I6  a live page is never written: every extent written here was reserved by this batch
     I9  `applied_seq` is set in the same transaction
-    I10 a failed barrier fails the batch and fences the device; a record that may be durable is made invalid, and where
+    I10 a failed barrier fails the batch and fences the device (what of it the mount has answered is the next batch, on
+        the devices that are left); a record that may be durable is made invalid, and where
         that can't be done, or COMMIT fails after the barrier, the writer stops for good: restart and replay
 
 After a failed batch nothing of it is in the catalogue, on the ring, or reserved.
@@ -143,12 +144,23 @@ class Committer:
                 # one by one: a body that does not fit must not keep a delete from happening (a full box still deletes),
                 # nor a damaged file, or a bug that it meets, other people's writes
                 return joined(tickets, [self.run([ticket]) for ticket in tickets])
+            answered = _answered(tickets)
+            if answered and error.code is Code.UNAVAILABLE and self.failed is None:
+                return self._repeat(tickets, answered, error)
             return self._refuse(tickets, error)
         except Exception as error:
             # after a COMMIT memory and catalogue may disagree: nothing more is written on that ground (I10)
             log.exception("the writer failed in a way that must not happen: writes have stopped")
             self.failed = StoreError(Code.READ_ONLY, "writes have stopped: restart to recover", cause=repr(error))
             return self._refuse(tickets, self.failed)
+
+    def _repeat(self, tickets: Sequence[Ticket], answered: Sequence[Ticket], error: StoreError) -> Batch:
+        """A device failed the batch and is fenced.  Others hear of it; what was answered is the next batch, once:
+        what S3 has submitted behind it must not find the names as they were before, and replace what was moved away."""
+        for ticket in answered:
+            ticket.answered, ticket.result, ticket.error = False, None, None
+        refused = self._refuse([ticket for ticket in tickets if ticket not in answered], error)
+        return joined(tickets, [refused, self.run(answered)])
 
     def _refuse(self, tickets: Sequence[Ticket], error: StoreError) -> Batch:
         for ticket in tickets:
@@ -502,6 +514,18 @@ class Committer:
             while self._limbo and self._limbo[0][0] <= oldest:
                 _, extents = self._limbo.popleft()
                 self.pool.allocator.release(extents)
+
+
+def _answered(tickets: Sequence[Ticket]) -> list[Ticket]:
+    """What of a failed batch can be committed once more: its bytes are in memory, not in pages that are given back, and
+    so are those of what may stand on it."""
+    found = []
+    for ticket in tickets:
+        if ticket.answered:
+            if any(chunk.pages for chunk in ticket.command.new_chunks):
+                break
+            found.append(ticket)
+    return found
 
 
 def _prepared(chunk: int, item: NewData) -> Prepared:

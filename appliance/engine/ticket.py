@@ -25,6 +25,7 @@ class Ticket:
         "_early",
         "_waiters",
         "announce",
+        "answered",
         "born",
         "command",
         "done",
@@ -39,6 +40,7 @@ class Ticket:
         self.command = command
         self.weight = weight  # bytes that the batch's gathered write carries for it
         self.announce = announce  # others are told of the change before the waiters are (H5)
+        self.answered = False  # who asked for it was told that it is done: a failed device is no reason not to do it
         self.born = 0  # whatever a command makes that was submitted later has a higher number; 0: not known
         self.done = self.settled = False
         self.hurry: Callable[[], None] | None = None  # while it lingers: sends it to the writer

@@ -243,7 +243,9 @@ class FileVerbs(VersionVerbs):
         return self._change(command)
 
     def leave(self, bucket: int, ticket: Ticket) -> None:
-        """Nobody awaits this change in the bucket: who comes through another door does (H2)."""
+        """Nobody awaits this change in the bucket: who comes through another door does (H2), and if its batch fails
+        with a device, it is committed by the others before what was submitted behind it."""
+        ticket.answered = True
         self.unsettled[bucket] = ticket
 
     @property

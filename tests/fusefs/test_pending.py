@@ -13,6 +13,7 @@ from typing import Any
 import pyfuse3
 import pytest
 import trio
+import trio.testing
 
 from appliance.catalogue.commands import Command
 from appliance.errors import Code, StoreError
@@ -349,5 +350,54 @@ def test_what_is_tried_again_takes_nothing_that_s3_put_there_meanwhile(
         await settled(mount)
         assert engine.committer._barrier == barrier
         assert await mount.door.get("photos", key) == b"an S3 client's", "an acknowledged object is gone"
+        if change is rename_it:
+            assert await mount.read_file("photos/moved") == b"old", "S3 replaced what had been moved away"
+
+    run_on_pool(scene, tmp_path)
+
+
+class ByHand:
+    """The writer of an engine without threads, which does what it is told when it is told.  With threads the loop runs
+    on between a COMMIT and its being told of it; here that instant lasts as long as the test wants."""
+
+    def __init__(self, mount: Unmounted) -> None:
+        self.engine = mount.store.engine
+        self.engine._inline_running = True
+
+    def commit(self) -> Callable[[], Awaitable[None]]:
+        """Whatever is submitted becomes one batch; what is returned tells the loop of it."""
+        batch, self.engine._inline[:] = self.engine._inline[:], []
+        done = self.engine.committer.run(batch)
+
+        async def tell() -> None:
+            self.engine._deliver(done)
+            await trio.testing.wait_all_tasks_blocked()
+
+        return tell
+
+    def go_on(self) -> None:
+        """As it was."""
+        self.engine._inline_running = False
+
+
+def test_a_new_name_that_s3_replaces_is_there_in_the_instant_of_the_commit(tmp_path: Path) -> None:
+    """The file's making is over, its rename and the PUT of its new name share the next batch: that is in the catalogue
+    before the mount hears of it, and the row of the rename leads to a node that is gone."""
+
+    async def scene(mount: Unmounted) -> None:
+        writer = ByHand(mount)
+        await mount.write_file("photos/temporary", b"the mount's")
+        tell_of_the_making = writer.commit()
+        await mount.rename("photos/temporary", "photos/k")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.door.put, "photos", b"k", b"an S3 client's")
+            await trio.testing.wait_all_tasks_blocked()
+            await tell_of_the_making()
+            tell = writer.commit()
+            listed, there = await mount.listdir("photos"), await mount.exists("photos/k")
+            await tell()
+        writer.go_on()
+        assert (listed, there) == ([b"k"], True)
+        assert await mount.read_file("photos/k") == b"an S3 client's"
 
     run_on_pool(scene, tmp_path)
