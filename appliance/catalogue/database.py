@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 import sqlite_utils
 
 from appliance.catalogue import schema
-from appliance.catalogue.schema import BY_NUMBER, ENTRY, META, PAGE, SLICE, TABLES, Table, summed
+from appliance.catalogue.schema import BY_NUMBER, META, PAGE, SUMS, TABLES, Table
 from appliance.errors import Code, StoreError
 from appliance.limits import DROP_STEP, PATCHES_MAX
 from appliance.model import Change, DataKey
@@ -39,7 +39,6 @@ UNBOUNDED: Final = 1 << 62
 ID_STEP: Final = 1 << 20  # ids are promised to the journal in such steps, so that a crash reuses none
 
 _UPSERT: Final = {table.number: table.upsert for table in TABLES}
-_SUMMED: Final = frozenset({ENTRY.number, SLICE.number})
 _REMOVE: Final = {table.number: table.remove for table in TABLES}
 
 
@@ -180,8 +179,9 @@ class Rows:
     def put(self, table: Table, row: type_row) -> None:
         """Inserts or replaces `row`, which is given without its sum."""
         number = table.number
-        if number in _SUMMED:
-            row = summed(table, row)
+        sum_of = SUMS.get(number)
+        if sum_of is not None:
+            row = *row, sum_of(*row)
         self._execute(_UPSERT[number], row)
         self.images[(number, *row[: table.key])] = row
         self.changes += 1
@@ -190,7 +190,7 @@ class Rows:
 
     def put_many(self, table: Table, rows: Sequence[type_row]) -> None:
         """`put` of each, with few statements: SQLite gives up the GIL once per statement, and the loop takes it."""
-        assert table.number not in _SUMMED
+        assert table.number not in SUMS
         done = 0
         for step in MANY:
             sql = _many(table, step)

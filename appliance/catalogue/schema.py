@@ -12,7 +12,7 @@ depth <= 2.
 
 Who vouches for what:  SQLite's file has no sums, so a bit that flips in it could lead from a name to another's bytes.
 A page's header says whose chunk it is; from there up each row that leads on has a sum of its own: `slice.sum`,
-`node.dsum`, `entry.sum`; a version's row is proven by its node's number of the version.  A row is proven
+`node.dsum`, `entry.sum`, `part.sum`, `version.sum`.  A row is proven
 when it is followed, and one that does not match is DAMAGED: the catalogue is then rebuilt from the devices, whose
 records and snapshots have digests.  A sum of 0, or none, is that of a row that an older program wrote.
 Listings do not prove the names that they show: whoever follows one does.
@@ -23,9 +23,10 @@ from __future__ import annotations
 import sqlite3
 import struct
 import zlib
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
-VERSION: Final = 4
+VERSION: Final = 5
 _DEFAULTS: Final[dict[str, int | str | bytes]] = {"INTEGER": 0, "TEXT": "", "BLOB": b""}
 _LITERALS: Final = {"INTEGER": "0", "TEXT": "''", "BLOB": "x''"}
 
@@ -212,7 +213,8 @@ PART: Final = _table(
     kind INTEGER NOT NULL,     -- EMPTY, CHUNK or MAP (flat); never INLINE
     ref INTEGER NOT NULL,
     checksum_algorithm TEXT NOT NULL,
-    checksum BLOB NOT NULL
+    checksum BLOB NOT NULL,
+    sum INTEGER NOT NULL       -- `part_sum` of the others
     """,
 )
 ACCESS_KEY: Final = _table(
@@ -273,7 +275,8 @@ VERSION_TABLE: Final = _table(
     key BLOB NOT NULL,
     version INTEGER NOT NULL,  -- its node's: noncurrent versions, and delete markers even when newest
     node INTEGER NOT NULL,
-    flags INTEGER NOT NULL     -- MARKER as its node has it; NULL_VERSION: as its node, or version 0: at most one a key
+    flags INTEGER NOT NULL,    -- MARKER as its node has it; NULL_VERSION: as its node, or version 0: at most one a key
+    sum INTEGER NOT NULL       -- `version_sum` of the others
     """,
 )
 DATA_KEY: Final = _table(
@@ -318,6 +321,8 @@ INDEXES: Final = (
 _ENTRY_SUM: Final = struct.Struct("<qq")
 _SLICE_SUM: Final = struct.Struct("<qqqqqq")
 _BODY_SUM: Final = struct.Struct("<qqq")
+_PART_SUM: Final = struct.Struct("<qqqqq")
+_VERSION_SUM: Final = struct.Struct("<qqqq")
 
 
 def entry_sum(parent: int, name: bytes, node: int) -> int:
@@ -335,13 +340,34 @@ def body_sum(kind: int, ref: int, size: int) -> bytes:
     return zlib.crc32(_BODY_SUM.pack(kind, ref, size)).to_bytes(4, "little")
 
 
-def summed(table: Table, row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The row with its sum, if its table has one."""
-    if table is ENTRY:
-        return *row, entry_sum(*row)
-    if table is SLICE:
-        return *row, slice_sum(*row)
-    return row
+def part_sum(
+    upload: str,
+    number: int,
+    size: int,
+    etag: str,
+    written_ns: int,
+    kind: int,
+    ref: int,
+    algorithm: str,
+    checksum: bytes,
+) -> int:
+    """Never 0."""
+    texts = f"{upload}\x00{etag}\x00{algorithm}\x00".encode()
+    return zlib.crc32(_PART_SUM.pack(number, size, written_ns, kind, ref) + texts + checksum) or 1
+
+
+def version_sum(bucket: int, key: bytes, version: int, node: int, flags: int) -> int:
+    """Never 0."""
+    return zlib.crc32(_VERSION_SUM.pack(bucket, version, node, flags) + key) or 1
+
+
+SUMS: Final[dict[int, Callable[..., int]]] = {
+    ENTRY.number: entry_sum,
+    SLICE.number: slice_sum,
+    PART.number: part_sum,
+    VERSION_TABLE.number: version_sum,
+}
+"""Tables whose last column is a sum: its function of the others."""
 
 
 def create(connection: sqlite3.Connection) -> None:

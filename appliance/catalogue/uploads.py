@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import stat
 from typing import Any, Final
 
 from appliance.catalogue import content, names, objects, versions
 from appliance.catalogue.commands import AbortUpload, CompleteUpload, CopyPart, CreateUpload, PutPart
-from appliance.catalogue.content import EMPTY, NOTHING, Content, Maker
+from appliance.catalogue.content import NOTHING, Content, Maker
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.nodes import content_of
-from appliance.catalogue.schema import PART, UPLOAD
+from appliance.catalogue.schema import PART, UPLOAD, part_sum
 from appliance.errors import Code, StoreError
 from appliance.limits import OBJECT_SIZE_MAX, PART_NUMBER_MAX, PART_SIZE_MIN
 from appliance.model import MARKER, Checksum, Node, Part, Upload, Written
 
+log = logging.getLogger(__name__)
+
 UPLOAD_COLUMNS: Final = "id, bucket, key, created_ns, owner, packed, checksum_algorithm, checksum_type"
 _PARTS: Final = (
-    "SELECT number, size, etag, written_ns, kind, ref, checksum_algorithm, checksum FROM part WHERE upload=?"
+    "SELECT number, size, etag, written_ns, kind, ref, checksum_algorithm, checksum, sum FROM part WHERE upload=?"
 )
 
 
@@ -36,9 +39,28 @@ def part_of(row: Any) -> Part:
     return Part(number, size, etag, written, Checksum(algorithm, value) if algorithm else None)
 
 
+def _proven(upload: str, row: Any) -> Any:
+    """A row of `_PARTS` without its sum, which says the same.  Raises DAMAGED."""
+    *columns, total = row
+    if total and total != part_sum(upload, *columns):
+        raise StoreError(Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"part {row[0]} of {upload}")
+    return columns
+
+
+def _drop(tx: Rows, upload: str, row: Any) -> None:
+    """The bytes of a part that nobody wants, unless nobody knows whose they are."""
+    try:
+        kind, ref = _proven(upload, row)[4:6]
+    except StoreError as error:
+        log.error("a part is damaged in the catalogue: what it had is not freed: %s", error.cause)
+        return
+    content.drop(tx, kind, ref)
+
+
 def parts_after(tx_all: names.type_one, upload: str, after: int, limit: int) -> list[Part]:
-    """At most `limit` parts with number > after."""
-    return [part_of(row) for row in tx_all(_PARTS + " AND number>? ORDER BY number LIMIT ?", (upload, after, limit))]
+    """At most `limit` parts with number > after.  Raises DAMAGED."""
+    rows = tx_all(_PARTS + " AND number>? ORDER BY number LIMIT ?", (upload, after, limit))
+    return [part_of(_proven(upload, row)) for row in rows]
 
 
 def create_upload(tx: Rows, command: CreateUpload) -> Upload:
@@ -70,10 +92,10 @@ def _set_part(
     checksum: bytes,
 ) -> Part:
     """The part takes the place of the one with its number."""
-    old = tx.one("SELECT kind, ref, size FROM part WHERE upload=? AND number=?", (upload.id, number))
-    kind, ref, old_size = old or (EMPTY, 0, 0)
-    content.drop(tx, kind, ref)
-    tx.charge(upload.bucket, 0, 0, parts=size - old_size)
+    old = tx.one(_PARTS + " AND number=?", (upload.id, number))
+    if old is not None:
+        _drop(tx, upload.id, old)
+    tx.charge(upload.bucket, 0, 0, parts=size - (old[1] if old is not None else 0))
     row = (upload.id, number, size, etag, now_ns, made.kind, made.ref, algorithm, checksum)
     tx.put(PART, row)
     return part_of(row[1:])
@@ -130,7 +152,7 @@ def copy_part(tx: Rows, command: CopyPart) -> Part:
 
 
 def _chosen(tx: Rows, command: CompleteUpload) -> list[Any]:
-    rows = {row[0]: row for row in tx.all(_PARTS, (command.upload,))}
+    rows = {row[0]: _proven(command.upload, row) for row in tx.all(_PARTS, (command.upload,))}
     chosen: list[Any] = []
     last = 0
     for number, etag in command.parts:
@@ -154,7 +176,7 @@ def complete_upload(tx: Rows, cache: DirectoryCache, command: CompleteUpload) ->
     """O(parts): each part's reference moves into the new object's map.
 
     Raises NO_SUCH_UPLOAD, INVALID_PART, INVALID_PART_ORDER, PART_TOO_SMALL, TOO_LARGE, PRECONDITION_FAILED,
-    NO_SUCH_KEY.
+    NO_SUCH_KEY, DAMAGED.
     """
     upload = find(tx.one, command.upload)
     state = versions.state_of(tx, upload.bucket)
@@ -204,11 +226,12 @@ def complete_upload(tx: Rows, cache: DirectoryCache, command: CompleteUpload) ->
 
 def _remove(tx: Rows, upload: Upload, taken: set[int]) -> None:
     """The upload's rows go; parts that no object took lose their bytes."""
-    for number, kind, ref, size in tx.all("SELECT number, kind, ref, size FROM part WHERE upload=?", (upload.id,)):
+    for row in tx.all(_PARTS, (upload.id,)):
+        number, size = row[:2]
         tx.delete(PART, (upload.id, number))
         tx.charge(upload.bucket, 0, 0, parts=-size)
         if number not in taken:
-            content.drop(tx, kind, ref)
+            _drop(tx, upload.id, row)
     tx.delete(UPLOAD, (upload.id,))
 
 

@@ -24,13 +24,13 @@ from appliance.catalogue import content, names
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.nodes import let_go, put_node, unlink_node
-from appliance.catalogue.schema import ENTRY, NODE, VERSION_TABLE
+from appliance.catalogue.schema import ENTRY, NODE, VERSION_TABLE, version_sum
 from appliance.errors import Code, StoreError
 from appliance.model import MARKER, NULL_VERSION, TIMED, UNOWNED, Change, Node, version_number
 
 type_state = bytes | None
 
-_ROW: Final = "SELECT version, node, flags FROM version WHERE bucket=? AND key=?"
+_ROW: Final = "SELECT version, node, flags, sum FROM version WHERE bucket=? AND key=?"
 _STATE: Final = f"SELECT s.body FROM bucket b LEFT JOIN setting s ON s.bucket=b.id AND s.name='{settings.VERSIONING}'"
 
 
@@ -64,24 +64,34 @@ def is_null(node: Node) -> bool:
 # ---------------------------------------------------------------------- reading
 
 
+def _proven(bucket: int, key: bytes, row: Any) -> Any:
+    """A row of `_ROW` without its sum, which says the same.  Raises DAMAGED."""
+    if row is None:
+        return None
+    version, node, flags, total = row
+    if total and total != version_sum(bucket, key, version, node, flags):
+        raise _damaged(key, row)
+    return version, node, flags
+
+
 def newest(one: names.type_one, bucket: int, key: bytes) -> Any:
-    """(version, node, flags) of the newest row; None without one."""
-    return one(_ROW + " ORDER BY version DESC LIMIT 1", (bucket, key))
+    """(version, node, flags) of the newest row; None without one.  Raises DAMAGED."""
+    return _proven(bucket, key, one(_ROW + " ORDER BY version DESC LIMIT 1", (bucket, key)))
 
 
 def null_row(one: names.type_one, bucket: int, key: bytes) -> Any:
-    """(version, node, flags) of the null version's row; None without one."""
-    return one(_ROW + f" AND flags & {NULL_VERSION}", (bucket, key))
+    """(version, node, flags) of the null version's row; None without one.  Raises DAMAGED."""
+    return _proven(bucket, key, one(_ROW + f" AND flags & {NULL_VERSION}", (bucket, key)))
 
 
 def row_of(one: names.type_one, bucket: int, key: bytes, version_id: str) -> Any:
-    """(version, node, flags) of the row with this id; None without one."""
+    """(version, node, flags) of the row with this id; None without one.  Raises DAMAGED."""
     number = version_number(version_id)
     if number == 0:
         return null_row(one, bucket, key)
     if number is None:
         return None
-    row = one(_ROW + " AND version=?", (bucket, key, number))
+    row = _proven(bucket, key, one(_ROW + " AND version=?", (bucket, key, number)))
     return None if row is None or row[2] & NULL_VERSION else row
 
 

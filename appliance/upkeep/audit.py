@@ -25,7 +25,7 @@ import msgspec
 from appliance.catalogue import database as catalogue
 from appliance.catalogue import names
 from appliance.catalogue.content import data_sum
-from appliance.catalogue.schema import body_sum, entry_sum, slice_sum
+from appliance.catalogue.schema import PART, VERSION_TABLE, body_sum, entry_sum, part_sum, slice_sum, version_sum
 from appliance.device.buffers import scratch
 from appliance.engine import snapshot
 from appliance.engine.engine import Engine
@@ -170,6 +170,12 @@ def check_sums(connection: sqlite3.Connection) -> list[Problem]:
     ):
         if total and total != body_sum(kind, ref, size):
             found.append(Problem("sum", f"node {node}", "does not match its sum"))
+    for *row, total in connection.execute(f"SELECT {', '.join(PART.columns)} FROM part"):
+        if total and total != part_sum(*row):
+            found.append(Problem("sum", f"part {row[1]} of {row[0]}", "does not match its sum"))
+    for *row, total in connection.execute(f"SELECT {', '.join(VERSION_TABLE.columns)} FROM version"):
+        if total and total != version_sum(*row):
+            found.append(Problem("sum", f"version {row[2]} of {row[1]!r}", "does not match its sum"))
     for chunk, data, total in connection.execute("SELECT chunk, data, dsum FROM patch"):
         if total != data_sum(data):
             found.append(Problem("sum", f"patch {chunk}", "does not match its sum"))

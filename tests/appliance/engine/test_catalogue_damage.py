@@ -207,6 +207,63 @@ def test_a_version_that_names_another_node_is_never_followed(tmp_path: Path) -> 
     run(tmp_path, work)
 
 
+def test_a_version_under_another_key_is_never_followed(tmp_path: Path) -> None:
+    async def work(store: ObjectStore) -> None:
+        bucket = await store.create_bucket("bucket", "me", settings={settings.VERSIONING: settings.ENABLED})
+        for key in (b"a", b"c"):
+            old, _ = [
+                await store.put_object(bucket, key, store.small_body(data), "e", NO_ATTRIBUTES)
+                for data in (b"old", b"new")
+            ]
+            if key == b"a":
+                id_of_a = old.version_id
+        hurt(tmp_path / "catalogue.db", "UPDATE version SET key=x'63' WHERE key=x'61'")
+        for verb in (
+            partial(store.look_up_version, bucket, b"c", id_of_a),
+            partial(store.delete_object, bucket, b"c", version_id=id_of_a),
+        ):
+            with pytest.raises(StoreError) as caught:
+                await verb()
+            assert caught.value.code is Code.DAMAGED
+        assert any(problem.kind == "sum" for problem in (await audit(store)).problems)
+
+    run(tmp_path, work)
+
+
+def test_a_part_that_was_hurt_is_no_part_of_an_object(tmp_path: Path) -> None:
+    """Nor are another's bytes freed with it."""
+    others = "(SELECT {0} FROM node WHERE kind<>0 AND mode & 0x8000)"
+
+    async def work(store: ObjectStore) -> None:
+        bucket = await store.create_bucket("bucket", "me", copies=1)
+        await store.put_object(bucket, b"k", store.small_body(b"k" * 5000), "e", NO_ATTRIBUTES)
+        for change in (
+            f"ref={others.format('ref')}",
+            "kind=3",
+            "size=size-1",
+            "etag='f'",
+            "number=2",
+            "checksum=x'00'",
+        ):
+            upload = await store.create_upload(bucket, b"u", NO_ATTRIBUTES, "me")
+            await store.put_part(upload, 1, store.small_body(b"u" * 5000), "e")
+            hurt(tmp_path / "catalogue.db", f"UPDATE part SET {change}")
+            number = 2 if change == "number=2" else 1
+            etag = "f" if change == "etag='f'" else "e"
+            with pytest.raises(StoreError) as caught:
+                await store.complete_upload(upload, [(number, etag)], "e", NO_ATTRIBUTES)
+            assert caught.value.code is Code.DAMAGED, change
+            with pytest.raises(StoreError) as caught:
+                store.parts(upload)
+            assert caught.value.code is Code.DAMAGED, change
+            assert any(problem.kind == "sum" for problem in (await audit(store)).problems), change
+            await store.abort_upload(upload)
+            store.engine.retrieval.cache.clear()
+            assert await read(store, bucket, b"k") == b"k" * 5000, change
+
+    run(tmp_path, work)
+
+
 def test_a_damaged_file_fails_alone(tmp_path: Path) -> None:
     """A slice is met, and found to lie, after the first rows of the command were changed."""
 
