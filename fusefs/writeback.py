@@ -278,13 +278,12 @@ class WriteBack:
     async def make_durable(self, file: File) -> None:
         """Commits and waits for the barrier.  Raises the error of a commit nobody was told about."""
         commit = await self.commit(file, synced=True)
-        if commit is not None:
+        if commit is not None and not await commit.ticket.stands():
             await self.wait(commit)
-            if commit.again:
-                commit = await self.commit(file)
-        if commit is not None:
-            await self.wait(commit)
-            require_done(commit)
+            last = await self.commit(file) if commit.again else commit
+            if last is not None:
+                await self.wait(last)
+                require_done(last)
         self.report(file)
 
     @asynccontextmanager
@@ -459,6 +458,7 @@ class WriteBack:
                 promised=promised,
                 punched=punched,
                 until=file.until,
+                late=synced,
             )
         except BaseException:
             file.overlay.unclaim(token)
@@ -549,6 +549,8 @@ class WriteBack:
         self.memory -= commit.carried
         file.overlay.settle(commit.token)
         self._count(file)
+        if commit.ticket.error is None and file.pending and file.pending[0].ticket.settled:
+            return  # the next is taken in at once
         if commit.ticket.error is None and file.idle and not file.orphan:
             self.let_go(file)  # nobody will ask what the catalogue has of it
             return

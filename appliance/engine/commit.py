@@ -6,6 +6,12 @@
 
 What arrives during a barrier is the next batch: group commit without a timer.
 
+A batch of whose commands only the durability is waited for (fsync) may run *ahead* of the index (`run_ahead`): it is
+acknowledged by its record, which is the truth, and its COMMIT is left to `catch_up`, so that what follows soon shares
+it.  Until then no door reads its rows (H2: who would waits for the catching up), and what it freed stays (I5: readers
+pin what is `shown`).  Should a later batch fail, what is ahead of the index is put there from its images, as a restart
+would.
+
     I1  an acknowledgement follows the barrier over the batch's data and its record: `run` returns only then
     I2  the next record is issued after this batch's barrier: one thread, one batch at a time
     I4  the record has only final row images: `Rows.images` is keyed by row; a page made and freed inside is forfeited
@@ -28,27 +34,35 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from secrets import token_bytes
 from typing import Any, Final, NamedTuple
 
 from appliance.catalogue import commands, names
 from appliance.catalogue.apply import apply
-from appliance.catalogue.database import ID_STEP, UNBOUNDED, NewData, Prolonged, Rows, patched_bytes, set_meta
+from appliance.catalogue.database import (
+    ID_STEP,
+    UNBOUNDED,
+    Prolonged,
+    Rows,
+    patched_bytes,
+    replay,
+    set_meta,
+)
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.schema import META, PAGE, USAGE
 from appliance.device.buffers import aligned
 from appliance.device.fan import Fan
 from appliance.engine import journal
+from appliance.engine.gathering import Gathering
 from appliance.engine.journal import Place, Ring
 from appliance.engine.ledger import NONE, Ledger, Promise
-from appliance.engine.pool import Pool, PoolDevice, header_for
-from appliance.engine.remembered import Remembered
+from appliance.engine.pool import Pool, PoolDevice
+from appliance.engine.remembered import Remembered, type_images
 from appliance.engine.retrieve import Retrieval
 from appliance.engine.ticket import Batch, Ticket, joined
 from appliance.errors import Code, StoreError
-from appliance.limits import BATCH_BODY_MAX, COPIES_MAX, DROP_STEP, KIB, MIB, PATCHES_MAX
+from appliance.limits import DROP_STEP, KIB, MIB, PATCHES_MAX
 from appliance.model import CUSTOMER, Change
-from appliance.ondisk import cipher, page, record
+from appliance.ondisk import record
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +75,12 @@ UNDISTURBED_BYTES: Final = 256 * KIB  # gathered bytes that may be hashed and co
 
 DROP_SHARE: Final = 1 * KIB  # of the ring for each slice that a batch frees: five times what its images take
 
-GATHER_MEMORY: Final = COPIES_MAX * (BATCH_BODY_MAX + 2 * MIB)  # bodies, headers and padding, for each copy's device
-
 UNDISTURBED_CHANGES: Final = 24 * UNDISTURBED_STEP  # rows changed in a visit: 1 ms; beyond, the writer does it
 
 # hundreds of rows in one command, or thousands looked at: no work for the loop's thread
 _LONG: Final = (commands.FoldMap, commands.CopyRange, commands.Reap, commands.CompleteUpload)
+AHEAD_CHANGES: Final = 64  # rows of a batch that may be ahead of the index: more are no database's page
+
 _ALONE: Final = (Code.NO_SPACE, Code.TOO_LARGE, Code.DAMAGED)  # failures of one command that undo its batch
 
 
@@ -78,12 +92,17 @@ class _Job(NamedTuple):
     record_offset: int | None
 
 
-class Prepared(NamedTuple):
-    """A gathered body as it lies on devices: sealed, if it has a key."""
+class _Ahead:
+    """One batch that stands and was not given to the caller yet."""
 
-    data: bytes | bytearray
-    digests: bytes
-    seal: bytes
+    __slots__ = ("batch", "freeing", "indexed", "seq", "tx")
+
+    def __init__(self, batch: Batch, seq: int, tx: Rows, freeing: list[tuple[int, int, int]]) -> None:
+        self.batch = batch
+        self.seq = seq
+        self.tx = tx
+        self.freeing = freeing
+        self.indexed = False  # its rows are committed
 
 
 class Committer:
@@ -119,10 +138,13 @@ class Committer:
         self._rows = rows
         self._make_room = make_room  # a checkpoint that lets ring space be reused
         self._undisturbed = undisturbed  # runs a function where no other thread fights for the GIL
-        self._buffer = aligned(GATHER_MEMORY)  # takes memory only where it was touched
+        self._gathering = Gathering(pool)
         self._record_buffer = aligned(MIB)
         self._limbo: collections.deque[tuple[int, list[tuple[int, int, int]]]] = collections.deque()
         self._limbo_lock = threading.Lock()
+        self._ahead: list[_Ahead] = []  # batches that stand and were not given to the caller
+        self.shown = ring.seq  # the newest batch whose rows readers see
+        self._commits = 0  # batches in the index that the caller was not given
         self.failed: StoreError | None = None
         self.patched = patched_bytes(connection)  # bytes that patches hold
         self.batches = 0
@@ -132,27 +154,78 @@ class Committer:
 
     # ------------------------------------------------------------------ one batch
     def run(self, tickets: Sequence[Ticket]) -> Batch:
-        """Applies and makes durable; every ticket has its result or error afterwards."""
+        """Applies and makes durable; every ticket has its result or error afterwards.  With it come batches that were
+        ahead."""
+        late = self.catch_up()
+        done = self._run_in(tickets, ahead=False)
+        return done if late is None else joined([late, done])
+
+    def run_ahead(self, tickets: Sequence[Ticket]) -> Batch | None:
+        """The same, but if it can the index lacks the batch until the next `run` or `catch_up`, which gives it with its
+        own; then None.  Its tickets are durable all the same, or have their errors."""
+        done = self._run_in(tickets, ahead=True)
+        if self.is_ahead and self.failed is None:
+            return None
+        late = self.catch_up()
+        return done if late is None else joined([late, done])
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether a batch stands of which the index has nothing yet."""
+        return bool(self._ahead) and not self._ahead[-1].indexed
+
+    @property
+    def ahead(self) -> int:
+        """How many do."""
+        return len(self._ahead) if self.is_ahead else 0
+
+    def catch_up(self) -> Batch | None:
+        """What is ahead is put into the index, and given as one batch to be told of.  None: there is nothing."""
+        if not self._ahead:
+            return None
+        if self.is_ahead and self.failed is None:
+            try:
+                self._index()
+            except StoreError as error:
+                log.debug("what was ahead of the index is refused: %r", error)
+            self.retrieval.long.batch.release()
+        ahead, self._ahead = self._ahead, []
+        for item in ahead:
+            if not item.indexed:
+                assert self.failed is not None
+                for ticket in item.batch.tickets:
+                    ticket.result, ticket.error = None, self.failed
+        self.release_freed()
+        commits, self._commits = self._commits, 0
+        return joined([item.batch for item in ahead])._replace(commits=commits)
+
+    def _run_in(self, tickets: Sequence[Ticket], *, ahead: bool) -> Batch:
         if self.failed is not None:
             return self._refuse(tickets, self.failed)
+        if not self.is_ahead:  # else it is held since
+            self.retrieval.long.batch.acquire()
         try:
-            with self.retrieval.long.batch:
-                return self._run(tickets)
+            return self._run(tickets, ahead=ahead)
         except StoreError as error:
-            alone = error.code in _ALONE or isinstance(error, _Bug)
-            if alone and len(tickets) > 1 and self.failed is None:
-                # one by one: a body that does not fit must not keep a delete from happening (a full box still deletes),
-                # nor a damaged file, or a bug that it meets, other people's writes
-                return joined(tickets, [self.run([ticket]) for ticket in tickets])
-            answered = _answered(tickets)
-            if answered and error.code is Code.UNAVAILABLE and self.failed is None:
-                return self._repeat(tickets, answered, error)
-            return self._refuse(tickets, error)
+            failure = error
         except Exception as error:
             # after a COMMIT memory and catalogue may disagree: nothing more is written on that ground (I10)
             log.exception("the writer failed in a way that must not happen: writes have stopped")
             self.failed = StoreError(Code.READ_ONLY, "writes have stopped: restart to recover", cause=repr(error))
             return self._refuse(tickets, self.failed)
+        finally:
+            if not self.is_ahead or self.failed is not None:
+                self.retrieval.long.batch.release()
+        if self.failed is not None:
+            return self._refuse(tickets, failure)
+        if len(tickets) > 1 and (failure.code in _ALONE or isinstance(failure, _Bug)):
+            # one by one: a body that does not fit must not keep a delete from happening (a full box still deletes),
+            # nor a damaged file, or a bug that it meets, other people's writes
+            return joined([self.run([ticket]) for ticket in tickets])
+        answered = _answered(tickets)
+        if answered and failure.code is Code.UNAVAILABLE:
+            return self._repeat(tickets, answered, failure)
+        return self._refuse(tickets, failure)
 
     def _repeat(self, tickets: Sequence[Ticket], answered: Sequence[Ticket], error: StoreError) -> Batch:
         """A device failed the batch and is fenced.  Others hear of it; what was answered is the next batch, once:
@@ -160,7 +233,7 @@ class Committer:
         for ticket in answered:
             ticket.answered, ticket.result, ticket.error = False, None, None
         refused = self._refuse([ticket for ticket in tickets if ticket not in answered], error)
-        return joined(tickets, [refused, self.run(answered)])
+        return joined([refused, self.run(answered)])
 
     def _refuse(self, tickets: Sequence[Ticket], error: StoreError) -> Batch:
         for ticket in tickets:
@@ -175,17 +248,17 @@ class Committer:
             for item in chunk.pages:
                 self.pool.allocator.forfeit(item.device, item.offset)
 
-    def _run(self, tickets: Sequence[Ticket]) -> Batch:
+    def _run(self, tickets: Sequence[Ticket], *, ahead: bool = False) -> Batch:
         guarded = apart = False
         while True:
             try:
-                return self._attempt(tickets, guarded=guarded, apart=apart)
+                return self._attempt(tickets, guarded=guarded, apart=apart, ahead=ahead)
             except _OverQuota:
                 guarded = True
             except Prolonged:
                 apart = True
 
-    def _attempt(self, tickets: Sequence[Ticket], *, guarded: bool, apart: bool) -> Batch:
+    def _attempt(self, tickets: Sequence[Ticket], *, guarded: bool, apart: bool, ahead: bool) -> Batch:
         """`guarded`: each command can be undone alone.  `apart`: not in the loop's thread."""
         connection = self.connection
         tx = Rows(
@@ -198,7 +271,8 @@ class Committer:
         )
         tx.buckets = self._buckets
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            if not self.is_ahead:
+                connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             raise _catalogue_error(error) from error
         offset: int | None = None
@@ -215,10 +289,14 @@ class Committer:
                 self._undisturbed(some) if many else some()
             tx.bound = UNBOUNDED
             if not tx.changes:
-                connection.execute("ROLLBACK")
+                if not self.is_ahead:
+                    connection.execute("ROLLBACK")
                 self._ledger.commit()
-                self._settle_space(tickets, [])
-                return Batch(tickets, [], [], [])
+                self._settle_space(tickets)
+                done = Batch(tickets, [], [], [])
+                if self.is_ahead:
+                    self._ahead.append(_Ahead(done, self.ring.seq, tx, []))
+                return done
             seq = self.ring.seq + 1
             build = partial(self._build, tx, seq, gathered)
             small = many and sum(ticket.weight for ticket in tickets) <= UNDISTURBED_BYTES
@@ -229,11 +307,14 @@ class Committer:
             made = set(tx.new_pages)
             freeing = [extent for extent in tx.freed if extent[:2] not in made]
             self.pool.allocator.begin_free(freeing)
-            set_meta(connection, "applied_seq", seq)
+            if not ahead:
+                set_meta(connection, "applied_seq", seq)
             self._barrier(tx, writes, image, offset)
         except Exception as error:
             if connection.in_transaction:  # SQLite ends it by itself after some errors ("The ROLLBACK command")
                 connection.execute("ROLLBACK")
+            if self.is_ahead:
+                self._restore()
             self.cache.known.clear()
             self._buckets.clear()
             self._ledger.rollback()
@@ -241,6 +322,8 @@ class Committer:
             if self.failed is None:
                 for device_id, at in gathered:
                     self.pool.allocator.forfeit(device_id, at)
+            if self.failed is not None:
+                raise self.failed from error
             if isinstance(error, _RingFull):
                 self._checkpoint()
                 return self._run(tickets)
@@ -251,8 +334,22 @@ class Committer:
             log.exception("a batch failed in a way that must not happen")
             kind = _Bug if offset is None else StoreError
             raise kind(Code.UNAVAILABLE, "internal error", cause=repr(error)) from error
-        self._commit(tx, tickets, Place(seq, offset, total), digest, gathered, freeing)
-        return Batch(tickets, tx.notes, announced, tx.dropped, 1, tx.reaps)
+        self._stand(tx, tickets, Place(seq, offset, total), digest)
+        done = Batch(tickets, tx.notes, announced, tx.dropped, 0, tx.reaps)
+        if ahead and tx.changes <= AHEAD_CHANGES:
+            self._ahead.append(_Ahead(done, seq, tx, freeing))
+            return done
+        self._index(tx.images, mark=ahead)
+        self._put_in_limbo(seq, freeing)
+        self.release_freed()
+        for ticket in tickets:
+            if isinstance(ticket.command, commands.SetBucketSetting | commands.DeleteBucket) and ticket.error is None:
+                bucket = (
+                    ticket.command.bucket if isinstance(ticket.command, commands.SetBucketSetting) else ticket.result.id
+                )
+                self._ledger.load(connection, bucket)
+        commits, self._commits = self._commits, 0
+        return done._replace(commits=commits)
 
     def _apply(self, tx: Rows, tickets: Sequence[Ticket], announced: list[Change], *, guarded: bool) -> None:
         for ticket in tickets:
@@ -313,83 +410,8 @@ class Committer:
         if tx.top_id >= self._id_limit:
             tx.put(META, ("next_id", tx.top_id + ID_STEP))  # promised once the batch is durable: see `_commit`
 
-    # ------------------------------------------------------------------ gathered bodies
     def _gather(self, tx: Rows, gathered: list[tuple[int, int]]) -> dict[int, list[tuple[int, memoryview]]]:
-        """Pages for every body that travels with the batch: one run per device where space allows."""
-        writes: dict[int, list[tuple[int, memoryview]]] = {}
-        if not tx.new_data:
-            return writes
-        items = list(tx.new_data.items())
-        lengths = [page.extent_length(len(item.data)) for _, item in items]
-        copies = max(item.copies for _, item in items)
-        devices = self.pool.place(copies, max(lengths))
-        bodies = [_prepared(chunk, item) for chunk, item in items]
-        used = 0
-        rows: list[tuple[Any, ...]] = []
-        for copy, device_id in enumerate(devices):
-            chosen = [at for at, (_, item) in enumerate(items) if item.copies > copy]
-            offsets = self._reserve_run(device_id, [lengths[at] for at in chosen], gathered)
-            run_start: int | None = None
-            run_from = used
-            run_end = 0
-            for at, offset in zip(chosen, offsets, strict=True):
-                if run_start is not None and offset != run_end:
-                    writes.setdefault(device_id, []).append((run_start, self._buffer[run_from:used]))
-                    run_start = None
-                if run_start is None:
-                    run_start, run_from = offset, used
-                chunk, item = items[at]
-                rows.append(self._place_page(chunk, item, device_id, offset, copy, bodies[at], used))
-                tx.new_pages[device_id, offset] = False
-                used += lengths[at]
-                run_end = offset + lengths[at]
-            if run_start is not None:
-                writes.setdefault(device_id, []).append((run_start, self._buffer[run_from:used]))
-        tx.put_many(PAGE, rows)
-        return writes
-
-    def _reserve_run(self, device_id: int, lengths: list[int], gathered: list[tuple[int, int]]) -> list[int]:
-        """Adjacent extents; where no run is long enough, two halves."""
-        allocator = self.pool.allocator
-        try:
-            start = allocator.reserve(device_id, sum(lengths))
-        except StoreError as error:
-            if error.code is not Code.NO_SPACE or len(lengths) == 1:
-                raise
-            half = len(lengths) // 2
-            first = self._reserve_run(device_id, lengths[:half], gathered)
-            return first + self._reserve_run(device_id, lengths[half:], gathered)
-        offsets = allocator.divide(device_id, start, lengths) if len(lengths) > 1 else [start]
-        gathered.extend((device_id, offset) for offset in offsets)
-        return offsets
-
-    def _place_page(
-        self, chunk: int, item: NewData, device_id: int, offset: int, copy: int, body: Prepared, at: int
-    ) -> tuple[Any, ...]:
-        """The page's image into the buffer at `at`; its row."""
-        size = len(body.data)
-        header = header_for(
-            self.pool,
-            device_id,
-            offset,
-            birth=self.ring.seq + 1,
-            chunk=chunk,
-            owner=item.owner,
-            logical=0,
-            payload=size,
-            index=0,
-            copies=item.copies,
-            digests=body.digests,
-            label=item.label,
-            seal=body.seal,
-        )
-        extent = page.extent_length(size)
-        lead = len(header)
-        image = self._buffer[at : at + extent]
-        image[:lead] = header
-        image[lead : lead + size] = body.data
-        image[lead + size :] = bytes(extent - lead - size)
-        return device_id, offset, extent, chunk, 0, copy, page.header_sum(header)
+        return self._gathering.gather(tx, gathered, self.ring.seq + 1)
 
     # ------------------------------------------------------------------ the record and the barrier
     def _encode(self, tx: Rows, seq: int) -> tuple[memoryview, bytes, int]:
@@ -454,31 +476,9 @@ class Committer:
         except StoreError as error:
             self.failed = error
 
-    def _commit(
-        self,
-        tx: Rows,
-        tickets: Sequence[Ticket],
-        place: Place,
-        digest: bytes,
-        gathered: list[tuple[int, int]],
-        freeing: list[tuple[int, int, int]],
-    ) -> None:
-        begun = self._rows.begin(tx.images)
-        try:
-            self.connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            # the record is durable, the index is not: only a restart's replay makes them one again (I10)
-            self.failed = StoreError(Code.READ_ONLY, "the catalogue cannot be written: restart to recover")
-            log.critical("COMMIT failed after a durable record: %s", error)
-            raise self.failed from error
-        begun.done = True
+    def _stand(self, tx: Rows, tickets: Sequence[Ticket], place: Place, digest: bytes) -> None:
+        """The record is durable: whatever comes, the batch is part of the truth."""
         self._ledger.commit()
-        for ticket in tickets:
-            if isinstance(ticket.command, commands.SetBucketSetting | commands.DeleteBucket) and ticket.error is None:
-                bucket = (
-                    ticket.command.bucket if isinstance(ticket.command, commands.SetBucketSetting) else ticket.result.id
-                )
-                self._ledger.load(self.connection, bucket)
         self.ring.append(place, digest)
         if tx.top_id >= self._id_limit:
             self._id_limit = tx.top_id + ID_STEP
@@ -494,23 +494,58 @@ class Committer:
         for chunk, item in tx.new_data.items():
             if item.key is None or item.key.id != CUSTOMER:
                 self.retrieval.cache.put(chunk, item.data)
-        self._settle_space(tickets, freeing)
+        self._settle_space(tickets)
 
-    def _settle_space(self, tickets: Sequence[Ticket], freeing: list[tuple[int, int, int]]) -> None:
+    def _index(self, images: type_images | None = None, *, mark: bool = True) -> None:
+        """COMMIT: readers see the open transaction's batches.  It says which they are (I9), unless it does already."""
+        begun = [self._rows.begin(item.tx.images) for item in self._ahead if not item.indexed]
+        if images is not None:
+            begun.append(self._rows.begin(images))
+        self._commits += len(begun)
+        try:
+            if mark:
+                set_meta(self.connection, "applied_seq", self.ring.seq)
+            self.connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            # the record is durable, the index is not: only a restart's replay makes them one again (I10)
+            self.failed = StoreError(Code.READ_ONLY, "the catalogue cannot be written: restart to recover")
+            log.critical("COMMIT failed after a durable record: %s", error)
+            raise self.failed from error
+        self.shown = self.ring.seq
+        for commit in begun:
+            commit.done = True
+        for item in self._ahead:
+            if not item.indexed:
+                item.indexed = True
+                self._put_in_limbo(item.seq, item.freeing)
+
+    def _restore(self) -> None:
+        """After a ROLLBACK that took what was ahead of the index with it: from its images, as a restart would (I9)."""
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            for item in self._ahead:
+                replay(self.connection, item.tx.image_list())
+            self._index()
+        except (sqlite3.Error, StoreError) as error:
+            self.failed = StoreError(Code.READ_ONLY, "the catalogue cannot be written: restart to recover")
+            log.critical("what stands in the journal cannot be put into the catalogue: %r", error)
+
+    def _settle_space(self, tickets: Sequence[Ticket]) -> None:
         for ticket in tickets:
             if ticket.error is not None:
                 self._forfeit(ticket)
+
+    def _put_in_limbo(self, seq: int, freeing: list[tuple[int, int, int]]) -> None:
         if freeing:
             with self._limbo_lock:
-                self._limbo.append((self.ring.seq, freeing))
-        self.release_freed()
+                self._limbo.append((seq, freeing))
 
     def release_freed(self) -> None:
-        """Gives back pages whose freeing batch is durable and that no reader can still see (I5)."""
+        """Gives back pages whose freeing batch is durable and shown, and that no reader can still see (I5)."""
         if not self._limbo:
             return
         with self._limbo_lock:
-            oldest = self.retrieval.pins.oldest(self.ring.seq)
+            oldest = self.retrieval.pins.oldest(self.shown)
             while self._limbo and self._limbo[0][0] <= oldest:
                 _, extents = self._limbo.popleft()
                 self.pool.allocator.release(extents)
@@ -526,15 +561,6 @@ def _answered(tickets: Sequence[Ticket]) -> list[Ticket]:
                 break
             found.append(ticket)
     return found
-
-
-def _prepared(chunk: int, item: NewData) -> Prepared:
-    """A gathered body as its pages will hold it, the same for every copy."""
-    if item.key is None:
-        return Prepared(item.data, page.block_digests(item.data), b"")
-    data = bytearray(item.data)
-    seal = cipher.seal(item.key, token_bytes(cipher.SALT), chunk, 0, memoryview(data))
-    return Prepared(data, page.block_digests(data), seal)
 
 
 def _catalogue_error(error: sqlite3.Error) -> StoreError:

@@ -13,9 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import outcome
@@ -29,6 +27,7 @@ from appliance.device.fan import Fan
 from appliance.device.lanes import CallLanes
 from appliance.engine.commit import Committer
 from appliance.engine.filled import Filled
+from appliance.engine.housekeeper import Housekeeper
 from appliance.engine.ingest import Staged
 from appliance.engine.ledger import Ledger
 from appliance.engine.remembered import ABSENT, Remembered
@@ -43,7 +42,6 @@ from appliance.model import AccessKey, Bucket, Change, Node, Usage, User, Wrappe
 
 log = logging.getLogger(__name__)
 
-WAL_MAX = 32 * MIB  # beyond it the WAL is folded into the file, beside the writer
 WAL_LOOK = 64  # batches between two looks at its size
 
 # A batch costs the writer ten times what a command in it does, and on a fast device a barrier is over before the next
@@ -51,6 +49,11 @@ WAL_LOOK = 64  # batches between two looks at its size
 LINGER = 0.01  # seconds
 LINGER_COMMANDS = 64
 LINGER_BYTES = 4 * MIB
+
+# What is ahead of the index is put there when nothing has come for so long, or when it is so much: a COMMIT costs as
+# much as the rest of a small change, and most of SQLite's pages in it are the same from one to the next.
+AHEAD_IDLE = 0.003  # seconds
+AHEAD_MAX = 32  # batches
 
 
 class Engine:
@@ -100,7 +103,8 @@ class Engine:
         self._threaded = threaded
         self._token = trio.lowlevel.current_trio_token()
         self._queue: queue.SimpleQueue[Ticket | _Job | None] = queue.SimpleQueue()
-        self._housekeeper = _Housekeeper(self, parts.database, threaded=threaded)
+        self.retrieval.long.show = self._catch_up
+        self._housekeeper = Housekeeper(self, parts.database, threaded=threaded)
         self._lingering: list[Ticket] = []
         self._lingering_bytes = 0
         self._timed = False  # the end of lingering is on its way
@@ -191,9 +195,12 @@ class Engine:
             self.reap(self._stuck.pop())
 
     # ------------------------------------------------------------------ submitting
-    def submit(self, command: commands.Command, *, announce: bool = False, patient: bool = False) -> Ticket:
+    def submit(
+        self, command: commands.Command, *, announce: bool = False, patient: bool = False, late: bool = False
+    ) -> Ticket:
         """Queues a command.  Order of submission is order of commit.  A `patient` one may linger, until somebody waits
-        for it or submits one that is not."""
+        for it or submits one that is not.  The rows of a `late` one may be shown later than they are durable, unless
+        somebody waits for them."""
         chunks = command.new_chunks
         weight = 0
         for chunk in chunks:
@@ -201,6 +208,8 @@ class Engine:
             if chunk.pages:
                 self.staged.take(chunk.id)
         ticket = Ticket(command, weight, announce=announce)
+        if late:
+            ticket.late, ticket.show = True, self._catch_up
         self.last = ticket
         if announce:
             self.announced = ticket
@@ -257,11 +266,14 @@ class Engine:
         """The writer thread's life."""
         carried: Ticket | _Job | None = None
         while True:
-            first = carried or self._queue.get()
+            first = carried or self._next()
             carried = None
-            if first is None:
-                return
-            if isinstance(first, _Job):
+            if first is None or isinstance(first, _Job):
+                late = self.committer.catch_up()
+                if late is not None and not self._tell(self._deliver, late, self._runs):
+                    return
+                if first is None:
+                    return
                 first.run()
                 continue
             batch = [first]
@@ -279,13 +291,49 @@ class Engine:
                     break
                 weight += ticket.weight
                 batch.append(ticket)
-            self._runs += 1
-            done = self.committer.run(batch)
-            try:
-                self._token.run_sync_soon(self._deliver, done)
-            except trio.RunFinishedError:
+            done = self._run(batch)
+            told = self._tell(self._stand, batch) if done is None else self._tell(self._deliver, done, self._runs)
+            if not told:
                 return
             self._between_batches()
+
+    def _next(self) -> Ticket | _Job | None:
+        """What the writer is to do next: while something is ahead of the index it does not wait long."""
+        if not self.committer.is_ahead:
+            return self._queue.get()
+        try:
+            return self._queue.get(timeout=AHEAD_IDLE)
+        except queue.Empty:
+            return _Job(_nothing)
+
+    def _run(self, batch: Sequence[Ticket]) -> Batch | None:
+        """One batch; None: it is ahead of the index."""
+        self._runs += 1
+        if self.committer.ahead < AHEAD_MAX and all(ticket.late for ticket in batch):
+            return self.committer.run_ahead(batch)
+        return self.committer.run(batch)
+
+    def _tell(self, function: Callable[..., None], *arguments: Any) -> bool:
+        """The loop; False when it has ended."""
+        try:
+            self._token.run_sync_soon(function, *arguments)
+        except trio.RunFinishedError:
+            return False
+        return True
+
+    def _stand(self, tickets: Sequence[Ticket]) -> None:
+        """On the loop: they are durable."""
+        for ticket in tickets:
+            ticket.stand()
+
+    def _catch_up(self) -> None:
+        """Somebody waits for rows that may be ahead of the index.  From any thread."""
+        if self._threaded:
+            self._queue.put(_Job(_nothing))
+            return
+        late = self.committer.catch_up()
+        if late is not None:
+            self._deliver(late, self._runs)
 
     def _in_loop(self, function: Callable[[], Any]) -> Any:
         """Called by the writer's thread: `function` runs in the loop's, which is busy with nothing else meanwhile."""
@@ -304,13 +352,23 @@ class Engine:
         return results[0].unwrap()
 
     async def _work_inline(self) -> None:
-        while self._inline:
-            await trio.lowlevel.checkpoint()
+        while self._inline or self.committer.is_ahead:
+            await self._pause()
+            if not self._inline:
+                self._catch_up()
+                continue
             batch, self._inline[:] = self._inline[:BATCH_COMMANDS_MAX], self._inline[BATCH_COMMANDS_MAX:]
-            self._runs += 1
-            self._deliver(self.committer.run(batch))
+            done = self._run(batch)
+            if done is None:
+                self._stand(batch)
+            else:
+                self._deliver(done, self._runs)
             self._between_batches()
         self._inline_running = False
+
+    async def _pause(self) -> None:
+        """What comes meanwhile is in the next batch, or ahead of the index with the last."""
+        await trio.lowlevel.checkpoint()
 
     def _between_batches(self) -> None:
         """Housekeeping that needs the writer's connection and no open transaction."""
@@ -338,10 +396,11 @@ class Engine:
             self._housekeeper.snapshot()
 
     # ------------------------------------------------------------------ acknowledging
-    def _deliver(self, batch: Batch) -> None:
-        """On the loop, in commit order: caches first, then who caches names (H5), then the waiters (H1)."""
+    def _deliver(self, batch: Batch, runs: int | None = None) -> None:
+        """On the loop, in commit order: caches first, then who caches names (H5), then the waiters (H1).  `runs` is the
+        number of the newest that it has."""
         self.rows.deliver(batch.commits)
-        self._delivered += 1
+        self._delivered = self._delivered + 1 if runs is None else runs
         if self._removing:
             for node, run in list(self._removing.items()):  # the writer may be at its next batch
                 if run <= self._delivered:
@@ -475,10 +534,19 @@ class Engine:
                 available += max(0, int(allocator.free(device.id) - size * (1 - WRITE_CEILING)))
         return total // copies, available // copies
 
+    @property
+    def shown(self) -> int:
+        """The newest batch whose rows readers see: what they pin."""
+        return self.committer.shown
+
     def require_writable(self) -> None:
         """Raises READ_ONLY once the writer has stopped."""
         if self.committer.failed is not None:
             raise StoreError(Code.READ_ONLY, self.committer.failed.message)
+
+
+def _nothing() -> None:
+    """A job that only has what is ahead of the index put there."""
 
 
 def _at_once(function: Callable[[], Any]) -> Any:
@@ -500,61 +568,6 @@ class _Job:
             self.error = error
         finally:
             self.done.set()
-
-
-class _Housekeeper:
-    """What must not hold up the writer: folding SQLite's WAL into its file, and copying the catalogue into the pool.
-
-    A thread of its own; without threads (a simulation) it works in the caller's.
-    """
-
-    def __init__(self, engine: Engine, database: Path, *, threaded: bool) -> None:
-        self._engine = engine
-        self._database = database
-        self._wal = database.with_name(database.name + "-wal")
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="housekeeper") if threaded else None
-        self._busy: Future[None] | None = None
-        self._closed = False
-
-    def fold_wal(self) -> None:
-        """Starts folding if the WAL has grown and nobody is at it."""
-        if self._wal.exists() and self._wal.stat().st_size >= WAL_MAX:
-            self._begin(self._fold)
-
-    def snapshot(self) -> None:
-        """Starts a snapshot if nobody is at it."""
-        self._begin(self._snapshot)
-
-    def _begin(self, work: Callable[[], None]) -> None:
-        if self._closed:
-            return
-        if self._pool is None:
-            work()
-        elif self._busy is None or self._busy.done():
-            self._busy = self._pool.submit(work)
-
-    def _fold(self) -> None:
-        connection = connect(self._database)
-        try:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        except sqlite3.Error as error:
-            log.error("the catalogue's WAL could not be folded: %s", error)
-        finally:
-            connection.close()
-
-    def _snapshot(self) -> None:
-        try:
-            self._engine.checkpointer.prepare()
-        except (StoreError, OSError, sqlite3.Error) as error:
-            log.error("the catalogue's snapshot could not be taken: %s", error)
-            return
-        self._engine.install_snapshot()
-
-    def close(self) -> None:
-        """Waits for what is under way; begins nothing more."""
-        self._closed = True
-        if self._pool is not None:
-            self._pool.shutdown()
 
 
 _RELOADING = (

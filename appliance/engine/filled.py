@@ -37,6 +37,8 @@ class Filled:
         if node.kind != BodyKind.MAP:
             return listing.allocated(every, node)
         generation, count = self._known.get(node.id, (-1, 0))
+        if generation > node.generation:
+            return count  # the newest is as good, if it is ahead of the row that the caller has
         if generation != node.generation:
             count = listing.allocated(every, node)
             if every("SELECT generation FROM node WHERE id=?", (node.id,)) != [(node.generation,)]:

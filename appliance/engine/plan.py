@@ -187,11 +187,12 @@ class LongPlan:
 
 
 class LongReads:
-    """Every long plan under way.  `batch` is held by each batch while it runs; `connect` opens the plans' own
-    connection, at first use."""
+    """Every long plan under way.  `batch` is held by each batch while it runs, and until its rows are shown; `connect`
+    opens the plans' own connection, at first use."""
 
     def __init__(self, connect: Callable[[], sqlite3.Connection], prefer: type_prefer) -> None:
         self.batch = threading.Lock()
+        self.show: Callable[[], None] = lambda: None  # the engine puts into the index what is ahead of it
         self._connect = connect
         self._prefer = prefer
         self._connection: sqlite3.Connection | None = None
@@ -213,6 +214,7 @@ class LongReads:
 
         Raises NO_SUCH_NODE when the node is not in that generation any more.
         """
+        self.show()
         with self.batch:  # to the end: a batch that saw a plan which is given up here would keep the node for nobody
             with self._using:
                 rows = self._every("SELECT generation FROM node WHERE id=? AND links>0", (plan.node,))

@@ -19,9 +19,11 @@ class Ticket:
 
     Its batch is over (`done`) before it is settled, if others are told first.  What those who are told wait for must
     not wait for more than `done`: a request of the kernel that holds a directory's lock, which an invalidation wants.
+    Of a `late` one the record may be durable (`durable`) before anybody sees its rows.
     """
 
     __slots__ = (
+        "_durably",
         "_early",
         "_waiters",
         "announce",
@@ -29,10 +31,13 @@ class Ticket:
         "born",
         "command",
         "done",
+        "durable",
         "error",
         "hurry",
+        "late",
         "result",
         "settled",
+        "show",
         "weight",
     )
 
@@ -42,19 +47,22 @@ class Ticket:
         self.announce = announce  # others are told of the change before the waiters are (H5)
         self.answered = False  # who asked for it was told that it is done: a failed device is no reason not to do it
         self.born = 0  # whatever a command makes that was submitted later has a higher number; 0: not known
-        self.done = self.settled = False
+        self.late = False  # its rows may be shown later than it is durable
+        self.durable = self.done = self.settled = False
         self.hurry: Callable[[], None] | None = None  # while it lingers: sends it to the writer
+        self.show: Callable[[], None] | None = None  # of one that may be late: somebody waits for its rows
         self.result: Any = None
         self.error: BaseException | None = None
         self._waiters: list[trio.lowlevel.Task] = []
         self._early: list[trio.lowlevel.Task] = []
+        self._durably: list[trio.lowlevel.Task] = []
 
     async def wait(self, *, patient: bool = False) -> Any:
         """The result once durable; raises the command's error.  Cancelling the wait does not cancel the command.
         Unless it is `patient` the command lingers no longer."""
+        if not self.settled and not patient:
+            self._urge()
         if not self.settled:
-            if self.hurry is not None and not patient:
-                self.hurry()
             await _park(self._waiters)
         if self.error is not None:
             raise self.error
@@ -67,18 +75,41 @@ class Ticket:
     async def wait_done(self) -> None:
         """Until it is durable or has failed, whoever has yet to be told of it."""
         if not self.done:
+            self._urge()
+        if not self.done:
+            await _park(self._early)
+
+    async def stands(self) -> bool:
+        """Waits until it is durable or has failed.  True: it is durable, though nobody may see it yet; False: it is
+        settled, and `wait` says how."""
+        if not self.durable:
             if self.hurry is not None:
                 self.hurry()
-            await _park(self._early)
+            await _park(self._durably)
+        return not self.done and self.error is None
+
+    def _urge(self) -> None:
+        if self.hurry is not None:
+            self.hurry()
+        if self.show is not None:
+            show, self.show = self.show, None
+            show()
+
+    def stand(self) -> None:
+        """Wakes who waits for no more than that it is durable."""
+        self.durable = True
+        _wake(self._durably)
 
     def end(self) -> None:
         """Wakes who waits for no more than the batch."""
-        self.done = True
+        self.durable = self.done = True
+        _wake(self._durably)
         _wake(self._early)
 
     def settle(self) -> None:
         """Wakes who waits."""
-        self.done = self.settled = True
+        self.durable = self.done = self.settled = True
+        _wake(self._durably)
         _wake(self._early)
         _wake(self._waiters)
 
@@ -106,14 +137,14 @@ class Batch(NamedTuple):
     notes: list[Change]  # all changes of names
     announced: list[Change]  # those by tickets that are announced
     dropped: list[tuple[int, bytes]]
-    commits: int = 0  # transactions
+    commits: int = 0  # batches that came into the index with it
     reaps: Sequence[int] = ()  # nodes that have bytes left to free
 
 
-def joined(tickets: Sequence[Ticket], batches: Sequence[Batch]) -> Batch:
-    """Several batches that one call ran, as one."""
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Several batches, one after the other, as one."""
     return Batch(
-        tickets,
+        [ticket for batch in batches for ticket in batch.tickets],
         [note for batch in batches for note in batch.notes],
         [note for batch in batches for note in batch.announced],
         [name for batch in batches for name in batch.dropped],

@@ -106,7 +106,7 @@ async def audit(store: Audited, *, verify: bool = False, progress: Report = _sil
     engine = store.engine
     await engine.settle()
     held = engine.held_nodes()
-    pin = engine.retrieval.pins.pin(engine.ring.seq)  # before the state is taken: its pages stay (I11)
+    pin = engine.retrieval.pins.pin(engine.shown)  # before the state is taken: its pages stay (I11)
     connection = catalogue.connect(_file_of(engine.reader), read_only=True)
     try:
         connection.execute("BEGIN")

@@ -198,7 +198,7 @@ class Folder:
         if available - work.length < total * (WRITE_CEILING - MOVE_CEILING):
             raise StoreError(Code.NO_SPACE, "the pool is too full to mend files")
         key = await store.data_key() if any(piece.sealed for piece in work.pieces) else None
-        pin = engine.retrieval.pins.pin(engine.ring.seq)  # before the state is looked at: its pages stay (I11)
+        pin = engine.retrieval.pins.pin(engine.shown)  # before the state is looked at: its pages stay (I11)
         try:
             pieces, data = await engine.lanes.call(store.snapshot, self._collect, number, work.pieces)
             if not pieces:

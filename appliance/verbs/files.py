@@ -321,6 +321,7 @@ class FileVerbs(VersionVerbs):
         punched: Sequence[tuple[int, int]] = (),
         shared: SharedRange | None = None,
         until: int = 0,
+        late: bool = False,
     ) -> Ticket:
         """Commits what a mounted file's writer has: one atomic change.
 
@@ -345,6 +346,8 @@ class FileVerbs(VersionVerbs):
 
         `promised`: objects and bytes that `reserve` promised for this change: redeemed if it succeeds, else the
         caller's to give back.  What it adds beyond that may fail with QUOTA_EXCEEDED.
+
+        `late`: what is waited for is that it is durable (`Ticket.stands`), and its rows may be shown after that.
 
         `until`: the `born` of the ticket that failed, if this is tried again: a new name then replaces nothing that was
         made since, but fails with NO_SUCH_NODE.
@@ -382,7 +385,7 @@ class FileVerbs(VersionVerbs):
             until=until,
         )
         said = command if shared is None else commands.CopyRange(change=command, shared=shared)
-        ticket = self.engine.submit(said, patient=shared is None)
+        ticket = self.engine.submit(said, patient=shared is None and not late, late=late)
         ticket.born = self.engine.new_id()
         self.leave(bucket.id, ticket)
         return ticket

@@ -159,7 +159,7 @@ class ObjectVerbs(Verbs):
             node,
             min(start, node.size),
             max(0, end - start),
-            self.engine.ring.seq,
+            self.engine.shown,
             customer.secret if customer is not None else None,
         )
 

@@ -116,6 +116,7 @@ class Session:
         length: int,
         cut: int | None,
         wait: bool,
+        late: bool = False,
         punched: Sequence[tuple[int, int]] = (),
         shared: SharedRange | None = None,
     ) -> None:
@@ -149,8 +150,9 @@ class Session:
             slices=slices,
             punched=punched,
             shared=shared,
+            late=late,
         )
-        if wait:
+        if wait and not (late and await ticket.stands()):
             await ticket.wait()
 
 
@@ -223,9 +225,9 @@ async def punch(session: Session) -> None:
 
 
 async def sync_and_fold(session: Session) -> None:
-    """Small synced changes by the journal's short path, and then by pages of their own."""
-    for at in (100, 5000):
-        await session.write_file(b"large", at=at, length=700, cut=None, wait=True)
+    """Small synced changes by the journal's short path, ahead of the index, and then by pages of their own."""
+    for at in (100, 5000, 3000):
+        await session.write_file(b"large", at=at, length=700, cut=None, wait=True, late=at != 3000)
     await Folder(session.store, idle=0.0, pace=0.0).round()
 
 

@@ -17,6 +17,7 @@ from appliance.catalogue.schema import CHUNK, PAGE, Table
 from appliance.engine import journal, retrieve, startup
 from appliance.engine import pool as pool_room
 from appliance.engine.commit import Committer
+from appliance.engine.engine import Engine
 from appliance.engine.journal import Found
 from appliance.engine.pool import PageRef, Pool
 from appliance.ondisk import page
@@ -197,6 +198,25 @@ def ids_promised_too_early() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def ahead_forgotten() -> Iterator[None]:
+    """When a batch fails, those that stand before it and were not in the index yet are lost to it."""
+
+    def restore(self: Committer) -> None:
+        self.connection.execute("BEGIN IMMEDIATE")
+        self._index()
+
+    with replaced(Committer, "_restore", restore):
+        yield
+
+
+@contextmanager
+def ahead_is_pinned() -> Iterator[None]:
+    """A reader pins the newest batch that is durable, not the newest that it sees (I5, I11)."""
+    with replaced(Engine, "shown", property(lambda self: self.ring.seq)):
+        yield
+
+
 FAULTS: Final = (
     no_verification,
     all_verified,
@@ -207,4 +227,6 @@ FAULTS: Final = (
     no_invalidation,
     header_unchecked,
     ids_promised_too_early,
+    ahead_forgotten,
+    ahead_is_pinned,
 )

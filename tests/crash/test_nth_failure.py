@@ -141,7 +141,7 @@ class Bench:
     def _check_alive(self, store: ObjectStore, witness: Witness) -> None:
         """No half state in the running engine."""
         found = observed.observe(store)
-        assert not observed.difference(witness.model.state(), found)
+        assert not observed.difference(witness.shown.state(), found)
         if store.engine.committer.failed is None and store.engine.pool.journals:  # else what is held is uncertain
             observed.audit(store)
         for device in store.engine.pool.devices.values():

@@ -96,7 +96,13 @@ class Witness:
         self.error: Exception | None = None  # of the model
         self.scope = trio.CancelScope()
         self._possible: list[Model] = [model]
+        self.behind: Model | None = None
         self.on_failure: Callable[[], None] = lambda: None
+
+    @property
+    def shown(self) -> Model:
+        """What readers see: the model without what is durable and not in the index yet."""
+        return self.model if self.behind is None else self.behind
 
     def crash(self) -> None:
         """The power went."""
@@ -135,26 +141,56 @@ class WatchedCommitter(Committer):
                 return super().run(tickets)
             except Crash:
                 witness.crash()
-        for ticket in tickets:  # nobody is told anything: this only ends the tasks that wait
+        return self._end(tickets)
+
+    def run_ahead(self, tickets: Sequence[Ticket]) -> Batch | None:
+        witness = _now[-1]
+        if not witness.crashed:
+            try:
+                return super().run_ahead(tickets)
+            except Crash:
+                witness.crash()
+        return self._end(tickets)
+
+    def catch_up(self) -> Batch | None:
+        witness = _now[-1]
+        if witness.crashed and self._ahead:
+            return self._end([])
+        late = super().catch_up()
+        if self.failed is None:
+            witness.behind = None
+        return late
+
+    def _end(self, tickets: Sequence[Ticket]) -> Batch:
+        """Nobody is told anything: this only ends the tasks that wait."""
+        tickets = [*(ticket for item in self._ahead for ticket in item.batch.tickets), *tickets]
+        self._ahead = []
+        if self.retrieval.long.batch.locked():
+            self.retrieval.long.batch.release()
+        for ticket in tickets:
             ticket.error = StoreError(Code.READ_ONLY, "the power is gone")
         return _nothing(tickets)
 
-    def _run(self, tickets: Sequence[Ticket]) -> Batch:
+    def _run(self, tickets: Sequence[Ticket], *, ahead: bool = False) -> Batch:
         witness = _now[-1]
         before = witness.batches, self.batches
         witness.in_flight = tickets
         try:
-            batch = super()._run(tickets)
+            batch = super()._run(tickets, ahead=ahead)
         except StoreError:
             witness.in_flight = None
             witness.failed_batches += 1
+            if self.failed is None:  # what was ahead went into the index
+                witness.behind = None
             witness.on_failure()
-            if self.failed is not None and before[1] == self.batches:
+            if self.failed is not None and before[0] == witness.batches:
                 witness.uncertain.append(witness.model.copy().apply_all(tickets))
             raise
         witness.in_flight = None
         if self.batches > before[1] and witness.batches == before[0]:  # not counted by a retry inside
             witness.batches += 1
+            if self.is_ahead and witness.behind is None:
+                witness.behind = witness.model.copy()
             try:
                 witness.model.apply_all(tickets)
             except Exception as error:
@@ -162,6 +198,8 @@ class WatchedCommitter(Committer):
                 raise
             if witness.random.random() < witness.remember:
                 witness.host.remember()
+        if not self.is_ahead:
+            witness.behind = None
         return batch
 
 
@@ -173,6 +211,11 @@ class WatchedEngine(Engine):
         for _ in range(_now[-1].random.choice((0, 0, 3, 10, 30))):
             await trio.lowlevel.checkpoint()
         await super()._work_inline()
+
+    async def _pause(self) -> None:
+        for _ in range(_now[-1].random.choice((0, 2, 9, 40)) if self.committer.is_ahead else 0):
+            await trio.lowlevel.checkpoint()
+        await super()._pause()
 
     def _between_batches(self) -> None:
         if _now[-1].crashed:

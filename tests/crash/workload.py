@@ -204,7 +204,8 @@ class Clients:
     async def create_file(self, bucket: Bucket) -> None:
         node = self.store.new_node_id()
         size = self.random.choice((*SMALL, *STREAMED[:3]))
-        await self._write(bucket, node, (self._directory(bucket), self.random.choice(NAMES)), size, None, 0, size)
+        place = (self._directory(bucket), self.random.choice(NAMES))
+        await self._write(bucket, node, place, size, None, 0, size, late=self.random.random() < 0.5)
 
     async def _write(
         self,
@@ -217,6 +218,7 @@ class Clients:
         length: int,
         punched: Sequence[tuple[int, int]] = (),
         shared: SharedRange | None = None,
+        late: bool = False,
     ) -> None:
         chunks, slices = [], []
         if length:
@@ -249,9 +251,13 @@ class Clients:
             slices=slices,
             punched=punched,
             shared=shared,
+            late=late,
         )
-        if self.random.random() < 0.7:
-            await ticket.wait()  # fsync; else close, and nobody asks
+        if late:
+            if not await ticket.stands():  # fsync
+                await ticket.wait()
+        elif self.random.random() < 0.7:
+            await ticket.wait()  # else close, and nobody asks
 
     def _file(self, bucket: Bucket) -> Node:
         entry = self.store.entry(self._directory(bucket), self.random.choice((*NAMES, b"c")), False)
@@ -275,7 +281,7 @@ class Clients:
             await self._write(bucket, node.id, None, 0, None, 0, 0, [(start, start + length)])
         else:
             at = node.size if kind == "append" else self.random.randrange(node.size + 1)
-            await self._write(bucket, node.id, None, 0, None, at, length)
+            await self._write(bucket, node.id, None, 0, None, at, length, late=self.random.random() < 0.5)
 
     async def copy_range(self, bucket: Bucket) -> None:
         """What two files share: of this bucket or the encrypted one, or of one file."""
@@ -298,8 +304,9 @@ class Clients:
         if entry is None:
             await self._write(bucket, self.store.new_node_id(), (parent, name), 20_000, None, 0, 20_000)
             return
+        late = self.random.random() < 0.7
         for _ in range(self.random.randint(1, 6)):
-            await self._write(bucket, entry.node.id, None, 0, None, self.random.randrange(20_000), 700)
+            await self._write(bucket, entry.node.id, None, 0, None, self.random.randrange(20_000), 700, late=late)
 
     async def fold(self, bucket: Bucket) -> None:
         """Half of the time before the file has rested: then only its patches."""
@@ -336,11 +343,11 @@ class Clients:
     async def read(self, bucket: Bucket) -> None:
         """A pinned state stays readable whatever happens meanwhile (I11)."""
         node = await self.store.look_up(bucket, self._key())
-        wanted = self.witness.model.contents.get(node.id)
+        wanted = self.witness.shown.contents.get(node.id)
         with self.store.reader(node) as reader:
             if reader.ready() is None:
                 for _ in range(self.random.randrange(12)):
                     await trio.lowlevel.checkpoint()
             found = reader.read_now()
-        if self.witness.model.contents.get(node.id) == wanted and found != wanted:
+        if self.witness.shown.contents.get(node.id) == wanted and found != wanted:
             raise Broken(f"a reader of node {node.id} got wrong bytes")

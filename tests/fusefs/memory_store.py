@@ -457,6 +457,7 @@ class MemoryStore:
         punched: Sequence[tuple[int, int]] = (),
         shared: SharedRange | None = None,
         until: int = 0,
+        late: bool = False,
     ) -> MemoryTicket:
         bodies = {chunk.id: chunk.data or self.chunks[chunk.id] for chunk in chunks}
         assert {piece.chunk for piece in slices} == set(bodies), "every chunk is used and every slice has its chunk"

@@ -38,6 +38,11 @@ class MemoryTicket:
             raise self.error
         return self.result
 
+    async def stands(self) -> bool:
+        """As `Ticket.stands`: shown as soon as it is durable."""
+        await self.wait_done()
+        return False
+
     async def wait_done(self) -> None:
         if not self.settled:
             await self.store.drain()

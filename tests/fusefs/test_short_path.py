@@ -28,6 +28,7 @@ def test_a_small_synced_file_takes_the_short_path(tmp_path: Path) -> None:
                 await mount.ops.write(fh, 6000 + 100 * number, b"%d" % number * 100)
                 await mount.ops.fsync(fh, False)
             assert [device.flushes - old for device, old in zip(devices, before, strict=True)] == [5, 0]
+            await mount.store.settle()  # it is durable before it is to be seen
             assert patches() == 5
             wanted = b"x" * 6000 + b"".join(b"%d" % number * 100 for number in range(5))
             assert await mount.read_all(fh) == wanted

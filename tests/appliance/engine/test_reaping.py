@@ -136,10 +136,10 @@ def test_a_step_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.M
             await make_fragmented(store, bucket, b"huge")
             broken, sound = iter([True]), store.engine.committer._run
 
-            def run(tickets: Sequence[Ticket]) -> Batch:
+            def run(tickets: Sequence[Ticket], *, ahead: bool) -> Batch:
                 if isinstance(tickets[0].command, Reap) and next(broken, False):
                     raise StoreError(Code.UNAVAILABLE, "a device failed")
-                return sound(tickets)
+                return sound(tickets, ahead=ahead)
 
             monkeypatch.setattr(store.engine.committer, "_run", run)
             await store.delete_object(bucket, b"huge")

@@ -1,0 +1,213 @@
+"""Durable before it is to be seen: batches that run ahead of the index."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.catalogue.database import applied_seq
+from appliance.engine import engine as engine_room
+from appliance.engine.plan import LongPlan
+from appliance.engine.ticket import Ticket
+from appliance.errors import Code, StoreError
+from appliance.model import Bucket, NewSlice
+from appliance.store import ObjectStore
+from appliance.upkeep.audit import audit
+from tests.appliance.engine.test_retrieve import NOW
+from tests.appliance.engine.test_short_path import DATA, changed, put
+from tests.models.boxes import make_devices, read_all, run_store
+
+PIECES = [(4096 * at, bytes([at]) * 1000) for at in (1, 7, 30)]
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is put into the index only because time passes."""
+    monkeypatch.setattr(engine_room, "AHEAD_IDLE", 60.0)
+
+
+async def write(store: ObjectStore, node: int, piece: tuple[int, bytes]) -> Ticket:
+    """What the mount submits for fsync(2)."""
+    bucket = store.bucket("bucket")
+    chunk = await store.stage(bucket, [piece[1]])
+    return store.submit_file(
+        bucket,
+        node=node,
+        create=None,
+        mode=stat.S_IFREG | 0o644,
+        uid=0,
+        gid=0,
+        atime_ns=NOW,
+        mtime_ns=NOW,
+        now_ns=NOW,
+        size=len(DATA),
+        chunks=[chunk],
+        slices=[NewSlice(piece[0], len(piece[1]), chunk.id)],
+        late=True,
+    )
+
+
+def behind(store: ObjectStore) -> int:
+    """Batches that the reader's catalogue lacks."""
+    return store.engine.ring.seq - applied_seq(store.engine.reader)
+
+
+async def synced(store: ObjectStore, node: int, pieces: Sequence[tuple[int, bytes]]) -> list[Ticket]:
+    """One after the other."""
+    tickets = []
+    for piece in pieces:
+        tickets.append(await write(store, node, piece))
+        assert await tickets[-1].stands()
+    return tickets
+
+
+def test_what_stands_is_shown_to_whoever_asks(tmp_path: Path) -> None:
+    """H2: readers of the catalogue see the state before, S3 waits for the one after, all in one COMMIT."""
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        node = await put(store, bucket)
+        statements: list[str] = []
+        store.engine.committer.connection.set_trace_callback(statements.append)
+        tickets = await synced(store, node.id, PIECES)
+        assert behind(store) == 3
+        assert await read_all(store, store.node(node.id)) == DATA, "the state before"
+        assert not any(ticket.settled for ticket in tickets)
+        assert await read_all(store, await store.look_up(bucket, b"k")) == changed(DATA, PIECES)
+        assert all(ticket.settled for ticket in tickets)
+        assert (behind(store), statements.count("COMMIT")) == (0, 1)
+        assert (await audit(store)).healthy
+
+    run_store(tmp_path, main, threaded=True)
+
+
+def test_what_may_not_be_late_shows_what_is_before_it(tmp_path: Path) -> None:
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        node = await put(store, bucket)
+        tickets = await synced(store, node.id, PIECES)
+        await store.make_directory(bucket.root, b"d", 0o755, 0, 0, NOW)
+        assert all(ticket.settled for ticket in tickets)
+        for number in range(engine_room.AHEAD_MAX + 1):
+            await (await write(store, node.id, (0, b"%d" % number))).stands()
+        assert behind(store) <= engine_room.AHEAD_MAX, "it is bounded"
+        await store.settle()
+        assert behind(store) == 0
+
+    run_store(tmp_path, main, threaded=True)
+
+
+def test_a_batch_that_fails_leaves_what_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I9, I10: SQLite's ROLLBACK takes it along, and it comes back from its images."""
+    devices = make_devices(2)
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        node = await put(store, bucket)
+        committer = store.engine.committer
+        barrier = committer._barrier
+        first = await synced(store, node.id, PIECES[:2])
+
+        left = 2  # what was answered is tried once more
+
+        def fail(*arguments: Any) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                monkeypatch.setattr(committer, "_barrier", barrier)
+            raise StoreError(Code.UNAVAILABLE, "a device failed")
+
+        monkeypatch.setattr(committer, "_barrier", fail)
+        ticket = await write(store, node.id, PIECES[2])
+        assert not await ticket.stands()
+        with pytest.raises(StoreError, match="a device failed"):
+            await ticket.wait()
+        assert all(ticket.settled and ticket.error is None for ticket in first)
+        assert await read_all(store, store.node(node.id)) == changed(DATA, PIECES[:2])
+        await synced(store, node.id, PIECES[2:])
+        assert await read_all(store, await store.look_up(bucket, b"k")) == changed(DATA, PIECES)
+        assert (await audit(store)).healthy
+
+    run_store(tmp_path, main, devices=devices, threaded=True)
+
+
+class Broken:
+    """A connection whose COMMIT fails."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        if sql == "COMMIT":
+            raise sqlite3.OperationalError("the host's disk is gone")
+        return self._connection.execute(sql, parameters)
+
+
+def test_what_stands_survives_an_index_that_cannot_be_written(tmp_path: Path) -> None:
+    """I10: it was acknowledged by its record, so the writer stops, and a restart has it."""
+    devices = make_devices(2)
+
+    async def write_and_stop(store: ObjectStore, bucket: Bucket) -> None:
+        node = await put(store, bucket)
+        tickets = await synced(store, node.id, PIECES)
+        broken: Any = Broken(store.engine.committer.connection)
+        store.engine.committer.connection = broken
+        await store.settle()
+        for ticket in tickets:
+            with pytest.raises(StoreError) as raised:
+                await ticket.wait()
+            assert raised.value.code is Code.READ_ONLY
+        with pytest.raises(StoreError):
+            await store.make_directory(bucket.root, b"d", 0o755, 0, 0, NOW)
+
+    async def read(store: ObjectStore, bucket: Bucket) -> None:
+        assert await read_all(store, await store.look_up(bucket, b"k")) == changed(DATA, PIECES)
+        assert (await audit(store)).healthy
+
+    run_store(tmp_path, write_and_stop, devices=devices, threaded=True)
+    run_store(tmp_path, read, devices=devices, pooled=True)
+
+
+def test_what_it_frees_waits_for_readers_of_what_is_shown(tmp_path: Path) -> None:
+    """I5, I11: a reader that comes between the record and the COMMIT sees the old pages."""
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        node = await put(store, bucket)
+
+        def free() -> int:
+            return sum(store.engine.pool.allocator.free(device) for device in store.engine.pool.devices)
+
+        await synced(store, node.id, [(0, bytes(len(DATA)))])  # all of it: the old chunk goes
+        between = free()
+        store.engine.retrieval.cache.clear()
+        with store.reader(store.node(node.id)) as reader:
+            await store.settle()
+            assert free() == between, "somebody still reads it"
+            assert reader.read_now() == DATA
+        assert free() > between
+        assert await read_all(store, store.node(node.id)) == bytes(len(DATA))
+
+    run_store(tmp_path, main, threaded=True)
+
+
+def test_a_long_reader_begins_with_what_stands(tmp_path: Path) -> None:
+    """I11: it could not keep what a batch before it has changed already."""
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        node = await put(store, bucket)
+        await synced(store, node.id, PIECES)
+        long = store.engine.retrieval.long
+        plan = LongPlan(node.id, 0, len(DATA))
+        with pytest.raises(StoreError) as raised:
+            await store.engine.lanes.call(long.begin, plan, node.generation)
+        assert raised.value.code is Code.NO_SUCH_NODE
+        assert behind(store) == 0
+        await store.engine.lanes.call(long.begin, plan, node.generation + 3)
+        long.end(plan)
+
+    run_store(tmp_path, main, threaded=True)
