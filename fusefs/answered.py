@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Admission = Callable[..., Awaitable[None] | None]
+"""Called with a verb's arguments before it: raises, or gives what must be waited for first, if anything."""
 MOVED: Final[dict[str, Callable[[Any], int]]] = {"read": len, "write": int}  # the bytes in a handler's result
 
 
@@ -39,6 +41,11 @@ class BeingRemoved(Exception):
 
 def answered(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     """Nothing but FUSEError gets out, and everything is counted."""
+    return admitted(_all, handler)
+
+
+def admitted(admission: Admission, handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
+    """The same of a handler that not everybody may ask.  One coroutine for both: a request passes few instructions."""
     name = handler.__name__
     observed = operation(name)
     moved = MOVED.get(name)
@@ -48,6 +55,9 @@ def answered(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Corout
         started = perf_counter()
         UNDER_WAY.requests += 1
         try:
+            waiting = admission(*args, **kwargs)
+            if waiting is not None:
+                await waiting
             result = await handler(*args, **kwargs)
         except FUSEError as error:
             observed.failed(error.errno)
@@ -74,3 +84,7 @@ def answered(handler: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Corout
         return result
 
     return answer
+
+
+def _all(*args: object, **kwargs: object) -> None:
+    """Who needs no admission."""

@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Awaitable, Collection, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Collection, Coroutine, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -67,6 +66,31 @@ class Round:
         self.done = trio.Event()
 
 
+class Changing:
+    """`Invalidation.changing`."""
+
+    __slots__ = ("_names", "_of")
+
+    def __init__(self, of: Invalidation, names: Sequence[tuple[int, bytes]]) -> None:
+        self._of = of
+        self._names = names
+
+    def __enter__(self) -> None:
+        under_way = self._of.under_way
+        for name in self._names:
+            under_way[name] = under_way.get(name, 0) + 1
+
+    def __exit__(self, *exc: object) -> None:
+        under_way = self._of.under_way
+        for name in self._names:
+            left = under_way[name] - 1
+            if left:
+                under_way[name] = left
+            else:
+                del under_way[name]
+        self._of.changed_by_kernel(self._names)
+
+
 class Invalidation:
     """What the other door changed.  `epoch` rises with every change of a name or node, also the mount's own."""
 
@@ -78,25 +102,21 @@ class Invalidation:
         self.epoch = 0
         self._closing = False
         self._rounds: set[Round] = set()
-        self._changing: Counter[tuple[int, bytes]] = Counter()
+        self.under_way: dict[tuple[int, bytes], int] = {}  # names that requests are changing -> how many do
         self._limiter = trio.CapacityLimiter(THREADS_MAX)
         self._unwatch = store.watch(self.changed)
 
-    @contextmanager
-    def changing(self, *names: tuple[int, bytes]) -> Iterator[None]:
+    def changing(self, *names: tuple[int, bytes]) -> Changing:
         """Inside, a request of the kernel changes these (directory, name): until it has heard the answer, it may hold
         what they were before."""
-        self._changing.update(names)
-        try:
-            yield
-        finally:
-            self.epoch += 1
-            self._changing.subtract(names)
-            now = time.monotonic()
-            for name in names:
-                if self._changing[name] <= 0:
-                    del self._changing[name]
-                self.inodes.answered.add(name, now)
+        return Changing(self, names)
+
+    def changed_by_kernel(self, names: Sequence[tuple[int, bytes]]) -> None:
+        """The end of `changing`."""
+        self.epoch += 1
+        now = time.monotonic()
+        for name in names:
+            self.inodes.answered.add(name, now)
 
     def unshadowed(self, parent: int, name: bytes) -> None:
         """A directory left: a file of the same name loses its alias.  The kernel holds `parent` until it is answered,
@@ -158,7 +178,7 @@ class Invalidation:
 
     def _may_hold(self, name: tuple[int, bytes]) -> bool:
         absent, answered = self.inodes.absent.take(name), self.inodes.answered.take(name)
-        return absent or answered or name in self._changing
+        return absent or answered or name in self.under_way
 
     def _rounds_of(self, parent: int, change: Change) -> set[Round]:
         """Those under way that already forget something of it: what they were begun for is stale until they are

@@ -21,10 +21,10 @@ from typing import Any, Final, NamedTuple
 import sqlite_utils
 
 from appliance.catalogue import schema
-from appliance.catalogue.schema import BY_NUMBER, META, PAGE, SUMS, TABLES, Table
+from appliance.catalogue.schema import BY_NUMBER, META, NODE, PAGE, SUMS, TABLES, Table
 from appliance.errors import Code, StoreError
 from appliance.limits import DROP_STEP, PATCHES_MAX
-from appliance.model import Change, DataKey
+from appliance.model import Change, DataKey, Node
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ UNBOUNDED: Final = 1 << 62
 ID_STEP: Final = 1 << 20  # ids are promised to the journal in such steps, so that a crash reuses none
 
 _UPSERT: Final = {table.number: table.upsert for table in TABLES}
+_NODE: Final = NODE.number
 _REMOVE: Final = {table.number: table.remove for table in TABLES}
 
 
@@ -164,6 +165,7 @@ class Rows:
         self.reaps: list[int] = []  # unlinked nodes with bytes left to free, by commands to come
         self.notes: list[Change] = []
         self.buckets: dict[int, bytes | None] = {}  # seen to exist -> their state of versioning
+        self.directories: dict[int, Node] = {}  # rows that were read and not changed since: commands share directories
         self.dropped: list[tuple[int, bytes]] = []  # directories' names that no longer lead where they led
 
     # -- reading
@@ -182,6 +184,8 @@ class Rows:
         sum_of = SUMS.get(number)
         if sum_of is not None:
             row = *row, sum_of(*row)
+        elif number == _NODE:
+            self.directories.pop(row[0], None)
         self._execute(_UPSERT[number], row)
         self.images[(number, *row[: table.key])] = row
         self.changes += 1
@@ -191,6 +195,7 @@ class Rows:
     def put_many(self, table: Table, rows: Sequence[type_row]) -> None:
         """`put` of each, with few statements: SQLite gives up the GIL once per statement, and the loop takes it."""
         assert table.number not in SUMS
+        assert table.number != _NODE
         done = 0
         for step in MANY:
             sql = _many(table, step)
@@ -205,6 +210,8 @@ class Rows:
     def delete(self, table: Table, key: type_row) -> None:
         """Deletes the row with this primary key."""
         number = table.number
+        if number == _NODE:
+            self.directories.pop(key[0], None)
         self._execute(_REMOVE[number], key)
         self.images[(number, *key)] = None
         self.changes += 1
@@ -290,6 +297,7 @@ class Rows:
         for name, length in mark.lengths.items():
             del getattr(self, name)[length:]
         self.usage = mark.usage
+        self.directories.clear()
 
     # -- the record
     def image_list(self) -> list[list[Any]]:

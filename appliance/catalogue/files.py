@@ -49,7 +49,7 @@ from appliance.model import (
 
 
 def _directory(tx: Rows, node_id: int) -> Node:
-    node = names.node_by_id(tx.one, node_id)
+    node = names.directory_by_id(tx, node_id)
     if node is None:
         raise StoreError(Code.NO_SUCH_NODE, "the directory is gone")
     if not stat.S_ISDIR(node.mode):

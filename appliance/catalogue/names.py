@@ -93,6 +93,16 @@ def node_by_id(one: type_one, node: int) -> Node | None:
     return Node(*row) if row is not None else None
 
 
+def directory_by_id(tx: Rows, number: int) -> Node | None:
+    """As `node_by_id` of a batch's rows, which remember directories: most commands of a batch ask for one of few."""
+    node = tx.directories.get(number)
+    if node is None:
+        node = node_by_id(tx.one, number)
+        if node is not None and stat.S_ISDIR(node.mode):
+            tx.directories[number] = node
+    return node
+
+
 def make_parents(tx: Rows, cache: DirectoryCache, bucket: int, root: int, directories: list[bytes], now_ns: int) -> int:
     """The last directory of the path; missing ones are made as implied."""
     parent = root
@@ -169,12 +179,12 @@ def prune(tx: Rows, cache: DirectoryCache, directory: int, now_ns: int) -> None:
     """Removes `directory` and those above it while they are implied, empty and not held: asked last, because whoever is
     told that it is not held must remove it."""
     while True:
-        row = tx.one("SELECT flags, ref, data FROM node WHERE id=?", (directory,))
-        if row is None or not row[0] & IMPLIED:
+        node = directory_by_id(tx, directory)
+        if node is None or not node.flags & IMPLIED:
             return
         if tx.one("SELECT 1 FROM entry WHERE parent=? LIMIT 1", (directory,)) is not None or tx.held(directory):
             return
-        parent, name = row[1], row[2]
+        parent, name = node.ref, node.data
         tx.delete(NODE, (directory,))
         tx.touched.pop(directory, None)
         tx.delete(ENTRY, (parent, name))

@@ -412,7 +412,7 @@ def test_what_the_kernel_forgets_leaves_nothing_behind(tmp_path: Path) -> None:
                     len(ops.files.names),
                     len(ops.files._dirty),
                     ops.files.memory,
-                    len(ops.invalidation._changing),
+                    len(ops.invalidation.under_way),
                     len(mount.store.engine._held),
                 ]
             )
