@@ -46,8 +46,8 @@ WAL_LOOK = 64  # batches between two looks at its size
 
 # A batch costs the writer ten times what a command in it does, and on a fast device a barrier is over before the next
 # command comes: what nobody waits for lingers, so that it shares its batch with what follows.
-LINGER = 0.01  # seconds
-LINGER_COMMANDS = 64
+LINGER = 0.03  # seconds
+LINGER_COMMANDS = 128
 LINGER_BYTES = 4 * MIB
 
 # What is ahead of the index is put there when nothing has come for so long, or when it is so much: a COMMIT costs as
