@@ -193,9 +193,10 @@ class Pending:
             found = self.store.entries(parent, after, limit)
             return [self._shown(entry) for entry in found] if self.nodes else found
         merged: list[Entry] = []
+        reach = limit + sum(row.number == GONE for row in rows.values())  # enough in one step, usually
         while len(merged) < limit:
-            step = self.store.entries(parent, after, limit)
-            low, whole = after, len(step) < limit
+            step = self.store.entries(parent, after, reach)
+            low, whole = after, len(step) < reach
             after = None if whole else (step[-1].name, step[-1].directory)
             by_row = {_row(entry.name, entry.directory): entry for entry in step}
             for name, row in rows.items():

@@ -106,7 +106,7 @@ class NewData(NamedTuple):
 
 
 # What a batch knows beside its rows, and must forget with a command that is undone.  Not the ids that were taken.
-_MAPPINGS: Final = ("images", "touched", "linked", "new_data", "new_pages")
+_MAPPINGS: Final = ("images", "touched", "linked", "new_data", "new_pages", "directories")
 _GROWING: Final = ("freed", "reaps", "notes", "dropped")
 _NUMBERS: Final = ("drops", "changes", "short", "grown", "patched")
 
@@ -297,7 +297,6 @@ class Rows:
         for name, length in mark.lengths.items():
             del getattr(self, name)[length:]
         self.usage = mark.usage
-        self.directories.clear()
 
     # -- the record
     def image_list(self) -> list[list[Any]]:

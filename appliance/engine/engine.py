@@ -38,7 +38,7 @@ from appliance.engine.ticket import Batch, Ticket
 from appliance.engine.worn import Worn
 from appliance.errors import Code, StoreError
 from appliance.limits import BATCH_BODY_MAX, BATCH_COMMANDS_MAX, MIB, WRITE_CEILING
-from appliance.model import AccessKey, Bucket, Change, Node, Usage, User, WrappedKey
+from appliance.model import AccessKey, Bucket, Change, Entry, Node, Usage, User, WrappedKey
 
 log = logging.getLogger(__name__)
 
@@ -481,6 +481,20 @@ class Engine:
             if found is not None:
                 self.rows.put_node(found)
         return found
+
+    def listed(self, parent: int, entries: Sequence[Entry]) -> None:
+        """All entries of a directory from some name on were just read: beside a file there is no directory of its name
+        but one that is among them."""
+        if self.reader.in_transaction:
+            return
+        directories = {entry.name for entry in entries if entry.directory}
+        for entry in entries:
+            if entry.directory:
+                self.rows.put(parent, entry.name + b"/", entry.node)
+            else:
+                self.rows.put(parent, entry.name, entry.node)
+                if entry.name not in directories:
+                    self.rows.put(parent, entry.name + b"/", None)
 
     def _first(self, sql: str, parameters: tuple[Any, ...]) -> Any:
         return self.reader.execute(sql, parameters).fetchone()

@@ -67,7 +67,10 @@ class FileVerbs(VersionVerbs):
     def entries(self, parent: int, after: tuple[bytes, bool] | None, limit: int) -> list[Entry]:
         """In the catalogue's order: bytes of the name, a directory's with "/" appended.  `after` is the (name,
         directory) of the last one seen."""
-        return listing.entries(self.every, parent, after, limit)
+        found = listing.entries(self.every, parent, after, limit)
+        if len(found) < limit:  # who lists a directory often asks for each name next; of a long one memory has no room
+            self.engine.listed(parent, found)
+        return found
 
     def shown(self, parent: int, after: bytes | None, limit: int) -> list[type_shown_row]:
         """As `entries`, of each what stat(2) shows and no more; `after` is a row name."""
