@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version as installed_version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote
@@ -98,8 +97,10 @@ class _Settings:
 @as_json
 def version(as_json: bool) -> None:
     """Print the version."""
+    from fusefs import interposed  # the one that knows: it loads what the mount would load
+
     name = installed_version("tierce")
-    compiled = find_spec("fusefs._extra") is not None
+    compiled = interposed.library is not None
     if as_json:
         show_json({"version": name, "python": sys.version.partition(" ")[0], "mount_compiled": compiled})
         return
@@ -328,21 +329,22 @@ def _show_mount(status: dict[str, Any], as_json: bool) -> None:
 @main.command()
 @click.argument("point", required=False, type=click.Path(path_type=Path))
 @click.option("--lazy", is_flag=True, help="Also while a program works there.")
+@click.option("--force", is_flag=True, help="Also if the daemon does not answer: what is not stored is lost.")
 @click.pass_obj
-def umount(settings: _Settings, point: Path | None, lazy: bool) -> None:
+def umount(settings: _Settings, point: Path | None, lazy: bool, force: bool) -> None:
     """Take the mount away, or as root one place of it, when all that was written there is durable."""
     import os
 
-    from appliance import mounting
+    from appliance import mounting, mountpoints
 
-    control = settings.control()
-    if os.geteuid() == 0 and (status := control.get("/status"))["mount"]:
-        whole = Path(status["mount"])
-        mounting.unmount(control, whole if point is None else point.absolute(), lazy=lazy)
-        if point is not None and point.absolute() != whole:
-            print(point)
+    control, whole = settings.control(), settings.config().mount_point
+    place = whole if point is None else point.absolute()
+    if os.geteuid() == 0 and mountpoints.type_at(place) == mountpoints.FILE_SYSTEM:
+        answered = mounting.unmount(control, place, lazy=lazy, force=force)
+        if place != whole or not answered:
+            print(place)
             return
-    elif point is not None or lazy:
+    elif point is not None or lazy or force:
         raise click.UsageError("only root names a place, or takes it away while it is in use")
     print(control.post("/umount")["mount"])
 

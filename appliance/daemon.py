@@ -41,9 +41,9 @@ from appliance.engine.startup import Attached, put_aside
 from appliance.errors import Code, StoreError
 from appliance.formatting import prepare_device
 from appliance.metrics import Collector, Requests
-from appliance.notify import STORED_FUSE, notify, passed_descriptor, watchdog_period
+from appliance.notify import STORED_CONTROL, STORED_FUSE, notify, passed_descriptor, watchdog_period
 from appliance.ondisk.superblock import Tier
-from appliance.opening import attach, close_all, open_store, state_lock
+from appliance.opening import attach, close_all, holder, open_store, state_lock
 from appliance.upkeep.audit import audit
 from appliance.upkeep.expiry import ROUNDS_A_DAY, run_lifecycle
 from appliance.upkeep.fold import run_folding
@@ -62,6 +62,8 @@ log = logging.getLogger(__name__)
 GC_THRESHOLDS: Final = (20_000, 50, 100)  # a small GET makes some 100 objects and no cycle
 DRAIN_TIMEOUT: Final = 20.0  # seconds that requests under way get at a stop; systemd's own patience is longer
 ANSWER_TIMEOUT: Final = 15.0  # seconds within which the writer and the devices must answer, or the box isn't well
+DYING_TIMEOUT: Final = 10.0  # seconds for a dead daemon's threads to come back from the kernel
+DYING_STEP: Final = 0.02
 FIRST_KEY: Final = "first"  # the name of the key that is made for a new box
 
 
@@ -80,6 +82,7 @@ class Daemon:
         self._mounts: trio.Nursery | None = None
         self._mounting = trio.Lock()
         self._descriptor = passed_descriptor(STORED_FUSE)  # good for one mount
+        self._control = passed_descriptor(STORED_CONTROL)
         self._is_unit = self._descriptor is not None
         self._configured = self._ownership = Ownership(config.mount.uid, config.mount.gid, int(config.mount.umask, 8))
 
@@ -303,6 +306,7 @@ class Daemon:
         durable = self.config.mount.close == "durable"
         others = self.config.mount.allow_other
         descriptor, self._descriptor = self._descriptor, None
+        control, self._control = self._control, None
         principal = msgspec.structs.replace(MOUNT, read_only=self.config.mount.read_only)
         self._mount = Mount(
             self.store,
@@ -311,6 +315,7 @@ class Daemon:
             durable_close=durable,
             principal=principal,
             descriptor=descriptor,
+            control=control,
             ownership=self._ownership,
         )
         try:
@@ -387,8 +392,27 @@ def _state_directory(config: Config) -> Iterator[None]:
         config.catalogue_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(Code.UNAVAILABLE, f"{error.filename} cannot be used: {error.strerror}") from error
+    _bury_the_undead(config)
     with state_lock(directory):
         yield
+
+
+def _bury_the_undead(config: Config) -> None:
+    """A daemon that was killed together with its mount's guard may not be gone: threads of it wait in the kernel for
+    what it would have answered, and keep lock, ports and devices.  Ending the mount lets them go."""
+    process = holder(Path(config.state_dir))
+    if not process or not mountpoints.is_dying(process):
+        return
+    log.warning("%d, which ran here, is dead but waits for its own mount: the mount is ended", process)
+    try:
+        mountpoints.abort(config.mount_point)
+    except OSError as error:
+        raise StoreError(
+            Code.UNAVAILABLE, f"process {process} waits for its own mount, which cannot be ended: {error}"
+        ) from error
+    deadline = time.monotonic() + DYING_TIMEOUT
+    while mountpoints.is_dying(process) and time.monotonic() < deadline:
+        time.sleep(DYING_STEP)
 
 
 @contextlib.asynccontextmanager

@@ -24,10 +24,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from appliance import mountpoints
+from appliance import connections, mountpoints
 from appliance.config import ConfigError, load
 from appliance.control import Control, NoDaemon, Refused
 from appliance.errors import Code, StoreError
+from appliance.mountpoints import Mounted
 
 SOURCE: Final = "tierce"
 FAILED: Final = 32  # mount(8), "Exit status"
@@ -147,33 +148,68 @@ def _require(options: Options, of_daemon: Mapping[str, Any], *, further: bool) -
         raise StoreError(Code.INVALID_ARGUMENT, "ro: this is the daemon's own mount: set mount.read_only = true")
 
 
-def unmount(control: Control, point: Path, *, lazy: bool = False) -> None:
-    """Takes one place away, after what was written there is durable.  Raises StoreError IN_USE (EBUSY), UNAVAILABLE."""
+def unmount(control: Control, point: Path, *, lazy: bool = False, force: bool = False) -> bool:
+    """Takes one place away, after what was written there is durable; whether its daemon said that it is.
+
+    Of a dead mount there is nothing to lose.  One whose daemon does not answer may hold what is stored nowhere, and
+    everybody in it waits: it is left as it is, unless the caller says what shall become of it.  `lazy`: only the place
+    goes.  `force`: the mount ends in all its places, and who waits gets an error.  Raises StoreError IN_USE (EBUSY),
+    UNAVAILABLE, INVALID_ARGUMENT."""
     point = Path(os.path.realpath(point.parent)) / point.name
     found = mountpoints.at(point)
     if found is None or found.type != mountpoints.FILE_SYSTEM:
         raise StoreError(Code.INVALID_ARGUMENT, f"{point} is no mount of tierce")
+    answered = False
     try:
         if not mountpoints.is_dead(found):
-            others = [each.point for each in mountpoints.bound(found)]
-            if others and control.get("/status")["mount"] == str(point) and not lazy:
-                raise StoreError(Code.IN_USE, f"{point} is also mounted at {', '.join(others)}: unmount these first")
-            _sync(point)
-            control.post("/settle")
-    except (NoDaemon, OSError) as error:
-        print(f"{point} is taken away although its daemon does not answer: {error}", file=sys.stderr)
+            answered = _settle(control, found, lazy=lazy)
+    except TimeoutError as error:
+        if force:
+            connections.abort(found.device)
+        elif not lazy:
+            raise StoreError(
+                Code.UNAVAILABLE,
+                f"{point} stays: its daemon does not answer, so what was written last may not be stored. `umount -l "
+                f"{point}` takes this place away and leaves the rest as it is; `umount -f {point}` ends the mount "
+                "everywhere: who works in it gets ENOTCONN, what is not stored is lost",
+            ) from error
+        print(f"{point} is taken away unsynced: its daemon does not answer", file=sys.stderr)
+    except OSError as error:
+        print(f"{point} is taken away, but what was written last may not be stored: {error}", file=sys.stderr)
     try:
         (mountpoints.detach if lazy else mountpoints.unmount)(point)
     except OSError as error:
         code = Code.IN_USE if error.errno == errno.EBUSY else Code.UNAVAILABLE
         raise StoreError(code, f"{point}: {error.strerror}") from error
+    return answered
 
 
-def _sync(point: Path) -> None:
-    """syncfs(2): the kernel hands over its dirty pages."""
+def _settle(control: Control, place: Mounted, *, lazy: bool) -> bool:
+    """What was written is with the daemon, which has made it durable if this is true.  Raises IN_USE, OSError."""
+    others = [each.point for each in mountpoints.bound(place)]
+    try:
+        if others and not lazy and control.get("/status")["mount"] == place.point:
+            raise StoreError(Code.IN_USE, f"{place.point} is also mounted at {', '.join(others)}: unmount these first")
+        _sync(place.point)
+        control.post("/settle")
+    except NoDaemon as error:
+        _sync(place.point)  # the mount answers, so somebody takes it in
+        print(
+            f"{place.point}: what was written is with its daemon, which cannot be asked whether it is durable yet; it "
+            f"is within 5 s, or when the daemon has stopped: {error}",
+            file=sys.stderr,
+        )
+        return False
+    return True
+
+
+def _sync(point: str) -> None:
+    """syncfs(2): the kernel hands over its dirty pages.  Raises OSError."""
     descriptor = os.open(point, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _libc.syncfs(descriptor)
+        if _libc.syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), point)
     finally:
         os.close(descriptor)
 
@@ -210,19 +246,19 @@ def mount_helper() -> int:
 
 
 def umount_helper() -> int:
-    """umount.fuse.tierce POINT [-nlfv]; the exit code.  A forced one is one that waits for what is to be written: the
-    kernel's would end the mount in all its places."""
+    """umount.fuse.tierce POINT [-nlfv]; the exit code.  A forced one waits, too, for what is to be written; only where
+    the daemon does not answer it does what the kernel's would, and ends the mount in all its places."""
     parser = argparse.ArgumentParser(prog="umount.fuse.tierce", description="Takes a place away; for umount(8).")
     parser.add_argument("point", type=Path)
     parser.add_argument("-l", action="store_true", dest="lazy")
-    parser.add_argument("-f", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("-f", action="store_true", dest="force", help="also if the daemon does not answer")
     parser.add_argument("-n", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-r", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-v", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-t", help=argparse.SUPPRESS)
     given = parser.parse_args()
     try:
-        unmount(_control({}), given.point, lazy=given.lazy)
+        unmount(_control({}), given.point, lazy=given.lazy, force=given.force)
     except (StoreError, Refused, ConfigError, OSError) as error:
         print(f"umount.fuse.tierce: {error}", file=sys.stderr)
         return FAILED

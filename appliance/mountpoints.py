@@ -6,7 +6,8 @@ the kernel's own, with the same caches, so both see one thing.  They need no rec
 and which of its directories each place shows.  When the daemon dies they stay and answer ENOTCONN, which keeps
 everybody from writing into the directories below; whoever mounts the file system again binds them again (`revive`).
 
-Nothing here asks a mount itself but `is_dead`: a mount whose daemon hangs would hang us.
+Nothing here asks a mount itself but `is_dead`, and that in a process which can be left behind: a mount whose daemon
+hangs would hang us.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from appliance import connections
 from appliance.errors import Code, StoreError
 
 FILE_SYSTEM: Final = "fuse.tierce"
 MOUNTINFO: Final = "/proc/self/mountinfo"
+PATIENCE: Final = 10.0  # seconds for an answer: a living daemon gives one though its devices are slow
 
 # mount(2), umount2(2)
 MS_RDONLY: Final = 1
@@ -83,29 +86,66 @@ def bound(whole: Mounted) -> list[Mounted]:
 
 def is_dead(place: Mounted) -> bool:
     """Whether nobody answers for the mount any more.  statvfs(3) always asks the file system; a stat may be answered by
-    the kernel from its cache for a while, as if somebody were there.  Raises OSError.
+    the kernel from its cache for a while, as if somebody were there.  Raises OSError; TimeoutError when there is no
+    answer, neither yes nor no, within PATIENCE.
 
     Who may not enter a FUSE mount, and be it root, is told zeros without anybody being asked: then its owner asks."""
-    try:
-        space = os.statvfs(place.point)
-    except OSError as error:
-        if error.errno != errno.ENOTCONN:
-            raise
-        return True
-    if space.f_blocks or place.owner == (os.geteuid(), os.getegid()) or os.geteuid() != 0:
-        return False
-    uid, gid = place.owner
-    asked = subprocess.run(
-        ["stat", "-f", "--", place.point],
-        user=uid,
-        group=gid,
-        extra_groups=[],
+    own = os.geteuid(), os.getegid()
+    blocks = _blocks(place, own)
+    if blocks == 0 and own[0] == 0 and place.owner != own:
+        blocks = _blocks(place, place.owner)
+    return blocks is None
+
+
+def _blocks(place: Mounted, asks: tuple[int, int]) -> int | None:
+    """How large the file system says it is, to that user and group; None if it is dead."""
+    other = {} if asks == (os.geteuid(), os.getegid()) else {"user": asks[0], "group": asks[1], "extra_groups": []}
+    asked = subprocess.Popen(
+        ["stat", "--file-system", "--format=%b", "--", place.point],
         env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
+        **other,  # type: ignore[call-overload]
     )
-    return asked.returncode != 0 and os.strerror(errno.ENOTCONN) in asked.stderr
+    try:
+        said, complaint = asked.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        asked.kill()
+        for pipe in (asked.stdout, asked.stderr):
+            assert pipe is not None
+            pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            asked.wait(1)  # a request that somebody has taken in and never answers keeps even the dead
+        raise TimeoutError(errno.ETIMEDOUT, "its daemon does not answer", place.point) from None
+    if asked.returncode == 0:
+        return int(said)
+    if os.strerror(errno.ENOTCONN) in complaint:
+        return None
+    if other:  # perhaps the owner may not enter a directory on the way there
+        return 0
+    raise OSError(errno.EIO, complaint.strip(), place.point)
+
+
+def is_dying(process: int) -> bool:
+    """Whether a process is dead but for threads that have not come back from the kernel.  Those of a daemon wait for
+    what only it could have answered: its mount."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="utf-8", errors="surrogateescape") as file:
+            state = file.read().rpartition(")")[2].split()[0]
+        return state in "ZX" and len(os.listdir(f"/proc/{process}/task")) > 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def abort(point: Path) -> bool:
+    """Whoever waits for our mount at `point`, in any place of it, is told that nobody answers; whether there is one.
+    Raises OSError."""
+    found = at(point)
+    if found is None or found.type != FILE_SYSTEM:
+        return False
+    connections.abort(found.device)
+    return True
 
 
 def detach(point: str | Path) -> None:
@@ -161,6 +201,12 @@ def bury(point: Path, take_away: Callable[[Path], None]) -> list[Mounted]:
                 Code.IN_USE, f"{point} is mounted already ({whole.type}): unmount it or choose another place"
             )
         others = [each for each in bound(whole) if each.type == FILE_SYSTEM]
+    except TimeoutError:
+        raise StoreError(
+            Code.UNAVAILABLE,
+            f"{point} is mounted already, and its daemon neither answers nor is dead: end it, or the mount alone by "
+            f"`umount -f {point}`",
+        ) from None
     except OSError as error:
         raise StoreError(Code.UNAVAILABLE, f"{point} cannot be mounted on: {error.strerror}") from error
     take_away(point)

@@ -12,6 +12,7 @@ import socket
 from typing import Final
 
 STORED_FUSE: Final = "fuse"  # the name under which systemd keeps the mount's descriptor (premount.py)
+STORED_CONTROL: Final = "fuse-control"  # and that of its control file (connections.py)
 FIRST_PASSED: Final = 3  # sd_listen_fds(3)
 BARRIER_TIMEOUT: Final = 5  # seconds: sd_notify_barrier(3) is given as much by systemd-notify(1)
 

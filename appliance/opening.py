@@ -42,9 +42,19 @@ def state_lock(state_dir: Path) -> Iterator[None]:
             raise StoreError(
                 Code.IN_USE, f"{state_dir} is in use: another tierce runs on this pool (`tierce pool status` asks it)"
             ) from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, b"%d\n" % os.getpid())
         yield
     finally:
         os.close(descriptor)
+
+
+def holder(state_dir: Path) -> int:
+    """The process that holds the lock, or was the last to hold it; 0 where none is recorded."""
+    try:
+        return int((state_dir / LOCK).read_text() or 0)
+    except (FileNotFoundError, ValueError):
+        return 0
 
 
 def attach(paths: Sequence[str], *, read_only: bool = False) -> list[Attached]:

@@ -23,10 +23,10 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from appliance import mountpoints
+from appliance import connections, mountpoints
 from appliance.config import ConfigError, load
 from appliance.errors import StoreError
-from appliance.notify import STORED_FUSE, forget_descriptor, store_descriptor
+from appliance.notify import STORED_CONTROL, STORED_FUSE, forget_descriptor, store_descriptor
 
 MS_NOSUID_NODEV: Final = 2 | 4
 NOTES: Final = Path("/run")
@@ -48,6 +48,7 @@ def main() -> int:
         enter_everybodys_view()
         if options.umount:
             forget_descriptor(STORED_FUSE)
+            forget_descriptor(STORED_CONTROL)
             take_away(point)
         elif options.revive:
             revive(point)
@@ -67,7 +68,10 @@ def begin(point: Path, owner: pwd.struct_passwd, *, allow_other: bool) -> None:
             note(point).write_text(places[0].device)
     os.makedirs(point, exist_ok=True)
     descriptor = mount(os.fsencode(point), owner.pw_uid, owner.pw_gid, allow_other=allow_other)
-    if not store_descriptor(STORED_FUSE, descriptor):
+    found = mountpoints.at(point)
+    assert found is not None, "just mounted"
+    control = connections.opened(found.device)
+    if not (store_descriptor(STORED_FUSE, descriptor) and store_descriptor(STORED_CONTROL, control)):
         mountpoints.detach(point)
         raise OSError(0, "systemd does not take the descriptor (FileDescriptorStoreMax=, NotifyAccess=exec)")
 
@@ -85,9 +89,16 @@ def revive(point: Path) -> None:
 
 
 def take_away(point: Path) -> None:
-    """The mount, unless it has further places."""
+    """The mount, unless it has further places.  Its daemon is over, or as dead as it can be (guard.py): if nobody
+    answers, nobody shall wait."""
     found = mountpoints.at(point)
-    if found is not None and found.type == mountpoints.FILE_SYSTEM and not mountpoints.bound(found):
+    if found is None or found.type != mountpoints.FILE_SYSTEM:
+        return
+    try:
+        mountpoints.is_dead(found)
+    except TimeoutError:
+        connections.abort(found.device)
+    if not mountpoints.bound(found):
         mountpoints.detach(point)
 
 

@@ -85,7 +85,12 @@ ARROWS: Final[dict[str, set[str]]] = {
     },
     "appliance.connections": set(),
     "appliance.mountpoints": {"appliance.connections"},
-    "appliance.mounting": {"appliance.config", "appliance.control", "appliance.mountpoints"},
+    "appliance.mounting": {
+        "appliance.config",
+        "appliance.control",
+        "appliance.mountpoints",
+        "appliance.connections",
+    },
     "appliance.control": set(),
     "appliance.terminal": set(),
     "appliance.formatting": {"appliance.engine", "appliance.device", "appliance.ondisk"},
@@ -97,7 +102,7 @@ ARROWS: Final[dict[str, set[str]]] = {
         "appliance.rotation",
     },
     "appliance.daemon": {"appliance", "fusefs", "s3front"},
-    "appliance.cli": {"appliance"},
+    "appliance.cli": {"appliance", "fusefs.interposed"},
     "s3front": {"appliance.store", "appliance.credentials", "appliance.encryption"},
     "fusefs": {"appliance.store", "appliance.mountpoints", "appliance.connections"},
 }

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +19,11 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
-from appliance import connections, mountpoints
+from appliance import connections, mounting, mountpoints
+from appliance.control import Control
+from appliance.errors import Code, StoreError
 from tests.fusefs.compiled import build
-from tests.system.box import Box, running
+from tests.system.box import Box, is_mounted, running
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -85,11 +88,12 @@ def ended_after(box: Box) -> Iterator[None]:
     """The mount's connection is ended afterwards, so that a failure leaves nobody waiting."""
     whole = mountpoints.at(box.mount)
     assert whole is not None
+    control = connections.opened(whole.device)
     try:
         yield
     finally:
-        with suppress(FileNotFoundError):
-            connections.abort(whole.device)
+        connections.end(control)
+        os.close(control)
 
 
 def put_for_ever(client: S3Client) -> None:
@@ -127,3 +131,49 @@ def test_who_waits_for_a_killed_daemon_is_told_at_once(fuse: None, tmp_path: Pat
         box.kill()
         box.start()
         assert os.statvfs(box.mount).f_blocks
+
+
+def kill_unguarded(box: Box) -> subprocess.Popen[bytes]:
+    """Kills the daemon together with what would end its mount; it is dead, and does not end."""
+    daemon, box.process = box.process, None
+    assert daemon is not None
+    (guard,) = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+    os.kill(int(guard), signal.SIGKILL)
+    daemon.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + TOLD_WITHIN
+    while not mountpoints.is_dying(daemon.pid):
+        assert time.monotonic() < deadline, "no thread of it waits in the kernel"
+        time.sleep(0.01)
+    return daemon
+
+
+def test_who_comes_next_ends_a_mount_that_nobody_guarded(
+    fuse: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon and its guard killed together: the next start, or a forced umount, lets everybody go."""
+    build()
+    monkeypatch.setattr(mountpoints, "PATIENCE", 1.0)
+    with running(tmp_path / "box") as box:
+        box.s3().create_bucket(Bucket="photos")
+        control = Control(box.state / "control.sock")
+        for forced in (False, True):
+            with at_work([(write_and_seek, box.mount / "photos")] * 6) as processes, ended_after(box):
+                time.sleep(0.7)
+                daemon = kill_unguarded(box)
+                with pytest.raises(StoreError) as caught:
+                    mounting.unmount(control, box.mount)
+                assert (caught.value.code, "umount -f" in caught.value.message) == (Code.UNAVAILABLE, True)
+                assert is_mounted(box.mount)
+                with pytest.raises(StoreError) as caught:
+                    mountpoints.bury(box.mount, mountpoints.detach)
+                assert caught.value.code is Code.UNAVAILABLE
+                if forced:
+                    assert not mounting.unmount(control, box.mount, lazy=True, force=True)
+                    assert not is_mounted(box.mount)
+                box.start()
+                daemon.wait(TOLD_WITHIN)
+                for process in processes:
+                    process.join(TOLD_WITHIN)
+                assert {process.exitcode for process in processes} <= set(NOBODY)
+            assert box.log().count("waits for its own mount") == 1, "not where the mount was ended before"
+            assert os.statvfs(box.mount).f_blocks
