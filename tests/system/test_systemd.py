@@ -159,7 +159,7 @@ def test_the_unit_under_systemd(machine: Machine) -> None:
     machine.inside("systemctl", "start", "tierce")
     assert machine.shows("ActiveState") == "active"  # Type=notify: start returns when the daemon is ready
     assert machine.shows("StatusText") == f"serving http://127.0.0.1:{machine.port}"
-    assert machine.shows("NFileDescriptorStore") == "1"
+    assert machine.shows("NFileDescriptorStore") == "2"
     assert machine.mounted()
     made = json.loads(tierce(machine, "key", "create", "--name", "test", "--json"))
     facts: dict[str, Any] = made | {"endpoint": f"http://127.0.0.1:{machine.port}"}
