@@ -106,9 +106,7 @@ def test_what_was_answered_and_fails_is_told_and_forgotten(caplog: pytest.LogCap
             await mount.ops.fsyncdir(directory, False)
         await mount.ops.fsyncdir(directory, False)  # once
         assert await mount.read_file("photos/f") == b"data"
-        with trio.fail_after(5):
-            while (await mount.inode("photos"), b"f") not in mount.kernel.names:  # noqa: ASYNC110 - a thread's work
-                await trio.sleep(0.01)
+        await trio.to_thread.run_sync(mount.kernel.wait_for, (await mount.inode("photos"), b"f"))
 
     run(scene)
     assert "a change of names that was answered failed" in caplog.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -32,9 +33,17 @@ class RecordingKernel:
         self.names: list[tuple[int, bytes]] = []
         self.inodes: list[int] = []
         self.inode = 0  # that statfs asks about
+        self._told = threading.Condition()
 
     def forget_name(self, parent: int, name: bytes) -> None:
-        self.names.append((parent, name))
+        with self._told:
+            self.names.append((parent, name))
+            self._told.notify_all()
+
+    def wait_for(self, name: tuple[int, bytes]) -> None:
+        """Until it was told to forget it.  In a thread: it is told so in another one."""
+        with self._told:
+            assert self._told.wait_for(lambda: name in self.names, timeout=30), f"never told to forget {name}"
 
     def asked(self) -> int:
         return self.inode

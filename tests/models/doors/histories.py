@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import errno
 import itertools
 import os
@@ -29,6 +30,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 import pyfuse3
 import trio
@@ -68,6 +70,11 @@ class Recorder:
         self.numbers = itertools.count(1)
         self.names = trio.Lock()  # the kernel changes names of one directory, and moves anything, one at a time
         self.tags: dict[str, bytes] = {}  # ETag -> content: the mount's are not MD5s
+
+    @property
+    def operations(self) -> int:
+        """How many."""
+        return sum(map(len, self.histories.values()))
 
     def fresh(self, client: int) -> bytes:
         """A value that was never written before."""
@@ -360,12 +367,19 @@ async def record_history(seed: int, directory: Path, *, threaded: bool) -> Recor
     return recorder
 
 
-def run_seed(seed: int, *, threaded: bool = False) -> int:
-    """Records one history and judges it; how many operations it had.  Its failure says how to replay it (with threads
-    not exactly: they run as they like)."""
+async def _in_the_loop(function: Callable[..., object], *arguments: object, **_: object) -> object:
+    """A thread's work that repeats."""
+    await trio.lowlevel.checkpoint()
+    return function(*arguments)
+
+
+def run_seed(seed: int, *, threaded: bool = False) -> Recorder:
+    """Records one history and judges it.  Its failure says how to replay it (with threads not exactly: they run as they
+    like; without there are none, not even those that tell the kernel what to forget)."""
     seed_scheduler(seed)
+    alone = contextlib.nullcontext() if threaded else mock.patch.object(trio.to_thread, "run_sync", _in_the_loop)
     try:
-        with tempfile.TemporaryDirectory(prefix="tierce-") as directory:
+        with alone, tempfile.TemporaryDirectory(prefix="tierce-") as directory:
 
             async def record() -> Recorder:
                 return await record_history(seed, Path(directory), threaded=threaded)
@@ -378,7 +392,7 @@ def run_seed(seed: int, *, threaded: bool = False) -> int:
     except BaseException as error:
         error.add_note(f"replay: python -m tests.models.doors.histories --seed {seed}{' --threaded' * threaded}")
         raise
-    return sum(map(len, recorder.histories.values()))
+    return recorder
 
 
 def main() -> int:
@@ -390,12 +404,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="for so long")
     arguments = parser.parse_args()
     if arguments.seed is not None:
-        print(run_seed(arguments.seed, threaded=arguments.threaded), "operations")
+        print(run_seed(arguments.seed, threaded=arguments.threaded).operations, "operations")
         return 0
     begin, seed, bad, operations = time.monotonic(), arguments.first, [], 0
     while time.monotonic() - begin < arguments.seconds:
         try:
-            operations += run_seed(seed, threaded=seed % 4 == 0)
+            operations += run_seed(seed, threaded=seed % 4 == 0).operations
         except Exception as error:
             bad.append(seed)
             print(f"seed {seed}: {error!r}", *getattr(error, "__notes__", ()), sep="\n", flush=True)
