@@ -169,9 +169,17 @@ def pool_status(settings: _Settings, as_json: bool) -> None:
     status.pop("mount_options", None)
     for name in ("size", "available", "bytes"):
         status[name] = bytes_text(status[name])
+    status["folding"] = _folding(status["folding"])
     show_facts({name: value for name, value in status.items() if value not in ("", False)})
     print()
     _show_devices(devices)
+
+
+def _folding(state: dict[str, Any]) -> str:
+    """Of files that small changes wear out: what is to be done and what was done since the start."""
+    files, patched, folded = state["files"], bytes_text(state["patched_bytes"]), bytes_text(state["folded_bytes"])
+    text = f"{files} file{'' if files == 1 else 's'} waiting, {patched} in the journal, {folded} folded"
+    return f"{text}; resting: {state['resting']}" if state["resting"] else text
 
 
 # -------------------------------------------------------------------------------------------------------- device

@@ -92,6 +92,7 @@ class Daemon:
         """The pool and its doors."""
         usage = self.store.usage()
         total, available = self.store.space()
+        worn = self.store.engine.worn
         return {
             "version": version("tierce"),
             "pid": os.getpid(),
@@ -105,6 +106,12 @@ class Daemon:
             "available": available,
             "objects": usage.objects,
             "bytes": usage.bytes,
+            "folding": {
+                "files": len(worn.maps),
+                "patched_bytes": self.store.engine.committer.patched,
+                "folded_bytes": worn.folded_bytes,
+                "resting": worn.resting,
+            },
             "devices": msgspec.to_builtins(self.store.devices()),
         }
 

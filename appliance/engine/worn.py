@@ -38,6 +38,7 @@ class Worn:
         self.folded_bytes = 0
         self.folded_slices = 0
         self.conflicts = 0
+        self.resting = ""  # why folding has stopped for a while
 
     def note(self, number: int, bucket: int = 0, patched: int = 0) -> None:
         """The map was changed."""

@@ -129,12 +129,21 @@ class Folder:
 
     async def round(self) -> int:
         """Every map that is due; how many.  Raises what reading and committing raise, but for one map's damage."""
+        worn = self._engine.worn
+        try:
+            done = await self._every_due()
+        except StoreError as error:
+            worn.resting = error.message
+            raise
+        worn.resting = ""
+        return done
+
+    async def _every_due(self) -> int:
         worn, done = self._engine.worn, 0
-        now = worn.clock()
-        pressed = self._engine.committer.patched >= PRESSED
         by_patches = sorted(worn.maps.items(), key=lambda item: -item[1].patched)
         for number, wear in by_patches:
-            idle = now - wear.last >= self._idle
+            idle = worn.clock() - wear.last >= self._idle
+            pressed = self._engine.committer.patched >= PRESSED  # it may become so while one long map is folded
             if not idle and wear.patched < PATCHED_MAX and not (pressed and wear.patched):
                 continue
             if worn.maps.get(number) is not wear:

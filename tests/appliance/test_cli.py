@@ -76,8 +76,11 @@ KEY = {"access_key": "TCX", "name": "laptop", "read_only": False, "buckets": [],
 USER = {"user_id": "a1", "user": "anna", "display_name": "Anna A.", "email": "a@example.org", "created_ns": 1}
 DEVICE = {"id": 1, "path": "/dev/a", "tier": "blaze", "state": "online", "size": GIB, "free": 5, "journal": True}
 
+FOLDING = {"files": 1, "patched_bytes": 2048, "folded_bytes": GIB, "resting": "too full"}
+STATUS = {"pool": "demo", "size": GIB, "available": 5, "bytes": 1, "folding": FOLDING, "devices": [DEVICE]}
+
 LISTINGS = [
-    ("pool status", "/status", {"pool": "demo", "size": GIB, "available": 5, "bytes": 1, "devices": [DEVICE]}, "demo"),
+    ("pool status", "/status", STATUS, "1 file waiting, 2.0 KiB in the journal, 1.0 GiB folded; resting: too full"),
     ("device list", "/devices", [DEVICE], "/dev/a"),
     ("bucket list", "/buckets", [BUCKET], "photos"),
     ("key list", "/keys", [KEY], "TCX"),

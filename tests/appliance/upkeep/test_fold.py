@@ -17,7 +17,7 @@ from appliance.limits import CHUNK_SIZE, KIB, MIB
 from appliance.model import NO_ATTRIBUTES, Bucket, NewChunk, NewSlice, Node
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
-from appliance.upkeep.fold import Folder
+from appliance.upkeep.fold import PATCHED_MAX, PRESSED, Folder
 from tests.appliance.engine.test_retrieve import change, forget
 from tests.appliance.engine.test_short_path import changed, patches
 from tests.models.boxes import body_of, make_devices, read_all, run_store
@@ -309,6 +309,25 @@ def test_a_map_that_is_written_all_the_time_is_folded_when_its_patches_pass_a_bo
     run_store(tmp_path, main)
 
 
+def test_a_round_sees_that_patches_became_many_while_it_folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main(store: ObjectStore, _: Bucket) -> None:
+        folded = []
+
+        async def fold(number: int, *_: object, **__: object) -> int:
+            folded.append(number)
+            store.engine.committer.patched = PRESSED
+            return 0
+
+        busy = Folder(store, idle=3600.0, pace=0.0)
+        monkeypatch.setattr(busy, "fold", fold)
+        store.engine.worn.note(1, patched=PATCHED_MAX)
+        store.engine.worn.note(2, patched=1)
+        assert await busy.round() == 2
+        assert folded == [1, 2], "the second waited for the next round: the short path may be shut until then"
+
+    run_store(tmp_path, main)
+
+
 def test_a_full_pool_is_not_filled_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main(store: ObjectStore, bucket: Bucket) -> None:
         await write_scattered(store, bucket, await put(store, bucket), scattered(9))
@@ -317,6 +336,10 @@ def test_a_full_pool_is_not_filled_further(tmp_path: Path, monkeypatch: pytest.M
             await folder(store).round()
         assert caught.value.code is Code.NO_SPACE
         assert store.engine.worn.maps, "it is tried again"
+        assert store.engine.worn.resting == "the pool is too full to mend files"
+        monkeypatch.undo()
+        assert await folder(store).round() == 1
+        assert store.engine.worn.resting == ""
 
     run_store(tmp_path, main)
 
