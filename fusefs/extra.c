@@ -3,8 +3,9 @@
  * Loaded with RTLD_GLOBAL before pyfuse3 is (extra.py), two functions here take the place of libfuse's when the linker
  * binds pyfuse3's calls:
  *
- *     fuse_session_new          completes the table of operations by lseek, fallocate and copy_file_range, and puts a
- *                               handler of whole replies in the place of pyfuse3's readdirplus
+ *     fuse_session_new          completes the table of operations by lseek, fallocate and copy_file_range, puts a
+ *                               handler of whole replies in the place of pyfuse3's readdirplus, and one before its
+ *                               read, which gets what that one does not take
  *     fuse_session_process_buf  gives a FUSE_TMPFILE to the handler of FUSE_CREATE: both have one layout, request and
  *                               reply (linux/fuse.h, protocol 7.37), and O_TMPFILE in the flags tells them apart;
  *                               keeps the inode of a FUSE_STATFS for its handler, which begins before the next request;
@@ -38,21 +39,27 @@ typedef void (*allocate_handler)(fuse_req_t, unsigned long long fh, int mode, lo
 typedef void (*copy_handler)(fuse_req_t, unsigned long long fh_in, long long offset_in, unsigned long long fh_out,
                              long long offset_out, size_t length, int flags);
 typedef void (*list_handler)(fuse_req_t, unsigned long long fh, long long offset, size_t size);
+typedef int (*read_handler)(fuse_req_t, unsigned long long fh, long long offset, size_t size);
+typedef void (*given_handler)(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
 
 static seek_handler on_seek;
 static allocate_handler on_allocate;
 static copy_handler on_copy;
 static list_handler on_list;
+static read_handler on_read; /* whether it takes the request */
+static given_handler given_read;
 static struct fuse_session *session;
 static unsigned long long asked;
 
 /* The handlers of sessions that are made from now on. */
-void extra_install(seek_handler seek, allocate_handler allocate, copy_handler copy, list_handler list)
+void extra_install(seek_handler seek, allocate_handler allocate, copy_handler copy, list_handler list,
+                   read_handler read)
 {
     on_seek = seek;
     on_allocate = allocate;
     on_copy = copy;
     on_list = list;
+    on_read = read;
     session = NULL;
 }
 
@@ -96,6 +103,12 @@ static void list(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset
     on_list(request, file->fh, offset, size);
 }
 
+static void read_(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offset, struct fuse_file_info *file)
+{
+    if (!on_read(request, file->fh, offset, size))
+        given_read(request, inode, size, offset, file);
+}
+
 /* libfuse's own function of that name. */
 static void *libfuse(const char *name)
 {
@@ -125,6 +138,8 @@ struct fuse_session *fuse_session_new(struct fuse_args *arguments, const struct 
     operations.fallocate = allocate;
     operations.copy_file_range = copy;
     operations.readdirplus = list;
+    given_read = operations.read;
+    operations.read = read_;
     session = real(arguments, &operations, sizeof operations, data);
     return session;
 }

@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Protocol
 
 from pyfuse3 import FUSEError
@@ -46,7 +47,17 @@ class Handlers(Protocol):
     async def readdirplus(self, fh: int, start: int, size: int, /) -> bytes:
         """Entries after the place `start`, as many as fit; none at the end."""
 
+    async def read(self, fh: int, start: int, size: int, /) -> bytes:
+        """pread(2)."""
 
+    def read_directly(
+        self, fh: int, start: int, size: int, reply: Callable[[bytes | memoryview], object], again: type_again, /
+    ) -> bytes | bool:
+        """The bytes, if memory has them; True if a thread will `reply` or, if it could not read, the loop call `again`:
+        then it is for `read`, as it is if False."""
+
+
+type_again = Callable[[], None]
 type_start = Callable[..., object]
 type_reply = Callable[[int | None, Any], object]
 
@@ -90,7 +101,24 @@ def install(library: ctypes.CDLL | None, handlers: Handlers, start: type_start) 
 
         return begin
 
+    read_again = answer(lambda request, data: reply_buffer(request, data, len(data)), handlers.read)
+
+    def reply_from_thread(request: int | None, data: bytes | memoryview) -> None:
+        """Gives the interpreter to others while the kernel copies."""
+        if isinstance(data, memoryview):
+            library.fuse_reply_buf(request, ctypes.addressof(ctypes.c_char.from_buffer(data)), len(data))
+        else:
+            library.fuse_reply_buf(request, data, len(data))
+
+    def read(request: int | None, fh: int, start: int, size: int) -> int:
+        reply = partial(reply_from_thread, request)
+        taken = handlers.read_directly(fh, start, size, reply, partial(read_again, request, fh, start, size))
+        if not isinstance(taken, bool):
+            reply_buffer(request, taken, len(taken))
+        return taken is not False
+
     callbacks = (
+        interposed.Read(read),
         interposed.Seek(answer(library.fuse_reply_lseek, handlers.lseek)),
         interposed.Allocate(answer(lambda request, _: fail(request, 0), handlers.fallocate)),
         interposed.Copy(answer(library.fuse_reply_write, handlers.copy_file_range)),
@@ -102,7 +130,7 @@ def install(library: ctypes.CDLL | None, handlers: Handlers, start: type_start) 
             )
         ),
     )
-    library.extra_install(*callbacks)
+    library.extra_install(*callbacks[1:], callbacks[0])
     _kept[:] = callbacks
 
 

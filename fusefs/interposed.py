@@ -36,6 +36,7 @@ Copy: Final = ctypes.CFUNCTYPE(
     ctypes.c_int,
 )
 List: Final = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int64, ctypes.c_size_t)
+Read: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int64, ctypes.c_size_t)
 # keeps the interpreter's lock, as pyfuse3's own replies do: whoever took it meanwhile would not give it back at once
 Reply: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
 
@@ -51,7 +52,7 @@ def _load() -> ctypes.CDLL | None:
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
-    library.extra_install.argtypes = [Seek, Allocate, Copy, List]
+    library.extra_install.argtypes = [Seek, Allocate, Copy, List, Read]
     library.extra_install.restype = None
     library.extra_write_back.argtypes = [ctypes.c_uint64, ctypes.c_int64]
     library.extra_asked.restype = ctypes.c_uint64
@@ -59,6 +60,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         ("fuse_reply_err", [ctypes.c_void_p, ctypes.c_int]),
         ("fuse_reply_lseek", [ctypes.c_void_p, ctypes.c_int64]),
         ("fuse_reply_write", [ctypes.c_void_p, ctypes.c_size_t]),
+        ("fuse_reply_buf", [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]),
     ):
         getattr(library, name).argtypes = arguments  # libfuse's own: the library is linked against it
     return library

@@ -144,6 +144,8 @@ class Mount:
                         await self._stop()
                     shielded.cancel()
         finally:
+            with trio.CancelScope(shield=True):
+                await self.operations.direct.idle()
             if by_hand and self._made_for_us is None and self._is_alone():
                 take_away(self.point)
             pyfuse3.close(unmount=not by_hand)

@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
@@ -42,6 +42,7 @@ from appliance.errors import StoreError
 from appliance.model import Entry
 from fusefs import attributes, changes, past, tree
 from fusefs.answered import answered
+from fusefs.direct import DirectReads
 from fusefs.dirents import ByPyfuse3, Packed, Page
 from fusefs.entries import Entries
 from fusefs.guarded import finding, handling, reading, writing
@@ -98,6 +99,7 @@ class Operations(pyfuse3.Operations):
         self.metadata = Metadata(store, self.permits, self.inodes, self.names, self.files, self.invalidation)
         self._kernel = kernel
         self.prefetch: Prefetch | None = None
+        self.direct = DirectReads(store, self.permits, self._reads)
         self.ranges = Ranges(store, self.files, kernel)
         self.handles: dict[int, FileHandle | DirectoryHandle] = {}
         self.positions = Positions()
@@ -294,14 +296,23 @@ class Operations(pyfuse3.Operations):
         handle = self._file_handle(fh)
         file = handle.file
         end = min(off + size, file.size)
-        if handle.ours:
-            return await read(self.store, file, off, end) if off < end else b""
-        self.metadata.accessed(file)
+        self._reads(handle, off, end)
         if off >= end:
             return b""
-        if size <= SMALL and self.prefetch is not None and not handle.direct:
-            self.prefetch.missed(file, off, end)
         return await read(self.store, file, off, end)
+
+    def read_directly(
+        self, fh: int, start: int, size: int, reply: Callable[[bytes | memoryview], object], again: Callable[[], None]
+    ) -> bytes | bool:
+        """As `read`, of what is committed, but answered by the thread that has read it (`direct`)."""
+        return self.direct.read(self.handles.get(fh), start, size, reply, again)
+
+    def _reads(self, handle: FileHandle, start: int, end: int) -> None:
+        """A program has asked for these bytes of a file, or we have."""
+        if not handle.ours:
+            self.metadata.accessed(handle.file)
+            if 0 < end - start <= SMALL and self.prefetch is not None and not handle.direct:
+                self.prefetch.missed(handle.file, start, end)
 
     @handling
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:

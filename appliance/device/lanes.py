@@ -19,13 +19,15 @@ import collections
 import queue
 import threading
 from collections.abc import Callable
-from typing import Final, Protocol, TypeVar, TypeVarTuple, cast
+from typing import Any, Final, Protocol, TypeVar, TypeVarTuple, cast
 
 import outcome
 import trio
 
 Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
+
+type_waiter = trio.lowlevel.Task | Callable[[outcome.Outcome[Any]], None]
 
 DEFAULT_THREADS: Final = 8  # measured best for 64 tasks over one fast device; a HDD wants 1 or 2
 
@@ -34,6 +36,7 @@ class CallLanes(Protocol):
     """What `Lanes` and `InlineLanes` have in common."""
 
     async def call(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T: ...
+    def start(self, function: Callable[[], T], done: Callable[[outcome.Outcome[T]], None]) -> None: ...
     def close(self) -> None: ...
     def statistics(self) -> dict[str, int]: ...
 
@@ -44,8 +47,8 @@ class Lanes:
     def __init__(self, threads: int = DEFAULT_THREADS, name: str = "lane") -> None:
         assert threads > 0
         self._token = trio.lowlevel.current_trio_token()
-        self._queue: queue.SimpleQueue[tuple[trio.lowlevel.Task, Callable[[], object]] | None] = queue.SimpleQueue()
-        self._finished: collections.deque[tuple[trio.lowlevel.Task, outcome.Outcome[object]]] = collections.deque()
+        self._queue: queue.SimpleQueue[tuple[type_waiter, Callable[[], object]] | None] = queue.SimpleQueue()
+        self._finished: collections.deque[tuple[type_waiter, outcome.Outcome[object]]] = collections.deque()
         self._waking = False  # a wake-up is on its way; set by threads, cleared by the loop
         self._closed = False
         self._running = 0
@@ -68,6 +71,15 @@ class Lanes:
         self._queue.put((task, lambda: function(*arguments)))
         return cast(T, await trio.lowlevel.wait_task_rescheduled(_never_abandon))
 
+    def start(self, function: Callable[[], T], done: Callable[[outcome.Outcome[T]], None]) -> None:
+        """`function()` in one of the threads; then, on the loop, `done` of how it ended, which must not raise.  No task
+        waits."""
+        if self._closed:
+            raise trio.ClosedResourceError("these lanes are closed")
+        self._calls += 1
+        self._running += 1
+        self._queue.put((done, function))
+
     def close(self) -> None:
         """Ends the threads once the calls already made have returned; waits for none of them.  Idempotent."""
         if not self._closed:
@@ -87,9 +99,9 @@ class Lanes:
     def _work(self) -> None:
         """A thread's life."""
         while (job := self._queue.get()) is not None:
-            task, function = job
-            self._finished.append((task, outcome.capture(function)))
-            del task, function, job  # don't keep a buffer alive while idle
+            waiter, function = job
+            self._finished.append((waiter, outcome.capture(function)))
+            del waiter, function, job  # don't keep a buffer alive while idle
             # No lock: whoever sets the flag also wakes; who sees it set appended before `_deliver` clears and looks.
             if not self._waking:
                 self._waking = True
@@ -99,13 +111,16 @@ class Lanes:
                     return  # the loop ended without its tasks: nobody is left to tell
 
     def _deliver(self) -> None:
-        """In the loop: wakes every task whose call has returned."""
+        """In the loop: wakes every task whose call has returned, and tells who waits in no task."""
         self._waking = False  # before looking: what finishes from now on sends its own wake-up
         self._wakeups += 1
         while self._finished:
-            task, result = self._finished.popleft()
+            waiter, result = self._finished.popleft()
             self._running -= 1
-            trio.lowlevel.reschedule(task, result)
+            if isinstance(waiter, trio.lowlevel.Task):
+                trio.lowlevel.reschedule(waiter, result)
+            else:
+                waiter(result)
 
 
 class InlineLanes:
@@ -122,6 +137,13 @@ class InlineLanes:
         await trio.lowlevel.checkpoint()
         self._calls += 1
         return function(*arguments)
+
+    def start(self, function: Callable[[], T], done: Callable[[outcome.Outcome[T]], None]) -> None:
+        """`done(function())`, in place."""
+        if self._closed:
+            raise trio.ClosedResourceError("these lanes are closed")
+        self._calls += 1
+        done(outcome.capture(function))
 
     def close(self) -> None:
         """Refuses further calls."""

@@ -11,7 +11,10 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
+
+import outcome
 
 from appliance.catalogue.content import INLINE, MAPPED, WHOLE, inline_bytes, require_body
 from appliance.device.buffers import scratch
@@ -309,6 +312,21 @@ class Reader:
         if self._whole_chunk:
             self._retrieval.cache.put(self._whole_chunk, data)
         return data
+
+    def start(self, use: Callable[[bytes | memoryview], object], done: Callable[[outcome.Outcome[None]], None]) -> None:
+        """`use` of the range in a thread, in one piece of memory that is valid until it returns; then, on the loop,
+        `done` of how it ended.  Only then may it be closed."""
+        self._retrieval.lanes.start(partial(self._use_now, use), done)
+
+    def _use_now(self, use: Callable[[bytes | memoryview], object]) -> None:
+        if self._data is None and self._long is None and len(self._steps) == 1 and self.length > RANGE_KEPT_MAX:
+            (step,) = self._steps
+            if step.copies:  # straight from where the device put it
+                end = step.start + step.length
+                with scratch(page_room(step.start, end)) as room:
+                    use(self._retrieval.pool.read_any(step.copies, step.start, end, room, customer=self._customer))
+                return
+        use(self.read_now())
 
     def pieces(self) -> Iterator[memoryview]:
         """Verified views of at most limits.STREAM_PIECE bytes, each valid until the next step; blocks."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import outcome
 import trio
 from typing_extensions import Buffer
 
@@ -61,17 +62,21 @@ class Content:
 
 class MemoryReader:
     def __init__(self, content: Content, start: int, length: int, cold: bool) -> None:
-        self.content, self.start, self.length, self.cold = content, start, length, cold
+        self.content, self.start_at, self.length, self.cold = content, start, length, cold
 
     def ready(self) -> bytes | None:
-        return None if self.cold else self.content.read(self.start, self.length)
+        return None if self.cold else self.content.read(self.start_at, self.length)
 
     async def read(self) -> bytes:
         await trio.lowlevel.checkpoint()
-        return self.content.read(self.start, self.length)
+        return self.content.read(self.start_at, self.length)
+
+    def start(self, use: Callable[[bytes | memoryview], object], done: Callable[[outcome.Outcome[None]], None]) -> None:
+        use(self.content.read(self.start_at, self.length))
+        done(outcome.Value(None))
 
     def pieces(self) -> Iterator[memoryview]:
-        yield memoryview(self.content.read(self.start, self.length))
+        yield memoryview(self.content.read(self.start_at, self.length))
 
     def close(self) -> None:
         pass

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
+import outcome
 import pytest
 import trio
 import trio.testing
@@ -28,6 +30,33 @@ def test_results_and_exceptions_reach_the_caller(inline: bool) -> None:
         lanes.close()
         with pytest.raises(trio.ClosedResourceError):
             await lanes.call(divide, 1, 1)
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_call_that_no_task_waits_for_ends_on_the_loop(inline: bool) -> None:
+    async def main() -> None:
+        lanes = InlineLanes() if inline else Lanes(1)
+        ended: list[outcome.Outcome[float]] = []
+        threads: list[threading.Thread] = []
+
+        def done(result: outcome.Outcome[float]) -> None:
+            threads.append(threading.current_thread())
+            ended.append(result)
+
+        lanes.start(partial(divide, 6, 3), done)
+        lanes.start(partial(divide, 1, 0), done)
+        assert await lanes.call(divide, 8, 2) == 4  # behind them
+        assert ended[0].unwrap() == 2
+        with pytest.raises(ZeroDivisionError):
+            ended[1].unwrap()
+        assert threads == [threading.current_thread()] * 2
+        assert lanes.statistics()["calls"] == 3
+        assert lanes.statistics()["running"] == 0
+        lanes.close()
+        with pytest.raises(trio.ClosedResourceError):
+            lanes.start(partial(divide, 6, 3), done)
 
     trio.run(main)
 

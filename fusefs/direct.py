@@ -1,0 +1,94 @@
+"""Reads of committed bytes that are answered by the thread that has read them from the device.
+
+Otherwise an answer of 1 MiB is copied once more, waits for the loop, and is handed to the kernel by the loop's thread,
+which nobody else can use meanwhile: that was what bounded a long read.  Here the loop only plans the read (which takes
+no wait), and hears of its end.  What memory has is answered at once, without a task.
+
+Whatever is not that simple is for the usual handler: bytes that are not committed, a node that was replaced, an error.
+The usual handler is asked also when a thread could not read: it says what went wrong, or finds the bytes elsewhere.
+
+Deliberately unknown here: requests and replies (`extra`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import outcome
+import trio
+from pyfuse3 import FUSEError
+
+from appliance.errors import StoreError
+from fusefs.handles import DirectoryHandle, FileHandle
+from fusefs.observed import UNDER_WAY, operation
+from fusefs.permits import READ, WRITE, Permits
+
+if TYPE_CHECKING:
+    from appliance.store import ObjectStore
+
+
+class DirectReads:
+    """One mount's.  `reads(handle, start, end)` is told of each read that is taken."""
+
+    def __init__(self, store: ObjectStore, permits: Permits, reads: Callable[[FileHandle, int, int], object]) -> None:
+        self._store = store
+        self._permits = permits
+        self._reads = reads
+        self._under_way = 0
+        self._idle = trio.Event()
+        self._observed = operation("read")
+
+    def read(
+        self,
+        handle: FileHandle | DirectoryHandle | None,
+        start: int,
+        size: int,
+        reply: Callable[[bytes | memoryview], object],
+        again: Callable[[], None],
+    ) -> bytes | bool:
+        """The bytes; True if `reply` is or will be called with them in a thread, or else `again` on the loop; False if
+        the usual handler must be asked."""
+        begun = perf_counter()
+        if not isinstance(handle, FileHandle):
+            return False
+        file = handle.file
+        base, end = file.base, min(start + size, file.size)
+        if file.overlay or base is None or not start < end <= base.size:
+            return False
+        try:
+            self._permits.require(WRITE if handle.writable else READ, file.bucket)
+            reader = self._store.reader(base, start, end - start)
+        except (FUSEError, StoreError):
+            return False  # it meets the same, and says so
+        self._reads(handle, start, end)
+        data = reader.ready()
+        if data is not None:
+            reader.close()
+            self._observed.ended(perf_counter() - begun)
+            self._observed.bytes += len(data)
+            return data
+
+        def done(result: outcome.Outcome[None]) -> None:
+            reader.close()
+            UNDER_WAY.requests -= 1
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+            if isinstance(result, outcome.Error):
+                again()
+            else:
+                self._observed.ended(perf_counter() - begun)
+                self._observed.bytes += end - start
+
+        UNDER_WAY.requests += 1
+        self._under_way += 1
+        reader.start(reply, done)
+        return True
+
+    async def idle(self) -> None:
+        """All are answered: the session may end."""
+        while self._under_way:
+            self._idle = trio.Event()
+            await self._idle.wait()
