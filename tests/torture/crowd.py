@@ -4,7 +4,10 @@ Files are made, listed, found by name and removed.  What each phase cost the dae
 which noise does not touch, and so is its memory; the last tenth may not be much dearer than the first, and memory may
 grow by no more than what the kernel itself makes us remember: an inode that it knows.
 
-    python -m tests.torture.crowd --count 1000000 --depth 1000
+The other door lists every file, too.
+
+    python -m tests.torture.crowd --count 1000000 --depth 1000      as many, however long it takes
+    python -m tests.torture.crowd --seconds 600                     as many of a million as that suffices for
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ FLAT: Final = 2.0  # the last tenth of a phase may cost so many times the first
 MEMORY_EACH: Final = KIB // 2  # bytes of the daemon for a file that the kernel knows
 MEMORY_FREE: Final = 96 * MIB  # caches with bounds of their own
 TENTHS: Final = 10
+FIRST: Final = 20_000  # files, which tell how many there is time for
 TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -127,6 +131,7 @@ def crowd(place: Place, count: int) -> list[Phase]:
     meter.run("create", count, lambda numbers: in_parallel(make, directory, numbers))
     remember(meter)
     listed(meter, directory, count)
+    listed_by_s3(meter, place, count)
 
     def find(numbers: range) -> None:
         rng = random.Random(numbers.start)
@@ -175,6 +180,35 @@ def listed(meter: Meter, directory: Path, count: int) -> None:
             raise Wrong("more is listed than was made")
     if not all(numbers):
         raise Wrong(f"{numbers.count(0)} files are not listed")
+
+
+def listed_by_s3(meter: Meter, place: Place, count: int) -> None:
+    """Every key once, page by page."""
+    client = place.s3()
+    if client is None:
+        return
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix="crowd/")
+    keys = (item["Key"] for page in pages for item in page.get("Contents", []))
+    last = ""
+
+    def look(wanted: range) -> None:
+        nonlocal last
+        for _ in wanted:
+            key = next(keys, "")
+            if key <= last or key != "crowd/" + name_of(int(key.partition("-")[2].rstrip("x"))):
+                raise Wrong(f"{key} is listed after {last}")
+            last = key
+
+    meter.run("list by S3", count, look)
+    if next(keys, None) is not None:
+        raise Wrong("S3 lists more than was made")
+
+
+def next_count(count: int, took: float, left: float, most: int = 1_000_000) -> int:
+    """How many files `left` seconds suffice for, with a margin, after `count` of them took `took`; 0 when that is not
+    many more."""
+    possible = min(most, int(0.8 * left / took * count) // TENTHS * TENTHS)
+    return possible if possible >= 2 * count else 0
 
 
 def deep(place: Place, depth: int) -> list[Phase]:
@@ -235,12 +269,18 @@ def check_listing(place: Place, depth: int) -> None:
 def main() -> int:
     """The long run's entrance."""
     parser: argparse.ArgumentParser = arguments(__doc__.partition("\n")[0])
-    parser.add_argument("--count", type=int, default=1_000_000, help="files in one directory")
+    parser.add_argument("--count", type=int, help="files in one directory, however long it takes")
     parser.add_argument("--depth", type=int, default=1000, help="directories in one another")
     options = parser.parse_args()
+    begin = time.monotonic()
     with chosen(options) as place:
         deep(place, options.depth)
-        crowd(place, options.count)
+        count = options.count or FIRST
+        while count:
+            started = time.monotonic()
+            crowd(place, count)
+            now = time.monotonic()
+            count = 0 if options.count else next_count(count, now - started, begin + options.seconds - now)
     return 0
 
 
