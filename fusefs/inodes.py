@@ -23,12 +23,13 @@ SLACK: Final = 10.0  # seconds in which the kernel has taken in an answer, howev
 class Known:
     """One inode that the kernel has a reference to."""
 
-    __slots__ = ("bucket", "cached", "lookups", "place")
+    __slots__ = ("bucket", "cached", "lookups", "opened", "place")
 
     def __init__(self, bucket: int) -> None:
         self.bucket = bucket  # the bucket it lives in; 0 for the root
         self.lookups = 0
         self.cached = False  # the kernel may hold its attributes
+        self.opened = False  # ... and its bytes
         self.place: tuple[int, bytes] | None = None  # (directory, catalogue name): of files where keys have versions
 
 
@@ -123,6 +124,14 @@ class Inodes:
         known = self._known.get(number)
         if known is not None:
             known.cached = True
+
+    def first_opened(self, number: int) -> bool:
+        """Whether nobody has opened it since the kernel knows it."""
+        known = self._known.get(number)
+        if known is None or known.opened:
+            return False
+        known.opened = True
+        return True
 
     def take_cached(self, number: int) -> bool:
         """Whether the kernel may hold attributes; from here on it is taken not to, until it is told again."""

@@ -72,6 +72,14 @@ class KernelCalls:
         """The inode of the statfs request that is being answered; 0 where the compiled part is missing."""
         return extra.asked(interposed.library)
 
+    def give(self, inode: int, data: bytes) -> None:
+        """Puts a file's first bytes into the kernel's cache.  It waits for who has those pages locked, as who reads
+        them from us does: so only while nobody has the file open, or has been answered that he has."""
+        try:
+            pyfuse3.notify_store(pyfuse3.InodeT(inode), 0, data)
+        except OSError as error:
+            _unless_unknown(error)
+
     def write_back(self, inode: int, offset: int) -> None:
         """Blocks while the inode's dirty pages arrive as writes, and forgets its pages."""
         try:

@@ -58,7 +58,7 @@ from fusefs.permits import Permits
 from fusefs.places import Positions
 from fusefs.prefetch import SMALL, Prefetch
 from fusefs.ranges import Ranges
-from fusefs.reading import read
+from fusefs.reading import committed_now, read
 from fusefs.space import space_at
 from fusefs.times import clock_ns
 from fusefs.writeback import WriteBack
@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     from appliance.store import ObjectStore
 
 NAMELESS: Final = b"/"  # what the kernel calls a file that is opened with O_TMPFILE (vfs_tmpfile, fs/namei.c)
+GIVE_MAX: Final = 16 << 10  # bytes of a file that the kernel is given when it is opened to be read
+GIVEN_NOT: Final = os.O_ACCMODE | os.O_TRUNC | os.O_DIRECT
 SUID_SGID: Final = stat.S_ISUID | stat.S_ISGID
 
 
@@ -289,6 +291,8 @@ class Operations(pyfuse3.Operations):
         file = self.files.get(inode)
         if file is None:
             file = self._found(inode)
+            if not flags & GIVEN_NOT and 0 < file.size <= GIVE_MAX and self.inodes.first_opened(inode):
+                self._give(file)
         return self._open(file, flags, ours=self.prefetch is not None and self.prefetch.asks(ctx.pid))
 
     @handling
@@ -514,6 +518,15 @@ class Operations(pyfuse3.Operations):
         file = self.files.of_node(node, self.names.bucket_of(inode))
         file.place = place
         return file
+
+    def _give(self, file: File) -> None:
+        """The bytes of a small file that nobody has open, if memory has them: the kernel needs not ask.  It has none
+        that are newer: who wrote them has closed the file, and with that they came here."""
+        if file.base is not None and file.base.customers:
+            return
+        data = committed_now(self.store, file, 0, file.size)
+        if data is not None:
+            self._kernel.give(file.inode, data)
 
     def _file_handle(self, fh: int) -> FileHandle:
         handle = self.handles[fh]

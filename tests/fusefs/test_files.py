@@ -234,6 +234,47 @@ def test_a_truncate_while_a_commit_is_being_built_is_in_the_next_commit() -> Non
     run(scene)
 
 
+def test_a_small_file_is_given_to_the_kernel_when_it_is_opened_first(tmp_path: Path) -> None:
+    """Once, and only while nobody has it open: what the kernel has of an open file may be newer, or locked."""
+
+    async def scene(mount: Unmounted) -> None:
+        for name, data in (("small", b"x" * 16_384), ("inline", b"bytes"), ("large", b"x" * 16_385), ("empty", b"")):
+            await mount.write_file("photos/" + name, data)
+        await mount.ops.files.commit_all()
+        await settled(mount)
+        given, inodes = mount.kernel.given, {}
+        for name in ("small", "inline", "large", "empty"):
+            inodes[name] = await mount.inode("photos/" + name)
+            for _ in range(2):
+                await mount.close(await mount.open("photos/" + name))
+        assert given == [(inodes["small"], b"x" * 16_384), (inodes["inline"], b"bytes")]
+        given.clear()
+
+        async def forgotten() -> None:
+            known: Any = mount.ops.inodes._known
+            await mount.ops.forget([(inodes["inline"], known[inodes["inline"]].lookups)])
+
+        await forgotten()
+        writer = await mount.open("photos/inline", os.O_RDWR)
+        await mount.ops.write(writer, 0, b"BYTES")
+        await mount.close(await mount.open("photos/inline"))
+        await mount.close(writer)
+        await mount.close(await mount.open("photos/inline"))
+        assert given == [], "not while it is open, dirty or being committed"
+        await mount.ops.files.commit_all()
+        await settled(mount)
+        for flags in (os.O_WRONLY, os.O_RDWR, os.O_DIRECT, os.O_TRUNC):
+            await forgotten()
+            await mount.close(await mount.open("photos/inline", flags))
+            assert given == []
+            if not flags & os.O_TRUNC:
+                await mount.close(await mount.open("photos/inline"))
+                assert given == [(inodes["inline"], b"BYTES")]
+                given.clear()
+
+    run_on_pool(scene, tmp_path)
+
+
 def test_append_after_reopen(play: Play) -> None:
     async def scene(mount: Unmounted) -> None:
         await mount.door.put("photos", b"log", b"one\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -133,6 +134,36 @@ def test_the_kernel_reads_ahead_in_whole_requests(mount: Served) -> None:
     number = os.stat(mount.point).st_dev
     ahead = Path(f"/sys/class/bdi/{os.major(number)}:{os.minor(number)}/read_ahead_kb").read_text()
     assert os.geteuid() != 0 or int(ahead) == READ_AHEAD_KIB
+
+
+def test_a_small_file_is_in_the_cache_as_soon_as_it_is_open(mount: Served) -> None:
+    """Its bytes come before the answer to open(2); those of one that grew since are its own."""
+    paths = [mount.bucket / f"small-{number}" for number in range(20)]
+    expected = [bytes([number]) * (200 * number + 1) for number in range(20)]
+    for path, data in zip(paths, expected, strict=True):
+        path.write_bytes(data)
+    for _ in range(2):
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3\n")
+        for path, data in zip(paths, expected, strict=True):
+            with path.open("rb") as file:
+                assert is_cached(file.fileno())
+                assert file.read() == data
+        for path in paths:
+            with path.open("ab") as file:
+                file.write(b"more")
+        expected = [data + b"more" for data in expected]
+
+
+def is_cached(descriptor: int) -> bool:
+    """Whether the kernel has the first page (mincore(2))."""
+    libc, states = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(1)
+    libc.mmap.restype = ctypes.c_void_p
+    place = libc.mmap(None, ctypes.c_size_t(1), mmap.PROT_READ, mmap.MAP_SHARED, descriptor, ctypes.c_long(0))
+    failed = libc.mincore(ctypes.c_void_p(place), ctypes.c_size_t(1), states)
+    libc.munmap(ctypes.c_void_p(place), ctypes.c_size_t(1))
+    assert failed == 0
+    return bool(states.raw[0] & 1)
 
 
 def test_rename(mount: Served) -> None:

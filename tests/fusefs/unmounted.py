@@ -34,6 +34,7 @@ class RecordingKernel:
         self.inodes: list[int] = []
         self.inode = 0  # that statfs asks about
         self._told = threading.Condition()
+        self.given: list[tuple[int, bytes]] = []
 
     def forget_name(self, parent: int, name: bytes) -> None:
         with self._told:
@@ -47,6 +48,9 @@ class RecordingKernel:
 
     def asked(self) -> int:
         return self.inode
+
+    def give(self, inode: int, data: bytes) -> None:
+        self.given.append((inode, data))
 
     def forget_attributes(self, inode: int) -> None:
         self.inodes.append(inode)
