@@ -41,8 +41,8 @@ NO_PARENT: Final = 0  # of a bucket, in a Change: the mount's root is not in the
 
 class Kernel(Protocol):
     """Calls into the kernel that may block: only from worker threads.  No signal reaches one that waits there for what
-    this loop would answer, not even the one that kills us: the mount's guard ends it (guard.py).  Only `asked` and `give` are for
-    the loop: who may call `give` is said there (KernelCalls)."""
+    this loop would answer, not even the one that kills us: the mount's guard ends it (guard.py).  `asked` and `give`
+    are the loop's: who may call `give` is said there (mount.KernelCalls)."""
 
     def forget_name(self, parent: int, name: bytes) -> None: ...
     def forget_attributes(self, inode: int) -> None: ...
