@@ -27,7 +27,9 @@ from appliance.model import AccessKey, DeviceStatus, User
 from appliance.ondisk.superblock import Tier
 from appliance.verbs.files import FileVerbs
 from appliance.verbs.keys import KeyVerbs
+from appliance.verbs.objects import attributes_of_copy as attributes_of_copy
 from appliance.verbs.objects import check_bucket_name as check_bucket_name
+from appliance.verbs.objects import posix_of_copy as posix_of_copy
 from appliance.verbs.quotas import QuotaVerbs
 from appliance.verbs.uploads import UploadVerbs
 

@@ -67,7 +67,7 @@ class CopyObject(Command, frozen=True, kw_only=True):
     copies: int
     key: bytes
     packed: bytes | None  # None keeps the source's
-    posix: tuple[int, int, int, int, int, int] | None  # mode uid gid mtime atime flags; None keeps the source's
+    posix: tuple[int, int, int, int, int, int]  # mode uid gid mtime atime flags
     now_ns: int
     label: bytes
     precondition: Precondition | None

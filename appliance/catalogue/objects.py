@@ -142,14 +142,7 @@ def copy_object(tx: Rows, cache: DirectoryCache, command: CopyObject) -> Written
     check(command.precondition, seen(replaced))
     data = content_of(source).data
     content.share(tx, source.kind, source.ref)
-    mode, uid, gid, mtime_ns, atime_ns, flags = command.posix or (
-        source.mode,
-        source.uid,
-        source.gid,
-        source.mtime_ns,
-        source.atime_ns,
-        source.flags,
-    )
+    mode, uid, gid, mtime_ns, atime_ns, flags = command.posix
     version, flags = versions.numbered(tx, state, flags)
     node = Node(
         tx.new_id(),

@@ -6,6 +6,8 @@ import re
 import stat
 from collections.abc import Mapping
 
+import msgspec
+
 from appliance import lock
 from appliance import posix as posix_metadata
 from appliance import settings as setting_names
@@ -35,6 +37,7 @@ from appliance.verbs.base import Verbs, label, now
 
 _BUCKET_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 _ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+")
+ROOTS = "trusted."  # extended attributes for root alone, xattr(7)
 
 
 def check_bucket_name(name: str) -> None:
@@ -64,6 +67,28 @@ def posix_of(
     mtime = said.get("mtime_ns", now_ns)
     flags = (TIMED if "mtime_ns" in said else 0) | (0 if said.keys() & {"mode", "uid", "gid"} else UNOWNED)
     return mode, said.get("uid", 0), said.get("gid", 0), mtime, said.get("atime_ns", mtime), flags
+
+
+def posix_of_copy(source: Node) -> dict[str, int]:
+    """What a copy takes of the source's POSIX side, as `put_object` wants it: so it is open to nobody to whom the
+    source is not.  What nobody said stays unsaid, and a copy acts for nobody else (as POSIX chown has it)."""
+    found: dict[str, int] = {}
+    if not source.flags & UNOWNED:
+        mode = stat.S_IMODE(source.mode) & ~(stat.S_ISUID | stat.S_ISGID)
+        found |= {"mode": mode, "uid": source.uid, "gid": source.gid}
+    if source.flags & TIMED:
+        found |= {"mtime_ns": source.mtime_ns, "atime_ns": source.atime_ns}
+    return found
+
+
+def attributes_of_copy(held: Attributes) -> Attributes:
+    """What a copy takes of the source's attributes unless it says its own: not what protects it, nor what only the
+    machine's root may say."""
+    held = lock.unlocked(held)
+    if not any(name.startswith(ROOTS) for name in held.xattrs):
+        return held
+    kept = {name: value for name, value in held.xattrs.items() if not name.startswith(ROOTS)}
+    return msgspec.structs.replace(held, xattrs=kept)
 
 
 class ObjectVerbs(Verbs):
@@ -257,14 +282,18 @@ class ObjectVerbs(Verbs):
         attributes: Attributes | None,
         *,
         precondition: Precondition | None = None,
+        posix: Mapping[str, int] | None = None,
     ) -> Written:
-        """O(1): shares the source's bytes, keeps its ETag.  `attributes` None keeps the source's.  Between buckets of
+        """O(1): shares the source's bytes, keeps its ETag.  `attributes` None: `attributes_of_copy`, and `posix` is
+        `posix_of_copy`.  Between buckets of
         different copies the bytes keep the source's copies.  Retention and hold are never copied.  Raises NO_SUCH_NODE
         if the source was replaced meanwhile (look it up again), PRECONDITION_FAILED, NO_SUCH_KEY, NO_SUCH_BUCKET, and
         what `put_object` raises of locks."""
         moment = now()
         held = unpack_attributes(source.packed)
-        said = self.locked(bucket, lock.unlocked(held) if attributes is None else attributes, moment)
+        if attributes is None:
+            attributes, posix = attributes_of_copy(held), posix_of_copy(source)
+        said = self.locked(bucket, attributes, moment)
         command = commands.CopyObject(
             source=source.id,
             generation=source.generation,
@@ -273,7 +302,7 @@ class ObjectVerbs(Verbs):
             copies=bucket.copies,
             key=key,
             packed=None if said == held else pack_attributes(said),
-            posix=None if attributes is None else posix_of(attributes, None, moment),
+            posix=posix_of(said, posix, moment),
             now_ns=moment,
             label=label(bucket, key),
             precondition=precondition,

@@ -3,6 +3,8 @@ for a checksum that nobody has computed yet.
 
 The copy shares the source's bytes: so no size is too large, and ETag and checksum stay the source's.  Where encryption
 forbids that (s3front/resealed.py) the bytes are streamed, and ETag and checksum still are those of the same bytes.
+With its metadata a copy takes the source's POSIX mode, owner and lists, so that it is open to nobody on the mount to
+whom the source is not; what replaces the metadata says those, too.
 app.py has parsed the source and authorised reading it.
 """
 
@@ -13,9 +15,9 @@ from typing import Final
 
 import msgspec
 
-from appliance import lock
 from appliance.authority import Action
 from appliance.model import NO_ATTRIBUTES, Attributes, Body, Node, Written
+from appliance.store import attributes_of_copy, posix_of_copy
 from s3front import (
     checksums,
     conditions,
@@ -67,7 +69,8 @@ async def operate(door: Door, request: Request) -> Response:
         if not retag and request.admission is not None and source.attributes.tags:
             await request.admission.allow(Action.PUT_OBJECT_TAGGING, request.key, "")  # tags that come by copy too
         attributes = _attributes(source, said, replace=replace, reclass=b"x-amz-storage-class" in headers)
-        held = lock.unlocked(source.attributes)
+        held = attributes_of_copy(source.attributes)
+        posix = None if replace else posix_of_copy(source)
         if same and attributes is None and customer is None and _is_as_asked(held, sealing):
             raise _without_change()
         if asked and (held.checksum is None or held.checksum.composite or held.checksum.algorithm != asked):
@@ -87,7 +90,7 @@ async def operate(door: Door, request: Request) -> Response:
             if attributes is not None:
                 attributes = msgspec.structs.replace(attributes, sse=held.sse)
             written = await door.store.copy_object(
-                source, request.bucket, request.key, attributes, precondition=precondition
+                source, request.bucket, request.key, attributes, precondition=precondition, posix=posix
             )
             return written, source, held if attributes is None else attributes
         described = encryption.described(held if attributes is None else attributes, sealing)
@@ -102,6 +105,7 @@ async def operate(door: Door, request: Request) -> Response:
                 etag if sealing is None else sealing.etag(etag),
                 described,
                 precondition=precondition,
+                posix=posix,
             )
 
         span = (0, source.size)
@@ -151,7 +155,7 @@ def _attributes(source: Node, said: Attributes, *, replace: bool, reclass: bool)
 
     Checksum and parts are of the bytes and stay.  With COPY only what the request may change by itself is taken.
     """
-    held = lock.unlocked(source.attributes)
+    held = attributes_of_copy(source.attributes)
     if replace:
         return msgspec.structs.replace(
             said, checksum=held.checksum, parts=held.parts, part_checksums=held.part_checksums

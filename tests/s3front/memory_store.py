@@ -289,6 +289,7 @@ class MemoryStore:
         attributes: Attributes | None,
         *,
         precondition: Precondition | None = None,
+        posix: Mapping[str, int] | None = None,
     ) -> Written:
         self._pass(source)
         self._check(bucket, key, precondition)

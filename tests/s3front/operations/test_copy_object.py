@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import stat
+from functools import partial
+from typing import cast
 
+import msgspec
 import pytest
 
 from appliance.limits import GATHER_MAX
+from appliance.model import Node
+from appliance.store import ObjectStore
+from appliance.verbs import objects
 from s3front import checksums
 from s3front.dates import NS, http_date
 from tests.rows import rows
@@ -47,6 +54,44 @@ def test_metadata_can_be_replaced(full: Box) -> None:
     assert "x-amz-meta-a" not in got.headers
     assert got.headers["content-type"] == "binary/octet-stream"
     assert "x-amz-checksum-crc64nvme" in got.headers  # it is of the bytes
+
+
+@pytest.mark.parametrize("how", ["shared", "sealed"])
+def test_what_the_mount_said_of_the_source_holds_for_its_copy_unless_the_metadata_is_replaced(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a copy would open to everybody on the mount what was closed."""
+    xattrs = {"user.x": b"1", "trusted.x": b"2", "system.posix_acl_access": b"3"}
+    sealing = {"x-amz-server-side-encryption": "AES256"} if how == "sealed" else {}
+    monkeypatch.setattr(objects, "BUCKET_NAME_MIN", 1)
+    with Box(real=True) as box:
+        box.send("PUT", "/b/s", body=b"source", headers={"x-amz-meta-a": "1"})
+        bucket = box.store.bucket("b")
+        node = box.run(box.store.look_up, bucket, b"s")
+        attributes = msgspec.structs.replace(node.attributes, xattrs=xattrs)
+        said = {"mode": 0o104750, "uid": 1000, "gid": 100, "mtime_ns": 5, "atime_ns": 6}
+        box.run(partial(cast(ObjectStore, box.store).set_attributes, node.id, 1, attributes=attributes, **said))
+
+        def copied(**headers: str) -> Node:
+            headers = {name.replace("_", "-"): value for name, value in headers.items()}
+            assert box.send("PUT", "/b/t", headers={"x-amz-copy-source": "/b/s"} | sealing | headers).status == 200
+            found: Node = box.run(box.store.look_up, bucket, b"t")
+            return found
+
+        for changes in (
+            {},
+            {"x_amz_acl": "public-read"},
+            {"x_amz_tagging_directive": "REPLACE", "x_amz_tagging": "a=b"},
+        ):
+            made = copied(**changes)
+            shown = (stat.S_IMODE(made.mode), made.uid, made.gid, made.mtime_ns)
+            assert shown == (0o750, 1000, 100, 5), changes  # set-user-ID was never the copier's to give
+            assert made.attributes.xattrs.keys() == xattrs.keys() - {"trusted.x"}, changes
+            assert made.attributes.user["a"] == "1", changes
+        made = copied(x_amz_metadata_directive="REPLACE", x_amz_meta_mode="100600")
+        assert (stat.S_IMODE(made.mode), made.uid, made.gid) == (0o600, 0, 0)
+        assert made.mtime_ns != 5
+        assert not made.attributes.xattrs
 
 
 def test_onto_itself_only_with_a_change(full: Box) -> None:
