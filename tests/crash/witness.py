@@ -156,8 +156,9 @@ class WatchedCommitter(Committer):
         witness = _now[-1]
         if witness.crashed and self._ahead:
             return self._end([])
+        was_ahead = self.is_ahead
         late = super().catch_up()
-        if self.failed is None:
+        if self.failed is None or not was_ahead:
             witness.behind = None
         return late
 
@@ -180,7 +181,7 @@ class WatchedCommitter(Committer):
         except StoreError:
             witness.in_flight = None
             witness.failed_batches += 1
-            if self.failed is None:  # what was ahead went into the index
+            if not self.is_ahead:  # what was went into the index
                 witness.behind = None
             witness.on_failure()
             if self.failed is not None and before[0] == witness.batches:
