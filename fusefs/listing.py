@@ -113,8 +113,10 @@ def list_directory(names: Names, handle: DirectoryHandle, epoch: int, page: Page
         handle.cookie = PARENT
     looked_up = names.bare.get(handle.inode, 0)
     full = handle.full < FULL_MAX or not page.bare_allowed or (handle.bare > 0 and 2 * looked_up >= handle.bare)
-    if handle.pending or names.pending.changes(handle.inode):
-        rows = _merged(names, handle, epoch, page, full=full)
+    if handle.pending or names.pending.changes(handle.inode) or (handle.whole and handle.epoch == epoch):
+        rows = _merged(names, handle, epoch, page, REPLY_MAX, full=full)
+    elif handle.after is None:  # of a short directory the store then remembers what is asked for next
+        rows = _merged(names, handle, epoch, page, min(LIST_STEP, REPLY_MAX), full=full)
     else:
         handle.epoch = -1
         rows = _committed(names, handle, page) if full else _committed_bare(names, handle, page)
@@ -183,11 +185,11 @@ def _aliases(names: Names, directory: int, rows: Sequence[bytes], *, whole: bool
     return {row: tree.to_mount(row.removesuffix(b"/"), row in shadowed) for row in rows}
 
 
-def _merged(names: Names, handle: DirectoryHandle, epoch: int, page: Page, *, full: bool) -> list[bytes]:
-    """The same with what the catalogue lacks, from step to step."""
+def _merged(names: Names, handle: DirectoryHandle, epoch: int, page: Page, most: int, *, full: bool) -> list[bytes]:
+    """The same with what the catalogue lacks, from step to step, `most` of them."""
     rows: list[bytes] = []
     for row, found in _following(names, handle, epoch):
-        if len(rows) == REPLY_MAX:
+        if len(rows) == most:
             break
         if isinstance(found, Entry):
             shown = tree.to_mount(found.name) if found.directory else _shown(names, handle, row)

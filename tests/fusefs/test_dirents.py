@@ -9,11 +9,12 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyfuse3
 import pytest
 
 from fusefs import listing
 from fusefs.inodes import ROOT
-from tests.fusefs.scenes import Play, refused, run_on_pool
+from tests.fusefs.scenes import Play, refused, run_on_pool, settled
 from tests.fusefs.unmounted import Unmounted
 
 # linux/fuse.h: fuse_entry_out and its fuse_attr, field by field, then fuse_dirent
@@ -171,6 +172,7 @@ def test_a_name_beside_its_directory_wherever_a_piece_ends(play: Play, monkeypat
         expected = {b".tierce~f~a", b"a!", b'a"', b"a#", b"a", b".tierce~f~b", b"b.1", b"b.2", b"b", b"c", b"c!"}
         for step in range(1, 12):
             monkeypatch.setattr(listing, "LIST_STEP", step)
+            monkeypatch.setattr(listing, "REPLY_MAX", max(1, 12 - 2 * step))
             for size in (200, 512, 1 << 20):
                 names = [each.name for reply in await replies(mount, "photos", size) for each in reply]
                 assert len(names) == len(expected)
@@ -188,3 +190,27 @@ def test_a_reply_too_small_for_a_name_is_empty(play: Play) -> None:
         assert os.fsencode("x" * 255) in await mount.listdir("photos")
 
     play(scene)
+
+
+def test_what_goes_while_it_is_listed_is_told_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer commits between two of the loop's statements: no entry that stays may be lost for it."""
+    monkeypatch.setattr(listing, "LIST_STEP", 1)
+
+    async def scene(mount: Unmounted) -> None:
+        for name in ("a", "b", "c"):
+            await mount.write_file("photos/" + name, name.encode() * 5000)
+        await mount.ops.files.commit_all()
+        await settled(mount)
+        names = mount.ops.names
+        fh: Any = await mount.ops.opendir(await mount.inode("photos"), mount.ctx)
+        monkeypatch.setattr(names, "overlaid", set)
+
+        def gone(number: int) -> Any:
+            raise pyfuse3.FUSEError(errno.ESTALE)
+
+        monkeypatch.setattr(names, "node", gone)
+        given = parsed(await mount.ops.readdirplus(fh, 0, 1 << 20))
+        given += parsed(await mount.ops.readdirplus(fh, given[-1].cookie, 1 << 20))
+        assert [(each.name, each.attributes[1]) for each in given][2:] == [(b"a", 5000), (b"b", 5000), (b"c", 5000)]
+
+    run_on_pool(scene, tmp_path)

@@ -80,3 +80,11 @@ def test_two_hundred_directories_in_one_another(place: Place) -> None:
 def test_programs_do_their_work_and_find_nothing_wrong(place: Place, name: str) -> None:
     assert programs.acls(place.directory)
     programs.one(place, name, 1, size=120)
+
+
+def test_a_crowd_is_as_large_as_there_is_time_for() -> None:
+    """As `scripts/torture` shares its time among its parts."""
+    assert crowd.next_count(20_000, took=20.0, left=600.0) == 480_000
+    assert crowd.next_count(20_000, took=20.0, left=10_000.0) == 1_000_000
+    assert crowd.next_count(20_000, took=20.0, left=49.0) == 0, "hardly more than was tried already"
+    assert crowd.next_count(20_000, took=20.0, left=-1.0) == 0
