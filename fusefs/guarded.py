@@ -1,6 +1,7 @@
 """Every verb of the mount asks first whether it may (H6), and nothing but its answer gets out.
 
-Exempt are verbs that reach no object: `forget`, `release`, `releasedir`, `statfs`.
+Exempt are verbs that reach no object: `forget`, `release`, `releasedir`, `statfs`; and getxattr of
+`security.capability`, which no inode has: the compiled part answers it (extra.c).
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from appliance.engine.ticket import Batch, Ticket
 from appliance.engine.worn import Worn
 from appliance.errors import Code, StoreError
 from appliance.limits import BATCH_BODY_MAX, BATCH_COMMANDS_MAX, MIB, WRITE_CEILING
-from appliance.model import AccessKey, Bucket, Change, Entry, Node, Usage, User, WrappedKey
+from appliance.model import AccessKey, Bucket, Change, Node, Usage, User, WrappedKey
 
 log = logging.getLogger(__name__)
 
@@ -482,19 +482,10 @@ class Engine:
                 self.rows.put_node(found)
         return found
 
-    def listed(self, parent: int, entries: Sequence[Entry]) -> None:
-        """All entries of a directory from some name on were just read: beside a file there is no directory of its name
-        but one that is among them."""
-        if self.reader.in_transaction:
-            return
-        directories = {entry.name for entry in entries if entry.directory}
-        for entry in entries:
-            if entry.directory:
-                self.rows.put(parent, entry.name + b"/", entry.node)
-            else:
-                self.rows.put(parent, entry.name, entry.node)
-                if entry.name not in directories:
-                    self.rows.put(parent, entry.name + b"/", None)
+    def listed(self, directory: int, names: dict[bytes, int]) -> None:
+        """All of a directory's row names were just read, with their nodes: who lists it often asks for each next."""
+        if not self.reader.in_transaction:
+            self.rows.know(directory, names)
 
     def _first(self, sql: str, parameters: tuple[Any, ...]) -> Any:
         return self.reader.execute(sql, parameters).fetchone()

@@ -6,7 +6,8 @@ writer); from then on their rows are not known here, until the COMMIT is over, a
 remembered follows when the loop is told of the batch (`deliver`).  A row that was read between the two is either the
 old one, and is replaced then, or the new one.
 
-A directory that the mount made lately is known whole: a name that nobody gave it since is not there.
+A directory that the mount made or listed lately is known whole: a name that it had not, and that nobody gave it since,
+is not there.
 
 Who wants several statements to see one state asks the catalogue, not this.
 """
@@ -20,7 +21,8 @@ from typing import Any, Final
 from appliance.catalogue.schema import ENTRY, NODE
 from appliance.model import Node
 
-LIMIT: Final = 16_384  # of entries, of nodes, and of names in directories that are known whole
+LIMIT: Final = 16_384  # of entries, and of nodes
+NAMES: Final = 4  # times as many of names in directories that are known whole: they take a quarter of a node
 ABSENT: Final = 0  # no node's number
 _DATA: Final = NODE.columns.index("data")
 
@@ -45,8 +47,8 @@ class Remembered:
         self._limit = limit
         self._entries: dict[tuple[int, bytes], int] = {}  # (directory, row name) -> node, or ABSENT
         self._nodes: dict[int, Node] = {}
-        self._made: dict[int, dict[bytes, int]] = {}  # directory -> its row names since it was made, as `_entries`
-        self._made_size = 0
+        self._whole: dict[int, dict[bytes, int]] = {}  # directory -> all its row names, as `_entries`
+        self._whole_size = 0
         self._lock = threading.Lock()
         self._untold: tuple[Commit, ...] = ()  # oldest first; replaced, never changed
 
@@ -57,7 +59,7 @@ class Remembered:
             key = (ENTRY.number, parent, name)
             if key in commit.images:
                 return _named(commit.images[key]) if commit.done else None
-        names = self._made.get(parent)
+        names = self._whole.get(parent)
         return self._entries.get((parent, name)) if names is None else names.get(name, ABSENT)
 
     def node(self, number: int) -> Node | None:
@@ -87,10 +89,10 @@ class Remembered:
             self._nodes.clear()
         self._nodes[node.id] = node
 
-    def made(self, directory: int) -> None:
-        """A directory of this number is about to be submitted: it has no names yet."""
-        self._grow()
-        self._made[directory] = {}
+    def know(self, directory: int, names: dict[bytes, int]) -> None:
+        """All row names of a directory as they were just read, with their nodes; none if its number is a new one."""
+        self._grow(len(names) - len(self._whole.get(directory, ())) + (directory not in self._whole))
+        self._whole[directory] = names
 
     # ------------------------------------------------------------------ commits
     def begin(self, images: type_images) -> Commit:
@@ -104,7 +106,7 @@ class Remembered:
         """The loop is told of the oldest so many COMMITs."""
         with self._lock:
             told, self._untold = self._untold[:commits], self._untold[commits:]
-        entries, nodes, made = self._entries, self._nodes, self._made
+        entries, nodes, whole = self._entries, self._nodes, self._whole
         for commit in told:
             for key, row in commit.images.items():
                 if key[0] == NODE.number:
@@ -116,11 +118,11 @@ class Remembered:
                 elif key[0] == ENTRY.number:
                     _, parent, name = key
                     entries.pop((parent, name), None)
-                    if parent in made:
-                        if name not in made[parent]:
-                            self._grow()
-                        if parent in made:
-                            made[parent][name] = number = _named(row)
+                    if parent in whole:
+                        if name not in whole[parent]:
+                            self._grow(1)
+                        if parent in whole:
+                            whole[parent][name] = number = _named(row)
                             found = commit.images.get((NODE.number, number))
                             if found is not None and not found[_DATA]:  # inline bytes may be many
                                 self.put_node(Node(*found))
@@ -129,12 +131,12 @@ class Remembered:
         """What is remembered of a node."""
         self._nodes.pop(number, None)
 
-    def _grow(self) -> None:
-        """One more directory, or name in one; of too many nothing stays."""
-        self._made_size += 1
-        if self._made_size > self._limit:
-            self._made.clear()
-            self._made_size = 0
+    def _grow(self, count: int) -> None:
+        """So many more directories and names in them; of too many nothing stays."""
+        self._whole_size += count
+        if self._whole_size > NAMES * self._limit:
+            self._whole.clear()
+            self._whole_size = 0
 
 
 def _named(row: tuple[Any, ...] | None) -> int:

@@ -67,18 +67,21 @@ class FileVerbs(VersionVerbs):
     def entries(self, parent: int, after: tuple[bytes, bool] | None, limit: int) -> list[Entry]:
         """In the catalogue's order: bytes of the name, a directory's with "/" appended.  `after` is the (name,
         directory) of the last one seen."""
-        found = listing.entries(self.every, parent, after, limit)
-        if len(found) < limit:  # who lists a directory often asks for each name next; of a long one memory has no room
-            self.engine.listed(parent, found)
-        return found
+        return listing.entries(self.every, parent, after, limit)
 
     def shown(self, parent: int, after: bytes | None, limit: int) -> list[type_shown_row]:
         """As `entries`, of each what stat(2) shows and no more; `after` is a row name."""
-        return listing.shown(self.every, parent, after, limit)
+        found = listing.shown(self.every, parent, after, limit)
+        if after is None and len(found) < limit:
+            self.engine.listed(parent, {row[0]: row[1] for row in found})
+        return found
 
     def named(self, parent: int, after: bytes | None, limit: int) -> list[type_named_row]:
         """The same, of each its number and mode."""
-        return listing.named(self.every, parent, after, limit)
+        found = listing.named(self.every, parent, after, limit)
+        if after is None and len(found) < limit:
+            self.engine.listed(parent, {row[0]: row[1] for row in found})
+        return found
 
     async def place_of(self, node: int) -> tuple[int, bytes] | None:
         """A (directory, name) of a file; None without one.  Reads all names: for what must be known and seldom is."""
@@ -120,7 +123,7 @@ class FileVerbs(VersionVerbs):
         """Its `Entry`; `node` is a number from `new_node_id`.  Raises EXISTS, NO_SUCH_NODE (the parent vanished)."""
         packed = pack_attributes(attributes)
         if node:
-            self.engine.rows.made(node)
+            self.engine.rows.know(node, {})
         command = commands.MakeDirectory(
             parent=parent, name=name, mode=mode, uid=uid, gid=gid, now_ns=now_ns, packed=packed, node=node
         )
