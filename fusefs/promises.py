@@ -12,6 +12,9 @@ not have, until it forgets the file: it is made to.
 
 Without versions a change adds what the file grows by, once for each of its names; the first change of a version adds
 the whole file and one object, because the older version stays.
+
+A file whose last name is gone while it is open, or that never had one, still takes room: it holds a promise of its
+bytes, and of no object, until memory lets go of it.  Where a version of it stays that is counted, of what came since.
 """
 
 from __future__ import annotations
@@ -49,6 +52,14 @@ class Promises:
         kept = min(objects, file.promised[0]), min(added, file.promised[1])
         self._give_back(file, file.promised[0] - kept[0], file.promised[1] - kept[1])
         file.promised = kept
+
+    def orphaned(self, file: File) -> None:
+        """Its last name is gone, perhaps by a commit under way: what its bytes take they keep, asked for or not."""
+        _, added = self._wanted(file, file.size)
+        if added > file.promised[1]:
+            self.store.reserve(file.bucket.id, 0, added - file.promised[1], ask=False)
+            file.promised = file.promised[0], added
+        self.shrink(file)
 
     def frees(self, file: File, bucket: int) -> bool:
         """Whether commits under way, or the next one, make a file of that bucket shorter."""
@@ -116,7 +127,8 @@ class Promises:
 
     def _wanted(self, file: File, size: int) -> tuple[int, int]:
         if file.orphan:
-            return 0, 0
+            kept = file.base.size if file.base is not None and self.store.versioned(file.bucket.id) else 0
+            return 0, max(0, size - kept)
         if file.create is not None or (file.base is None and not file.pending):
             return 1, size
         if file.begins and self.store.versioned(file.bucket.id):

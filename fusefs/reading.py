@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from appliance.errors import StoreError
-from appliance.model import NewChunk
+from appliance.model import BodyKind, NewChunk
+from fusefs.attributes import BLOCK_SIZE
 from fusefs.handles import File
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
+
+REWRITE_MAX: Final = 16 * 1024  # a changed file of at most this size is rewritten whole: no map of crumbs
 
 
 async def read(store: ObjectStore, file: File, start: int, end: int) -> bytes:
@@ -74,3 +77,34 @@ async def _staged(store: ObjectStore, chunk: NewChunk, start: int, length: int) 
     if chunk.data:
         return chunk.data[start : start + length]
     return await store.read_staged(chunk, start, length)
+
+
+def whole_small(store: ObjectStore, file: File) -> bytes | None:
+    """All bytes of a small file, if a part of it changed and the rest needs no device; otherwise None."""
+    if not 0 < file.size <= REWRITE_MAX:
+        return None
+    base = file.base
+    if base is not None and base.kind == BodyKind.MAP and store.allocated(base) <= base.size - BLOCK_SIZE:
+        return None  # as it is: a map with holes
+    changed = [segment for segment in file.overlay if segment.owner == 0]
+    if not changed or (changed[0].in_memory and changed[0].start == 0 and changed[0].end == file.size):
+        return None  # nothing to do, or whole already
+    parts = []
+    for start, end, segment in file.overlay.pieces(0, file.size):
+        if segment is not None and segment.source is None and end - start >= BLOCK_SIZE:
+            return None  # a hole worth keeping
+        if segment is None:
+            data = committed_now(store, file, start, end)
+            if data is None:
+                return None
+            parts.append(data)
+        elif segment.source is None:
+            parts.append(bytes(end - start))
+        elif isinstance(segment.source, NewChunk):
+            if not segment.source.data:
+                return None
+            at = segment.skip + start - segment.start
+            parts.append(segment.source.data[at : at + end - start])
+        else:
+            parts.append(bytes(segment.view()[start - segment.start : end - segment.start]))
+    return b"".join(parts)

@@ -31,16 +31,15 @@ import trio
 
 from appliance.errors import Code, StoreError
 from appliance.limits import CHUNK_SIZE, GATHER_MAX, MIB
-from appliance.model import BodyKind, Bucket, NewChunk, Node
+from appliance.model import Bucket, NewChunk, Node
 from fusefs.again import given_up, require_done, taken_back
 from fusefs.answered import BeingRemoved
-from fusefs.attributes import BLOCK_SIZE
 from fusefs.dirty import Segment, gather, halve, lower
 from fusefs.handles import NOT_DIRTY, Commit, File
 from fusefs.ownership import ROOTS, Ownership
 from fusefs.pieces import chunks_of, punched_of, slices_of
 from fusefs.promises import Promises
-from fusefs.reading import committed_now
+from fusefs.reading import whole_small
 from fusefs.times import Times, clock_ns
 
 if TYPE_CHECKING:
@@ -54,7 +53,6 @@ FILE_MEMORY_MAX: Final = 64 * MIB
 TOTAL_MEMORY_MAX: Final = 256 * MIB
 EARLY_COMMIT: Final = 32 * MIB  # of staged bytes of a file that S3 sees already: keeps one commit's rows few
 SPLIT_MIN: Final = 256 * 1024  # below this a refused chunk is not tried in halves
-REWRITE_MAX: Final = 16 * 1024  # a changed file of at most this size is rewritten whole: no map of crumbs
 
 
 class WriteBack:
@@ -97,6 +95,8 @@ class WriteBack:
         QUOTA_EXCEEDED when there is no room for one more."""
         if file.create is not None:
             self.promises.require(file, 0)
+        elif file.orphan:
+            self.promises.orphaned(file)
         if not self.store.hold(file.inode):
             self.promises.drop(file)
             raise BeingRemoved(self.store.settle)
@@ -122,7 +122,7 @@ class WriteBack:
         except BaseException:
             file.name = file.create = file.place = None
             file.orphan = True
-            self.promises.drop(file)
+            self.promises.orphaned(file)
             raise
         self.touch(file)
 
@@ -222,8 +222,12 @@ class WriteBack:
             elif named := [other for other in self._dirty.values() if not other.orphan]:
                 for other in named:  # many small bodies: they leave memory only with their commits
                     await self.commit(other)
+            elif nameless := [other for other in self.files.values() if other.orphan and other.overlay.fresh]:
+                victim = max(nameless, key=lambda other: other.overlay.fresh)
+                async with victim.lock:  # no commit will take its small body out of memory
+                    await self._stage(victim, everything=True)
             else:
-                return  # small bodies without a name: they leave memory with their holders
+                return  # all of it is under way
 
     def renamed(self, file: File) -> None:
         """A name of it was changed, or another one made.  The other door may have removed it since."""
@@ -247,9 +251,14 @@ class WriteBack:
                 file.orphan = True
         if file.orphan:
             file.dirty_since = NOT_DIRTY
-            self._dirty.pop(file.inode, None)
-            self.promises.shrink(file)
-            self.let_go(file)
+            self._leave(file)
+
+    def _leave(self, file: File) -> None:
+        """It has no name: no commit of it follows, and who has it open keeps its bytes."""
+        self._dirty.pop(file.inode, None)
+        self.let_go(file)
+        if self.files.get(file.inode) is file:
+            self.promises.orphaned(file)
 
     def moved(self, file: File) -> None:
         """It has another name by a commit that is submitted: its first one, if that is under way, comes before."""
@@ -261,6 +270,7 @@ class WriteBack:
             node = self.store.node(file.inode)
             file.rebase(node)
             file.orphan = node.links == 0
+            self.promises.shrink(file)
             if not file.orphan and (file.overlay.fresh or file.cut is not None):
                 self.touch(file)
 
@@ -387,8 +397,11 @@ class WriteBack:
         waiting.reverse()
         while waiting:
             gathering = waiting.pop()
+            pieces = gathering.pieces
+            if owner == 0 and file.orphan and (size := sum(map(len, pieces))) <= GATHER_MAX:
+                pieces = [*pieces, memoryview(bytes(GATHER_MAX + 1 - size))]  # so long that it leaves memory
             try:
-                chunk = await self.store.stage(file.bucket, gathering.pieces, key)
+                chunk = await self.store.stage(file.bucket, pieces, key)
             except StoreError as error:
                 if error.code is Code.NO_SPACE and not settled:  # what was removed before may leave room
                     settled = True
@@ -409,7 +422,7 @@ class WriteBack:
     async def _submit(self, file: File, *, synced: bool = False) -> None:
         """Builds one commit of all that is dirty at this moment and submits it.  Somebody waits for it if `synced`."""
         token, size, cut = next(self._tokens), file.size, file.cut
-        whole = None if synced and file.takes_patches else self._whole_small(file)
+        whole = None if synced and file.takes_patches else whole_small(self.store, file)
         if whole is not None:
             file.overlay.truncate(0)
             file.overlay.write(0, whole)
@@ -484,36 +497,6 @@ class WriteBack:
     def _is_orphan(self, file: File) -> bool:
         return file.orphan
 
-    def _whole_small(self, file: File) -> bytes | None:
-        """All bytes of a small file, if a part of it changed and the rest needs no device; otherwise None."""
-        if not 0 < file.size <= REWRITE_MAX:
-            return None
-        base = file.base
-        if base is not None and base.kind == BodyKind.MAP and self.store.allocated(base) <= base.size - BLOCK_SIZE:
-            return None  # as it is: a map with holes
-        changed = [segment for segment in file.overlay if segment.owner == 0]
-        if not changed or (changed[0].in_memory and changed[0].start == 0 and changed[0].end == file.size):
-            return None  # nothing to do, or whole already
-        parts = []
-        for start, end, segment in file.overlay.pieces(0, file.size):
-            if segment is not None and segment.source is None and end - start >= BLOCK_SIZE:
-                return None  # a hole worth keeping
-            if segment is None:
-                data = committed_now(self.store, file, start, end)
-                if data is None:
-                    return None
-                parts.append(data)
-            elif segment.source is None:
-                parts.append(bytes(end - start))
-            elif isinstance(segment.source, NewChunk):
-                if not segment.source.data:
-                    return None
-                at = segment.skip + start - segment.start
-                parts.append(segment.source.data[at : at + end - start])
-            else:
-                parts.append(bytes(segment.view()[start - segment.start : end - segment.start]))
-        return b"".join(parts)
-
     # ------------------------------------------------------------------ settling
     async def wait(self, commit: Commit, *, patient: bool = False) -> None:
         """Waits for one ticket and takes in every commit up to it that is done."""
@@ -566,8 +549,7 @@ class WriteBack:
             given_up(commit)
             self.promises.failed(commit)
         if file.orphan:
-            self._dirty.pop(file.inode, None)
-            self.promises.shrink(file)
+            self._leave(file)
         self.let_go(file)
 
     def _forget_name(self, file: File) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from appliance import settings
 from appliance.errors import Code, StoreError
 from appliance.model import NO_ATTRIBUTES
 from appliance.quota import Quota
+from appliance.upkeep.audit import audit
+from fusefs import writeback
+from fusefs.operations import NAMELESS
 from tests.fusefs.unmounted import Unmounted, unmounted_pool
 
 
@@ -254,6 +258,98 @@ def test_a_version_that_stays_counts(tmp_path: Path) -> None:
             assert used(mount) == (2, 10_000)
             await mount.unlink("photos/a")
             assert used(mount) == (3, 10_000)
+
+    trio.run(main)
+
+
+async def nameless(mount: Unmounted, size: int) -> tuple[int, int]:
+    """Handle and inode of a file without a name, of so many bytes."""
+    info, entry = await mount.ops.create(
+        await mount.inode("photos"), NAMELESS, stat.S_IFREG | 0o600, os.O_TMPFILE | os.O_RDWR, mount.ctx
+    )
+    handle = mount.ops.handles[info.fh]
+    handle.direct = True  # type: ignore[union-attr]
+    await mount.ops.write(info.fh, 0, b"n" * size)
+    return info.fh, entry.st_ino
+
+
+def test_what_is_open_without_a_name_takes_room(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with limited(tmp_path, Quota(10_000, 2)) as mount:
+            await mount.write_file("photos/a", b"1" * 4000)
+            await mount.ops.files.commit_all()
+            removed = await mount.open("photos/a", os.O_RDWR)
+            await mount.unlink("photos/a")
+            await mount.ops.pending.make_durable()
+            assert used(mount) == (0, 4000), "no object, but its bytes"
+            never, inode = await nameless(mount, 5000)
+            assert used(mount) == (0, 9000)
+            await refused(mount.ops.write(never, 5000, b"n" * 1001))
+            await refused(mount.setattr_inode(inode, {"st_size": 6001}))
+            with pytest.raises(StoreError):
+                await put(mount, b"b", 1001)
+            await put(mount, b"b", 1000)
+            await mount.close(removed)
+            assert used(mount) == (1, 6000)
+            replaced = await mount.open("photos/b", os.O_RDWR)
+            await put(mount, b"b", 2000)
+            assert used(mount) == (1, 8000), "the old one is open, the new one there"
+            await mount.close(replaced)
+            assert used(mount) == (1, 7000)
+            parent = await mount.inode("photos")
+            await mount.ops.link(inode, parent, b"c", mount.ctx)
+            assert used(mount) == (2, 7000)
+            other, other_inode = await nameless(mount, 100)
+            await refused(mount.ops.link(other_inode, parent, b"d", mount.ctx))
+            assert used(mount) == (2, 7100), "it is as it was"
+            for handle in (never, other):
+                await mount.close(handle)
+            assert used(mount) == (2, 7000)
+            assert await mount.read_file("photos/c") == b"n" * 5000
+            created = await mount.open("photos/c", os.O_RDWR)
+            await mount.unlink("photos/c")
+            await mount.close(created)
+            await mount.ops.pending.make_durable()
+            assert used(mount) == (1, 2000)
+
+    trio.run(main)
+
+
+def test_an_older_version_that_is_open_is_counted_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with limited(tmp_path, Quota(10_000)) as mount:
+            await mount.store.set_bucket_setting(mount.store.bucket("photos"), settings.VERSIONING, settings.ENABLED)
+            await put(mount, b"a", 4000)
+            handle = await mount.open("photos/a", os.O_RDWR)
+            await put(mount, b"a", 3000)
+            assert used(mount)[1] == 7000
+            await mount.close(handle)
+            assert used(mount)[1] == 7000
+
+    trio.run(main)
+
+
+def test_many_small_files_without_a_name_do_not_fill_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, bound = 20_000, 1 << 18
+    monkeypatch.setattr(writeback, "TOTAL_MEMORY_MAX", bound)
+
+    async def main() -> None:
+        async with unmounted_pool(tmp_path) as mount:
+            made = [await nameless(mount, size) for _ in range(60)]
+            assert mount.ops.files.memory <= bound + size
+            for handle, _ in made:
+                assert await mount.read_all(handle) == b"n" * size
+            for number, (_, inode) in enumerate(made[:3]):
+                await mount.ops.link(inode, await mount.inode("photos"), b"f%d" % number, mount.ctx)
+            await mount.ops.write(made[0][0], 5, b"changed")
+            for handle, _ in made:
+                await mount.close(handle)
+            for number in range(3):
+                whole = b"n" * size if number else b"nnnnnchanged" + b"n" * (size - 12)
+                assert await mount.read_file(f"photos/f{number}") == whole
+            await mount.ops.files.commit_all()
+            assert mount.ops.files.memory == 0
+            assert (await audit(mount.store, verify=True)).problems == ()
 
     trio.run(main)
 
