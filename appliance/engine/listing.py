@@ -27,6 +27,7 @@ _PROBE: Final = 16  # rows of the first statement: enough to see how deep the di
 STEP_MAX: Final = 1024  # rows of one statement
 _LEAF_LEVELS: Final = 2  # first entries that are written out: SQLite's parser takes some five, a recursion costs more
 _LEAPS_FIRST: Final = 4  # rows of the first statement that goes through a directory or its neighbours
+_LEAPS_AGAIN: Final = 128  # at most, where the neighbours before gave as many
 
 _COLUMNS: Final = "n.mode, n.size, n.etag, n.written_ns, n.packed, n.flags, n.version"
 
@@ -125,22 +126,15 @@ def _leaps(bounded: bool) -> str:
 
 @functools.cache
 def _heads(bounded: bool) -> str:
-    """The statement for the first entry in each directory of a directory.  Parameters as of `_leaps`, but that the
-    delimiter is looked for in both names together.
+    """The statement for the first entry in each directory of a directory.  Parameters as of `_rows`.
 
-    Columns: both names, the second NULL where there is none; the mode of the second's `_leaf`; whether the directory
-    has anything after those that share the common prefix.
+    Columns: both names, the second NULL where there is none; the mode of the second's `_leaf`; the name of the
+    directory's last entry.
     """
-    full = "(e.name || c.name)"
-    at = f"(instr(substr({full}, ?5), ?6) + ?5 - 1)"
-    following = (
-        f"CASE WHEN {at}>length(e.name) THEN CAST(substr(c.name, 1, {at} - 1 - length(e.name)) || ?7 AS BLOB)"
-        f" ELSE substr(?7, length(e.name) - {at} + 2) END"
-    )
-    first = f"SELECT x.name FROM entry x WHERE x.parent=e.node AND {_is_directory('e.name')} ORDER BY x.name LIMIT 1"
+    end = f"SELECT x.name FROM entry x WHERE x.parent=e.node AND {_is_directory('e.name')} ORDER BY x.name"
     return (
-        f"SELECT e.name, c.name, n.mode, EXISTS (SELECT 1 FROM entry y WHERE y.parent=e.node AND y.name>={following})"
-        f" FROM entry e LEFT JOIN entry c ON c.parent=e.node AND c.name=({first})"
+        f"SELECT e.name, c.name, n.mode, ({end} DESC LIMIT 1) FROM entry e"
+        f" LEFT JOIN entry c ON c.parent=e.node AND c.name=({end} LIMIT 1)"
         f" LEFT JOIN node n ON n.id={_leaf('c.name', 'c.node')}"
         f" WHERE e.parent=?1 AND e.name>=?2{' AND e.name<?4' if bounded else ''} ORDER BY e.name LIMIT ?3"
     )
@@ -294,7 +288,7 @@ class Found(NamedTuple):
 class _Collected:
     """A page in the making; `make` gives an object's form from its key and row."""
 
-    __slots__ = ("last", "limit", "make", "objects", "prefixes")
+    __slots__ = ("last", "limit", "make", "objects", "prefixes", "run")
 
     def __init__(self, limit: int, make: Callable[[bytes, Any], Any]) -> None:
         self.limit = limit
@@ -302,6 +296,7 @@ class _Collected:
         self.objects: list[Any] = []
         self.prefixes: list[bytes] = []
         self.last = b""
+        self.run = 0  # neighbouring directories that the last statements for them gave: the next will give as many
 
     @property
     def room(self) -> int:
@@ -513,18 +508,16 @@ def _leap(every: type_every, asked: _Asked, page: _Collected, place: _Place, pas
 
 def _neighbours(every: type_every, asked: _Asked, page: _Collected, place: _Place, past: bytes) -> bytes | None:
     """Takes the common prefixes of directories that have one each; the key to walk on from, None at the end."""
-    start = max(len(asked.prefix) - len(place.base), 0)
-    first, width = place.first, _LEAPS_FIRST
+    first, width = place.first, max(_LEAPS_FIRST, min(page.run, _LEAPS_AGAIN))
     delimiter, long, begin, least = asked.delimiter, len(asked.delimiter), len(asked.prefix), len(place.base)
+    bound = () if place.stop is None else (place.stop,)
+    page.run = 0
     while True:
         width = min(width, page.room + 1)
-        bound = place.stop
-        rows = every(
-            _heads(bound is not None), (place.directory, first, width, bound, start + 1, asked.delimiter, past)
-        )
+        rows = every(_heads(bool(bound)), (place.directory, first, width, *bound))
         name: bytes
         room = page.room
-        for name, below, mode, more in rows:
+        for name, below, mode, last in rows:
             directory = place.base + name
             key = directory + below if below else directory
             at = key.find(delimiter, begin)
@@ -532,9 +525,11 @@ def _neighbours(every: type_every, asked: _Asked, page: _Collected, place: _Plac
             if not room or at < least or end <= len(directory) or mode is None or not stat.S_ISREG(mode):
                 return directory  # it divides somewhere else, or nothing there
             room -= 1
+            page.run += 1
             page.add_prefix(key[:end])
-            if more:
-                return key[:at] + past
+            following = key[:at] + past
+            if directory + last >= following:
+                return following
             first = name + b"\0"
         if len(rows) < width:
             return None
