@@ -106,11 +106,12 @@ class Prefetch:
         """Ends only by cancellation."""
         while True:
             await self._woken.wait()
+            if self._forbidden:
+                await trio.sleep_forever()
             try:
                 process = await trio.to_thread.run_sync(_start, self._point)
             except OSError as error:
-                log.warning("random reads are not fetched in larger pieces: %s", error)
-                self._forbidden = True
+                self._give_up(str(error))
                 await trio.sleep_forever()
             assert process.stdin is not None
             assert process.stdout is not None
@@ -141,7 +142,7 @@ class Prefetch:
                     try:
                         os.write(to, advise.RECORD.pack(file.inode, window.start, window.end - window.start))
                     except BrokenPipeError:
-                        return
+                        return  # the end of its answers is read as well
                 self._woken = trio.Event()
                 with trio.move_on_after(IDLE) as idle:
                     await self._woken.wait()
@@ -152,7 +153,8 @@ class Prefetch:
         while True:
             await trio.lowlevel.wait_readable(back)
             answers = os.read(back, 4096)
-            if not answers:
+            if not answers:  # whoever has ended it may do so again, a process for every few reads
+                self._give_up("their process has ended")
                 ended.cancel()
                 return
             for answer in answers:
@@ -161,10 +163,14 @@ class Prefetch:
                 OBSERVED.ended(time.perf_counter() - asked)
                 if answer == advise.DONE[0]:
                     OBSERVED.bytes += window.end - window.start
-                if answer == advise.FORBIDDEN[0] and not self._forbidden:
-                    self._forbidden = True
-                    log.info("random reads are not fetched in larger pieces: that takes root, or CAP_DAC_READ_SEARCH")
+                if answer == advise.FORBIDDEN[0]:
+                    self._give_up("that takes root, or CAP_DAC_READ_SEARCH")
             self._answered_now()
+
+    def _give_up(self, why: str) -> None:
+        if not self._forbidden:
+            self._forbidden = True
+            log.info("from here on nothing is fetched for random reads: %s", why)
 
     def _answered_now(self) -> None:
         self._answered.set()

@@ -188,6 +188,28 @@ def test_a_killed_daemon_takes_its_process_along(tmp_path: Path) -> None:
         assert time.monotonic() < until
 
 
+@pytest.mark.system
+def test_without_its_process_the_mount_goes_on(tmp_path: Path) -> None:
+    content = random.Random(3).randbytes(PAGES * PAGE)
+    with served(tmp_path / "mnt", "pool") as mount:
+        (mount.bucket / "f").write_bytes(content)
+        descriptor = opened(mount.bucket / "f")
+        until = time.monotonic() + 30
+        while not (asking := processes(mount.point)) and may_open_by_number():
+            assert time.monotonic() < until
+            os.pread(descriptor, PAGE, random.randrange(PAGES) * PAGE)
+        for process in asking:
+            os.kill(process, signal.SIGKILL)
+        while processes(mount.point):
+            assert time.monotonic() < until
+        for _ in range(3):
+            forget(descriptor)
+            for place in random.Random(4).sample(range(PAGES), 300):
+                assert os.pread(descriptor, PAGE, place * PAGE) == content[place * PAGE : (place + 1) * PAGE]
+        os.close(descriptor)
+        assert not processes(mount.point)
+
+
 def processes(point: Path) -> set[int]:
     """Those that ask for windows of this mount."""
     found = set()
