@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from appliance import mountpoints
+from appliance import mounting, mountpoints
+from appliance.control import Control
+from appliance.errors import Code, StoreError
 from tests.system.box import HOUSE, Box, clean_environment, is_mounted, running
 from tests.system.conftest import left_out
 
@@ -122,6 +124,20 @@ def test_a_busy_place_is_not_taken_away(box: Box, bucket: str, places: Path) -> 
         assert not is_mounted(places / "one")
         file.write(b" on")
     assert box.s3().get_object(Bucket=bucket, Key="open")["Body"].read() == b"written on"
+
+
+def test_umount_says_so_when_it_can_ask_nobody(
+    box: Box, bucket: str, places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box.tierce("mount", bucket, str(places / "one"))
+    (places / "one" / "file").write_bytes(b"written")
+    assert not mounting.unmount(Control(places / "no.sock"), places / "one")
+    assert "cannot be asked whether it is durable" in capsys.readouterr().err
+    assert not is_mounted(places / "one")
+    assert box.s3().get_object(Bucket=bucket, Key="file")["Body"].read() == b"written"
+    with pytest.raises(StoreError) as caught:
+        mounting.unmount(Control(places / "no.sock"), places / "one")
+    assert caught.value.code is Code.INVALID_ARGUMENT
 
 
 def test_a_killed_daemon_comes_back_in_every_place(fuse: None, tmp_path: Path, places: Path) -> None:
