@@ -21,7 +21,7 @@ import click
 from appliance import logs
 from appliance.config import Config, ConfigError, load
 from appliance.control import Control, NoDaemon, Refused
-from appliance.errors import StoreError
+from appliance.errors import Code, StoreError
 from appliance.quota import bytes_of
 from appliance.terminal import bytes_text, progress, show_facts, show_json, show_rows
 
@@ -303,7 +303,8 @@ def mount(
 ) -> None:
     """Have the daemon mount the buckets; as root also in further places: `tierce mount photos /mnt/photos`.
 
-    SOURCE is a bucket, or "tierce" for all.  /etc/fstab can say the same (mount.fuse.tierce).
+    SOURCE is a bucket, or "tierce" for all, which a path alone means too.  /etc/fstab can say the same
+    (mount.fuse.tierce).
     """
     from appliance import mounting
 
@@ -311,7 +312,9 @@ def mount(
         _show_mount(settings.control().get("/mount"), as_json)
         return
     if source is not None and point is None:
-        raise click.UsageError("name the place too: tierce mount SOURCE POINT")
+        if "/" not in source:
+            raise click.UsageError("name the place too: tierce mount SOURCE POINT")
+        source, point = mounting.SOURCE, Path(source)  # no bucket's name has a slash
     asked = mounting.options_of(list(options))
     if source is None or point is None:
         print(settings.control().post("/mount", **asked.own)["mount"])
@@ -347,7 +350,10 @@ def umount(settings: _Settings, point: Path | None, lazy: bool, force: bool) -> 
 
     control, whole = settings.control(), settings.config().mount_point
     place = whole if point is None else point.absolute()
-    if os.geteuid() == 0 and mountpoints.type_at(place) == mountpoints.FILE_SYSTEM:
+    ours = mountpoints.type_at(place) == mountpoints.FILE_SYSTEM
+    if point is not None and not ours:
+        raise StoreError(Code.INVALID_ARGUMENT, f"{place} is no mount of Tierce")
+    if os.geteuid() == 0 and ours:
         answered = mounting.unmount(control, place, lazy=lazy, force=force)
         if place != whole or not answered:
             print(place)

@@ -70,7 +70,7 @@ def admitted(admission: Admission, handler: Callable[P, Coroutine[Any, Any, R]])
             number = to_errno(error.code)
             observed.failed(number)
             if number == errno.EIO:
-                log.error("%s: %r", name, error)
+                log.error("%s: %s", name, ", ".join([*getattr(error, "__notes__", ()), repr(error)]))
             raise FUSEError(number) from None
         except Exception:
             observed.failed(errno.EIO)

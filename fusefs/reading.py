@@ -47,9 +47,10 @@ async def _committed(store: ObjectStore, file: File, start: int, end: int) -> by
                 data = reader.ready()
                 if data is None:
                     data = await reader.read()
-        except StoreError:
+        except StoreError as error:
             file.base = store.node(file.inode)
             if file.base == base:
+                error.add_note(f"inode {file.inode}, bytes {start} to {stop}")  # for the log: whose bytes are lost
                 raise
         else:
             return data + bytes(end - stop) if stop < end else data

@@ -216,6 +216,13 @@ def test_the_mount_is_the_daemons(daemon: Answers, tmp_path: Path) -> None:
     assert run("umount", state=tmp_path).stdout == "/m\n"
 
 
+def test_a_place_that_is_no_mount_is_said_to_be_none(daemon: Answers, tmp_path: Path) -> None:
+    result = run("umount", str(tmp_path), state=tmp_path)
+    assert result.exit_code == 1
+    assert f"{tmp_path} is no mount of Tierce" in result.stderr
+    assert run("mount", "photos", state=tmp_path).exit_code == 2, "a bucket, and no place for it"
+
+
 ONLINE = ["pool status", "device list", "mount", "umount", "bucket list", "key list", "audit", "key revoke X"]
 
 

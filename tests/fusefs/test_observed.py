@@ -8,8 +8,10 @@ import pyfuse3
 import pytest
 import trio
 
+from appliance.errors import Code, StoreError
 from appliance.metrics import Collector, Requests, exposition
 from fusefs.observed import BOUNDS, OPERATIONS, Operation
+from tests.fusefs.scenes import settled
 from tests.fusefs.unmounted import unmounted
 
 
@@ -46,6 +48,27 @@ def test_operations_are_counted_by_how_they_ended() -> None:
         count, errors, moved = more("read")
         assert (errors, moved) == ({"EIO": 1}, 5)
         assert count >= 2
+
+    trio.run(main)
+
+
+def test_the_log_says_whose_bytes_are_lost(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with unmounted() as mount:
+            await mount.write_file("photos/a", bytes(20_000))
+            fh = await mount.open("photos/a")
+            await settled(mount)
+
+            def damaged(*_: object) -> None:
+                raise StoreError(Code.DAMAGED, "no good copy of the data is left", cause="device 1 at 4096")
+
+            monkeypatch.setattr(mount.store, "reader", damaged)
+            with pytest.raises(pyfuse3.FUSEError) as caught:
+                await mount.ops.read(fh, 4096, 4096)
+            assert caught.value.errno == errno.EIO
+            assert f"read: inode {await mount.inode('photos/a')}, bytes 4096 to 8192, " in caplog.text
+            assert "device 1 at 4096" in caplog.text
+            await mount.close(fh)
 
     trio.run(main)
 

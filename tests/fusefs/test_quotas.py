@@ -17,6 +17,7 @@ import trio
 
 from appliance import settings
 from appliance.errors import Code, StoreError
+from appliance.limits import KIB
 from appliance.model import NO_ATTRIBUTES
 from appliance.quota import Quota
 from appliance.upkeep.audit import audit
@@ -407,5 +408,28 @@ def test_the_doors_fill_a_bucket_exactly(tmp_path: Path, seed: int) -> None:
             assert (usage.objects, usage.bytes) == used(mount)
             assert usage.objects <= 9
             assert usage.bytes <= 12_000
+
+    trio.run(main)
+
+
+def test_a_shared_copy_counts_as_much_as_one_of_bytes(tmp_path: Path) -> None:
+    """copy_file_range asks the quota in its commit: what does not fit changes nothing, in the bucket or in the file."""
+
+    async def main() -> None:
+        size = 256 * KIB
+        async with limited(tmp_path, Quota(2 * size + 1000)) as mount:
+            await mount.write_file("photos/source", data := random.Random(1).randbytes(size))
+            source, copy = await mount.open("photos/source"), await mount.create("photos/copy")
+            assert await mount.ops.copy_file_range(source, 0, copy, 0, size, 0) == size
+            assert used(mount) == (2, 2 * size)
+            await refused(mount.ops.copy_file_range(source, 0, copy, size, size, 0))
+            assert await mount.ops.copy_file_range(source, 0, copy, 0, size, 0) == size, "it adds nothing"
+            assert used(mount) == (2, 2 * size)
+            assert await mount.read_all(copy) == data
+            for handle in (source, copy):
+                await mount.close(handle)
+            await mount.unlink("photos/source")
+            await mount.store.settle()
+            assert used(mount) == (1, size), "counted by sizes, whoever shares the pieces"
 
     trio.run(main)

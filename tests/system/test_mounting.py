@@ -146,7 +146,7 @@ def test_a_killed_daemon_comes_back_in_every_place(fuse: None, tmp_path: Path, p
         box.s3().create_bucket(Bucket="gone")
         (places / "two").mkdir()
         box.tierce("mount", "photos", str(places / "one"), "-o", "ro")
-        box.tierce("mount", "tierce", str(places / "all"))
+        box.tierce("mount", str(places / "all"))
         box.tierce("mount", "gone", str(places / "two"))
         file = os.open(places / "all" / "photos" / "file", os.O_WRONLY | os.O_CREAT)
         os.write(file, b"synced")
