@@ -351,7 +351,7 @@ class Operations(pyfuse3.Operations):
         if file.misled:
             await self.invalidation.forget_file(file)
         if self.files.durable_close:
-            await self.files.make_durable(file)
+            await self.files.make_durable(file, late=True)
         else:
             await self.files.commit(file)
             self.files.report(file)
@@ -360,7 +360,7 @@ class Operations(pyfuse3.Operations):
     @handling
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         file = self._file_handle(fh).file
-        await self.files.make_durable(file)
+        await self.files.make_durable(file, late=True)
         await self.pending.named(file.inode)
         self.pending.synced(file.inode)
         self.files.promises.report(file)

@@ -275,20 +275,20 @@ class WriteBack:
                 self.touch(file)
 
     # ------------------------------------------------------------------ committing
-    async def commit(self, file: File, *, synced: bool = False) -> Commit | None:
+    async def commit(self, file: File, *, synced: bool = False, late: bool = False) -> Commit | None:
         """Submits what is dirty; the last commit under way, if any.  Waits for devices, not for the barrier."""
         if file.orphan:
             return None
         if file.dirty or file.lock.locked():
             async with file.lock:
                 if file.dirty and not self._is_orphan(file):
-                    await self._submit(file, synced=synced)
+                    await self._submit(file, synced=synced, late=late)
         return file.pending[-1] if file.pending else None
 
-    async def make_durable(self, file: File) -> None:
-        """Commits and waits for the barrier.  Raises the error of a commit nobody was told about."""
-        commit = await self.commit(file, synced=True)
-        if commit is not None and not await commit.ticket.stands():
+    async def make_durable(self, file: File, *, late: bool = False) -> None:
+        """Commits and waits for the barrier; `late`: not until its rows are shown.  Raises an error nobody was told."""
+        commit = await self.commit(file, synced=True, late=late)
+        if commit is not None and not (late and await commit.ticket.stands()):
             await self.wait(commit)
             last = await self.commit(file) if commit.again else commit
             if last is not None:
@@ -419,7 +419,7 @@ class WriteBack:
             staged += [Segment(start, end, chunk, skip, owner) for start, end, skip in gathering.placements]
         return staged
 
-    async def _submit(self, file: File, *, synced: bool = False) -> None:
+    async def _submit(self, file: File, *, synced: bool = False, late: bool = False) -> None:
         """Builds one commit of all that is dirty at this moment and submits it.  Somebody waits for it if `synced`."""
         token, size, cut = next(self._tokens), file.size, file.cut
         whole = None if synced and file.takes_patches else whole_small(self.store, file)
@@ -471,7 +471,7 @@ class WriteBack:
                 promised=promised,
                 punched=punched,
                 until=file.until,
-                late=synced,
+                late=late,
             )
         except BaseException:
             file.overlay.unclaim(token)
