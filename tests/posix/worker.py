@@ -12,8 +12,10 @@ import ctypes
 import errno
 import json
 import os
+import shutil
 import socket
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -58,12 +60,15 @@ class User:
 
     def __init__(self) -> None:
         self.files: dict[str, int] = {}
+        self.programs: list[subprocess.Popen[bytes]] = []
 
     # -- state
     def reset(self, path: str) -> None:
         for descriptor in self.files.values():
             os.close(descriptor)
         self.files.clear()
+        while self.programs:
+            self.end()
         os.chdir(path)
         os.umask(0)
 
@@ -153,6 +158,19 @@ class User:
             self.files[name] = descriptor
         else:
             os.close(descriptor)
+
+    def program(self, path: str) -> None:
+        """Makes one that does nothing for a minute."""
+        shutil.copy("/bin/sleep", path)
+
+    def execute(self, path: str) -> None:
+        """execve(2) in a child, which runs until `end`."""
+        self.programs.append(subprocess.Popen([os.path.abspath(path), "60"]))
+
+    def end(self) -> None:
+        program = self.programs.pop()
+        program.kill()
+        program.wait()
 
     def close(self, name: str) -> None:
         os.close(self.files.pop(name))
