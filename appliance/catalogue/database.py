@@ -34,7 +34,8 @@ type_keep = Callable[[Callable[..., list[Any]], type_gathered, int, int, int, in
 """Told before bytes [start, end) of a node, whose content is (kind, ref), change in place: someone may read them."""
 
 WRITER_CACHE_KIB: Final = 32_768  # what a batch touches: the upper levels of every B-tree
-READER_CACHE_KIB: Final = 16_384  # the loop's own; listings and scans have connections with little memory
+READER_CACHE_KIB: Final = 16_384  # the loop's own
+SCAN_CACHE_KIB: Final = 12_288  # of listings: a page of 1,000 common prefixes looks into as many leaves, 8 KiB each
 UNBOUNDED: Final = 1 << 62
 ID_STEP: Final = 1 << 20  # ids are promised to the journal in such steps, so that a crash reuses none
 

@@ -102,7 +102,8 @@ class Verbs:
         """`function(every, *arguments)` over one state, on the calling thread's own connection (H4)."""
         connection: sqlite3.Connection | None = getattr(self._threads, "connection", None)
         if connection is None:
-            connection = self._threads.connection = database.connect(self._database_path, read_only=True)
+            connection = database.connect(self._database_path, read_only=True, cache_kib=database.SCAN_CACHE_KIB)
+            self._threads.connection = connection
             self._connections.append(connection)
         execute = connection.execute
         execute("BEGIN")
