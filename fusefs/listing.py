@@ -41,7 +41,7 @@ from fusefs.places import PARENT, SELF, cookie_of
 LIST_STEP: Final = 256  # entries per call of the store
 REPLY_MAX: Final = 1_024  # entries in a reply: some 5 ms
 BARE_FIRST: Final = 64  # bare entries in the first reply that has any: each next one may have as many as all before
-FULL_MAX: Final = 8_192  # entries of a directory that come with attributes, asked for or not
+FULL_MAX: Final = 4_096  # entries of a directory that come with attributes, asked for or not
 SEEK_STEP: Final = 1_024  # entries looked through for a forgotten cookie, between two other requests
 
 
