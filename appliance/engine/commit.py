@@ -501,7 +501,6 @@ class Committer:
         begun = [self._rows.begin(item.tx.images) for item in self._ahead if not item.indexed]
         if images is not None:
             begun.append(self._rows.begin(images))
-        self._commits += len(begun)
         try:
             if mark:
                 set_meta(self.connection, "applied_seq", self.ring.seq)
@@ -511,6 +510,7 @@ class Committer:
             self.failed = StoreError(Code.READ_ONLY, "the catalogue cannot be written: restart to recover")
             log.critical("COMMIT failed after a durable record: %s", error)
             raise self.failed from error
+        self._commits += len(begun)
         self.shown = self.ring.seq
         for commit in begun:
             commit.done = True

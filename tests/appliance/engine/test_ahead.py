@@ -162,6 +162,7 @@ def test_what_stands_survives_an_index_that_cannot_be_written(tmp_path: Path) ->
             with pytest.raises(StoreError) as raised:
                 await ticket.wait()
             assert raised.value.code is Code.READ_ONLY
+        assert await read_all(store, store.node(node.id)) == DATA, "nothing is remembered that the catalogue lacks"
         with pytest.raises(StoreError):
             await store.make_directory(bucket.root, b"d", 0o755, 0, 0, NOW)
 
