@@ -370,6 +370,9 @@ def test_a_commit_that_a_failed_device_kept_from_being_done_is_tried_again(play:
                 assert self.error is not None
                 raise self.error
 
+            async def stands(self) -> bool:
+                return False
+
         def failing(*arguments: Any, **options: Any) -> Any:
             nonlocal left
             left -= 1
