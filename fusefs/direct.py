@@ -18,9 +18,7 @@ from typing import TYPE_CHECKING
 
 import outcome
 import trio
-from pyfuse3 import FUSEError
 
-from appliance.errors import StoreError
 from fusefs.handles import DirectoryHandle, FileHandle
 from fusefs.observed import UNDER_WAY, operation
 from fusefs.permits import READ, WRITE, Permits
@@ -57,12 +55,15 @@ class DirectReads:
         base, end = file.base, min(start + size, file.size)
         if file.overlay or base is None or not start < end <= base.size:
             return False
+        reader = None
         try:
             self._permits.require(WRITE if handle.writable else READ, file.bucket)
             reader = self._store.reader(base, start, end - start)
-        except (FUSEError, StoreError):
-            return False  # it meets the same, and says so
-        self._reads(handle, start, end)
+            self._reads(handle, start, end)
+        except Exception:  # the usual handler meets the same and says so: out of here nothing would be an answer
+            if reader is not None:
+                reader.close()
+            return False
         data = reader.ready()
         if data is not None:
             reader.close()
@@ -84,7 +85,13 @@ class DirectReads:
 
         UNDER_WAY.requests += 1
         self._under_way += 1
-        reader.start(reply, done)
+        try:
+            reader.start(reply, done)
+        except trio.ClosedResourceError:  # so is the store: nobody will be called
+            UNDER_WAY.requests -= 1
+            self._under_way -= 1
+            reader.close()
+            return False
         return True
 
     async def idle(self) -> None:

@@ -30,6 +30,9 @@ T = TypeVar("T")
 type_waiter = trio.lowlevel.Task | Callable[[outcome.Outcome[Any]], None]
 
 DEFAULT_THREADS: Final = 8  # measured best for 64 tasks over one fast device; a HDD wants 1 or 2
+STARTED_AHEAD: Final = (
+    2  # calls that no task waits for, by thread: one to do, and one at hand while the loop hears of it
+)
 
 
 class CallLanes(Protocol):
@@ -51,6 +54,8 @@ class Lanes:
         self._finished: collections.deque[tuple[type_waiter, outcome.Outcome[object]]] = collections.deque()
         self._waking = False  # a wake-up is on its way; set by threads, cleared by the loop
         self._closed = False
+        self._ahead = STARTED_AHEAD * threads  # how many more may be started before those that are have ended
+        self._held: collections.deque[tuple[type_waiter, Callable[[], object]]] = collections.deque()
         self._running = 0
         self._calls = 0
         self._wakeups = 0
@@ -73,17 +78,23 @@ class Lanes:
 
     def start(self, function: Callable[[], T], done: Callable[[outcome.Outcome[T]], None]) -> None:
         """`function()` in one of the threads; then, on the loop, `done` of how it ended, which must not raise.  No task
-        waits."""
+        waits, so nothing bounds how many are started: a call waits for STARTED_AHEAD of them a thread, not for all."""
         if self._closed:
             raise trio.ClosedResourceError("these lanes are closed")
         self._calls += 1
         self._running += 1
-        self._queue.put((done, function))
+        if self._ahead:
+            self._ahead -= 1
+            self._queue.put((done, function))
+        else:
+            self._held.append((done, function))
 
     def close(self) -> None:
         """Ends the threads once the calls already made have returned; waits for none of them.  Idempotent."""
         if not self._closed:
             self._closed = True
+            while self._held:
+                self._queue.put(self._held.popleft())
             for _ in self._threads:
                 self._queue.put(None)
 
@@ -120,6 +131,10 @@ class Lanes:
             if isinstance(waiter, trio.lowlevel.Task):
                 trio.lowlevel.reschedule(waiter, result)
             else:
+                if self._held:
+                    self._queue.put(self._held.popleft())
+                else:
+                    self._ahead += 1
                 waiter(result)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+import trio
 
 from appliance.limits import KIB, MIB
 from fusefs.observed import OPERATIONS, UNDER_WAY
@@ -85,6 +89,41 @@ def test_what_a_thread_cannot_read_is_asked_again(tmp_path: Path) -> None:
         assert UNDER_WAY.requests == 0
         for device in devices:
             device.gone = False
+        assert Asked(mount, fh, 0, MIB).replies == [LONG[:MIB]]
+        await mount.close(fh)
+
+    over(tmp_path, scene)
+
+
+def test_what_goes_wrong_before_a_thread_has_it_is_the_usual_handlers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception that gets into ctypes would be no answer at all; and nothing stays pinned."""
+
+    def raises(error: Exception) -> Callable[..., object]:
+        def function(*_: object) -> object:
+            raise error
+
+        return function
+
+    async def scene(mount: Unmounted, devices: list[Vanishing]) -> None:
+        await mount.write_file("photos/long", LONG)
+        await mount.ops.files.commit_all()
+        fh = await mount.open("photos/long")
+        retrieval = mount.store.engine.retrieval
+        cases: tuple[tuple[object, str, Exception], ...] = (
+            (retrieval, "plan", KeyError("a bug")),
+            (mount.ops.metadata, "accessed", KeyError("a bug")),
+            (retrieval.lanes, "start", trio.ClosedResourceError("these lanes are closed")),
+        )
+        for where, name, error in cases:
+            with monkeypatch.context() as patched:
+                patched.setattr(where, name, raises(error))
+                asked = Asked(mount, fh, 0, MIB)
+            assert (asked.taken, asked.replies, asked.again) == (False, [], 0), name
+            assert retrieval.pins.oldest(-1) == -1, name
+            assert UNDER_WAY.requests == 0, name
+            await mount.ops.direct.idle()
         assert Asked(mount, fh, 0, MIB).replies == [LONG[:MIB]]
         await mount.close(fh)
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from appliance.device.lanes import InlineLanes, Lanes
+from appliance.device.lanes import STARTED_AHEAD, InlineLanes, Lanes
 
 
 def divide(a: int, b: int) -> float:
@@ -57,6 +57,31 @@ def test_a_call_that_no_task_waits_for_ends_on_the_loop(inline: bool) -> None:
         lanes.close()
         with pytest.raises(trio.ClosedResourceError):
             lanes.start(partial(divide, 6, 3), done)
+
+    trio.run(main)
+
+
+def test_a_call_waits_for_few_of_those_that_no_task_waits_for() -> None:
+    """A thousand programs that read the mount must not be a thousand reads ahead of one GET."""
+
+    async def main() -> None:
+        lanes = Lanes(1)
+        ended: list[outcome.Outcome[float]] = []
+        may_begin = threading.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lanes.call, may_begin.wait, 10.0)
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(1000):
+                lanes.start(partial(divide, 6, 3), ended.append)
+            may_begin.set()
+            assert await lanes.call(divide, 8, 2) == 4
+        assert 0 < len(ended) <= 2 * STARTED_AHEAD, "what ended while the loop heard of it lets as many follow"
+        assert lanes.statistics()["running"] == 1000 - len(ended)
+        lanes.close()  # what was started is done all the same
+        with trio.fail_after(10):
+            while len(ended) < 1000:
+                await trio.lowlevel.checkpoint()
+        assert lanes.statistics()["running"] == 0
 
     trio.run(main)
 
