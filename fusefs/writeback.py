@@ -288,7 +288,9 @@ class WriteBack:
     async def make_durable(self, file: File, *, late: bool = False) -> None:
         """Commits and waits for the barrier; `late`: not until its rows are shown.  Raises an error nobody was told."""
         commit = await self.commit(file, synced=True, late=late)
-        if commit is not None and not (late and await commit.ticket.stands()):
+        if late and commit is not None and await commit.ticket.stands():
+            await self._take_in_settled()  # what was written before it may have failed
+        elif commit is not None:
             await self.wait(commit)
             last = await self.commit(file) if commit.again else commit
             if last is not None:
@@ -502,6 +504,9 @@ class WriteBack:
         """Waits for one ticket and takes in every commit up to it that is done."""
         with suppress(Exception):  # taken in below, where it is kept for the file
             await commit.ticket.wait(patient=patient)
+        await self._take_in_settled()
+
+    async def _take_in_settled(self) -> None:
         while self.commits and self.commits[0].ticket.settled:
             await self._take_in(self.commits.popleft())
 
@@ -532,8 +537,9 @@ class WriteBack:
         self.memory -= commit.carried
         file.overlay.settle(commit.token)
         self._count(file)
-        if commit.ticket.error is None and file.pending and file.pending[0].ticket.settled:
-            return  # the next is taken in at once
+        following = file.pending[0].ticket if file.pending else None
+        if commit.ticket.error is None and following is not None and following.settled and following.error is None:
+            return  # it is taken in at once
         if commit.ticket.error is None and file.idle and not file.orphan:
             self.let_go(file)  # nobody will ask what the catalogue has of it
             return

@@ -56,7 +56,7 @@ from appliance.engine.gathering import Gathering
 from appliance.engine.journal import Place, Ring
 from appliance.engine.ledger import NONE, Ledger, Promise
 from appliance.engine.pool import Pool, PoolDevice
-from appliance.engine.remembered import Remembered, type_images
+from appliance.engine.remembered import Remembered
 from appliance.engine.retrieve import Retrieval
 from appliance.engine.ticket import Batch, Ticket, joined
 from appliance.errors import Code, StoreError
@@ -339,7 +339,7 @@ class Committer:
         if ahead and tx.changes <= AHEAD_CHANGES:
             self._ahead.append(_Ahead(done, seq, tx, freeing))
             return done
-        self._index(tx.images, mark=ahead)
+        self._index(tx, mark=ahead)
         self._put_in_limbo(seq, freeing)
         self.release_freed()
         for ticket in tickets:
@@ -487,8 +487,8 @@ class Committer:
         self.batch_commands += len(tickets)
         allocator = self.pool.allocator
         for device_id, offset in tx.new_pages:
-            if (PAGE.number, device_id, offset) in tx.images and tx.images[PAGE.number, device_id, offset] is not None:
-                allocator.commit(device_id, offset)
+            if tx.images.get((PAGE.number, device_id, offset)) is not None:
+                allocator.stand(device_id, offset)
             else:
                 allocator.forfeit(device_id, offset)
         for chunk, item in tx.new_data.items():
@@ -496,11 +496,12 @@ class Committer:
                 self.retrieval.cache.put(chunk, item.data)
         self._settle_space(tickets)
 
-    def _index(self, images: type_images | None = None, *, mark: bool = True) -> None:
+    def _index(self, last: Rows | None = None, *, mark: bool = True) -> None:
         """COMMIT: readers see the open transaction's batches.  It says which they are (I9), unless it does already."""
-        begun = [self._rows.begin(item.tx.images) for item in self._ahead if not item.indexed]
-        if images is not None:
-            begun.append(self._rows.begin(images))
+        batches = [item.tx for item in self._ahead if not item.indexed]
+        if last is not None:
+            batches.append(last)
+        begun = [self._rows.begin(tx.images) for tx in batches]
         try:
             if mark:
                 set_meta(self.connection, "applied_seq", self.ring.seq)
@@ -514,6 +515,10 @@ class Committer:
         self.shown = self.ring.seq
         for commit in begun:
             commit.done = True
+        for tx in batches:
+            for device_id, offset in tx.new_pages:
+                if tx.images.get((PAGE.number, device_id, offset)) is not None:
+                    self.pool.allocator.commit(device_id, offset)
         for item in self._ahead:
             if not item.indexed:
                 item.indexed = True

@@ -7,11 +7,13 @@ Each extent is at any moment in exactly one of four states:
 
 The catalogue's rows change at SQLite's COMMIT, which is not the same instant as the calls here.  So the two states
 between are *held* in memory: reservations until `commit` or `forfeit`, pending frees from before the freeing batch's
-COMMIT until the batch is durable and no reader pins the extent (I5).  A free map that loads a region at any moment
-is told rows and held extents, merged: what is both a row and held (between a COMMIT and the call that follows it)
-counts once, and what is in neither is free.  For that the order of calls is fixed:
+COMMIT until the batch is durable and no reader pins the extent (I5).  Where a batch is durable and its COMMIT left
+for later, its new pages are held as *standing* until then; a later batch may free them meanwhile.  A free map that
+loads a region at any moment is told rows and held extents, merged: what is both a row and held (between a COMMIT and
+the call that follows it) counts once, and what is in neither is free.  For that the order of calls is fixed:
 
     a new page:    reserve, …, COMMIT with its row, commit       (or: reserve, …, no row, forfeit)
+                   reserve, …, durable, stand, …, COMMIT with its row, commit
     a freed page:  begin_free, COMMIT without its row, release   (or: begin_free, rollback, cancel_free)
     a page made and freed inside one batch never has a row (I4): it is forfeited, not freed.
 
@@ -80,17 +82,19 @@ class _Held:
 class _Device:
     """One device's free map and what is held of it."""
 
-    __slots__ = ("fenced", "free_map", "pending", "reserved")
+    __slots__ = ("fenced", "free_map", "pending", "reserved", "standing")
 
     def __init__(
         self, number: int, start: int, end: int, region_size: int, used_by_region: Mapping[int, int], rows: Rows
     ) -> None:
         self.reserved = _Held(region_size)
+        self.standing = _Held(region_size)
         self.pending = _Held(region_size)
         self.fenced = False
 
         def load(low: int, high: int) -> Iterable[tuple[int, int]]:
-            claims = [*rows(number, low, high), *self.reserved.within(low), *self.pending.within(low)]
+            held = (self.reserved, self.standing, self.pending)
+            claims = [*rows(number, low, high), *(extent for state in held for extent in state.within(low))]
             claims.sort()
             assert all(clip(offset, length, low, high) == (offset, length) for offset, length in claims)
             return merge(claims)
@@ -188,10 +192,17 @@ class Allocator:
                 device.free_map.release(position, offset + whole - position)
             return offsets
 
-    def commit(self, device_id: int, offset: int) -> None:
-        """The extent's row is in the catalogue now: the reservation ends."""
+    def stand(self, device_id: int, offset: int) -> None:
+        """The extent's row is durable, and its COMMIT is to come: it can be freed, and no more be forfeited."""
         with self._lock:
-            self._devices[device_id].reserved.remove(offset)
+            device = self._devices[device_id]
+            device.standing.add(offset, device.reserved.remove(offset))
+
+    def commit(self, device_id: int, offset: int) -> None:
+        """The extent's row is in the catalogue now: what held it ends."""
+        with self._lock:
+            device = self._devices[device_id]
+            (device.reserved if device.standing.length(offset) is None else device.standing).remove(offset)
 
     def forfeit(self, device_id: int, offset: int) -> None:
         """The reservation is given back: free at once."""
@@ -250,10 +261,10 @@ class Allocator:
             return self._devices[device_id].pending.bytes
 
     def held(self, device_id: int) -> list[tuple[int, int]]:
-        """Every (offset, length) that is reserved or pending, rising by offset: what the audit adds to the rows."""
+        """Every (offset, length) that memory claims, rising by offset: what the audit adds to the rows."""
         with self._lock:
             device = self._devices[device_id]
-            return sorted([*device.reserved.everything(), *device.pending.everything()])
+            return sorted({*device.reserved.everything(), *device.standing.everything(), *device.pending.everything()})
 
     def statistics(self, device_id: int) -> dict[str, int]:
         """The free map's, and bytes and extents held."""

@@ -18,9 +18,9 @@ from appliance.errors import Code, StoreError
 from appliance.model import Bucket, NewSlice
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
-from tests.appliance.engine.test_retrieve import NOW
+from tests.appliance.engine.test_retrieve import NOW, forget
 from tests.appliance.engine.test_short_path import DATA, changed, put
-from tests.models.boxes import make_devices, read_all, run_store
+from tests.models.boxes import body_of, make_devices, read_all, run_store
 
 PIECES = [(4096 * at, bytes([at]) * 1000) for at in (1, 7, 30)]
 
@@ -210,5 +210,33 @@ def test_a_long_reader_begins_with_what_stands(tmp_path: Path) -> None:
         assert behind(store) == 0
         await store.engine.lanes.call(long.begin, plan, node.generation + 3)
         long.end(plan)
+
+    run_store(tmp_path, main, threaded=True)
+
+
+def forget_free_lists(store: ObjectStore) -> None:
+    """As if other regions had taken their room: the next reservation looks at what is claimed."""
+    for device in store.engine.pool.allocator._devices.values():
+        device.free_map._lists.clear()
+        device.free_map._active[:] = [-1] * len(device.free_map._active)
+
+
+def test_pages_of_what_stands_are_not_free(tmp_path: Path) -> None:
+    """I6, I7: a free list that is built between the record and the COMMIT does not find their rows."""
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        node = await put(store, bucket)
+        await synced(store, node.id, [(0, b"a" * 200_000), (0, b"b" * 40_000)])
+        assert behind(store) == 2
+        forget_free_lists(store)
+        await body_of(store, bucket, DATA)
+        await synced(store, node.id, [(0, b"c" * 200_000)])  # frees what is ahead of the index, too
+        forget_free_lists(store)
+        await body_of(store, bucket, DATA)
+        assert behind(store) == 3
+        forget(store)
+        wanted = changed(DATA, [(0, b"c" * 200_000)])
+        assert await read_all(store, await store.look_up(bucket, b"k")) == wanted
+        assert (await audit(store)).healthy
 
     run_store(tmp_path, main, threaded=True)

@@ -43,7 +43,9 @@ class AllocatorMachine(RuleBasedStateMachine):
         self.rows: dict[tuple[int, int], int] = {}  # what a reader of the catalogue sees
         self.free = {(device, unit) for device in DEVICES for unit in range(SIZE // UNIT)}
         self.reserved: dict[tuple[int, int], int] = {}
+        self.standing: dict[tuple[int, int], int] = {}  # durable, COMMIT not done
         self.committed: dict[tuple[int, int], int] = {}  # COMMIT is done, `commit` not yet called
+        self.stood: dict[tuple[int, int], int] = {}  # the same, of those that stood before it
         self.freeing: dict[tuple[int, int], int] = {}  # begin_free called, COMMIT not done
         self.freed: dict[tuple[int, int], int] = {}  # COMMIT is done, `release` not yet called
         self.allocator = Allocator(contextlib.nullcontext(), ceiling=1.0)
@@ -114,10 +116,20 @@ class AllocatorMachine(RuleBasedStateMachine):
             self.allocator.forfeit(device, offset)
             self.free |= self.units(device, offset, length)
 
-    @precondition(lambda self: self.rows)
+    @precondition(lambda self: self.reserved)
+    @rule(data=st.data())
+    def stand(self, data: st.DataObject) -> None:
+        for device, offset, length in self.take(data, self.reserved):
+            self.allocator.stand(device, offset)
+            self.standing[device, offset] = length
+
     @rule(data=st.data())
     def begin_free(self, data: st.DataObject) -> None:
-        live = {key: n for key, n in self.rows.items() if key not in self.freeing and key not in self.committed}
+        live = {
+            key: n
+            for key, n in (self.rows | self.standing).items()
+            if key not in self.freeing and key not in self.committed
+        }
         if live:
             extents = self.take(data, live)
             self.allocator.begin_free(extents)
@@ -134,6 +146,9 @@ class AllocatorMachine(RuleBasedStateMachine):
         chosen = set(self.reserved) if everything else {key for key in self.reserved if data.draw(st.booleans())}
         for key in chosen:
             self.committed[key] = self.rows[key] = self.reserved.pop(key)
+        self.stood |= self.standing
+        self.rows |= self.standing
+        self.standing = {}
         for key in self.freeing:
             del self.rows[key]
         self.freed |= self.freeing
@@ -145,10 +160,20 @@ class AllocatorMachine(RuleBasedStateMachine):
         for device, offset, _ in self.take(data, self.committed):
             self.allocator.commit(device, offset)
 
-    @precondition(lambda self: self.freed)
+    @precondition(lambda self: self.stood)
+    @rule()
+    def commit_stood(self) -> None:
+        for device, offset in self.stood:
+            self.allocator.commit(device, offset)
+        self.stood = {}
+
+    @precondition(lambda self: self.freed.keys() - self.stood.keys())
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        extents = self.take(data, self.freed)
+        freed = {key: length for key, length in self.freed.items() if key not in self.stood}
+        extents = self.take(data, freed)
+        for device, offset, _ in extents:
+            del self.freed[device, offset]
         self.allocator.release(extents)
         for extent in extents:
             self.free |= self.units(*extent)
