@@ -377,12 +377,12 @@ class Page(Frozen, frozen=True):
     next: bytes
 
 
-type_shown_row = tuple[bytes, int, int, int, int, int, int, int, int, int, int, int]
+type_shown_row = tuple[bytes, int, int, int, int, int, int, int, int, int, int, int, int]
 """A row name (a directory's ends with "/"), then of its node: id, mode, owner, group, links, size, kind, the times of
-access, of change and of change of the inode, and flags."""
+access, of change and of change of the inode, and flags; the entry's sum."""
 
-type_named_row = tuple[bytes, int, int]
-"""A row name, id and mode."""
+type_named_row = tuple[bytes, int, int, int]
+"""A row name, id and mode; the entry's sum."""
 
 
 class Entry(Frozen, frozen=True):

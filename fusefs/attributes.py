@@ -75,7 +75,7 @@ def is_partial(row: type_shown_row) -> bool:
 
 def of_row(row: type_shown_row, ownership: Ownership) -> type_shown:
     """What a listing's row shows."""
-    _, inode, mode, uid, gid, links, size, kind, atime_ns, mtime_ns, ctime_ns, flags = row
+    _, inode, mode, uid, gid, links, size, kind, atime_ns, mtime_ns, ctime_ns, flags, _ = row
     if flags & UNOWNED:
         mode, uid, gid = ownership.instead(mode)
     held = -(-size // BLOCK_SIZE) * (BLOCK_SIZE // 512) if kind != _EMPTY else 0

@@ -234,15 +234,17 @@ class File:
 
 class FileHandle:
     """One open(2).  `writable` handles commit when they are closed.  `direct`: reads and writes are the
-    program's own, not the kernel cache's.  `ours`: it fetches what programs will read (`prefetch`)."""
+    program's own, not the kernel cache's.  `ours`: it fetches what programs will read (`prefetch`).  `unseen`: reading
+    by it is no access (O_NOATIME, open(2))."""
 
-    __slots__ = ("direct", "file", "ours", "writable")
+    __slots__ = ("direct", "file", "ours", "unseen", "writable")
 
-    def __init__(self, file: File, writable: bool, *, direct: bool, ours: bool = False) -> None:
+    def __init__(self, file: File, writable: bool, *, direct: bool, ours: bool = False, unseen: bool = False) -> None:
         self.file = file
         self.writable = writable
         self.direct = direct
         self.ours = ours
+        self.unseen = ours or unseen
 
 
 class DirectoryHandle:

@@ -161,10 +161,10 @@ def _committed_bare(names: Names, handle: DirectoryHandle, page: Page) -> list[b
     """The same, without attributes."""
     limit = min(REPLY_MAX, page.most, max(BARE_FIRST, handle.bare))
     found = names.store.named(handle.inode, handle.after, limit)
-    rows = [name for name, _, _ in found]
+    rows = [row[0] for row in found]
     aliases = _aliases(names, handle.inode, rows, whole=len(found) < limit)
     bare = page.bare
-    for at, (name, inode, mode) in enumerate(found):
+    for at, (name, inode, mode, _) in enumerate(found):
         if not bare(aliases.get(name, name), inode, mode, cookie_of(name)):
             return rows[:at]
     return rows

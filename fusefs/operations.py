@@ -313,10 +313,10 @@ class Operations(pyfuse3.Operations):
 
     def _reads(self, handle: FileHandle, start: int, end: int) -> None:
         """A program has asked for these bytes of a file, or we have."""
-        if not handle.ours:
+        if not handle.unseen:
             self.metadata.accessed(handle.file)
-            if 0 < end - start <= SMALL and self.prefetch is not None and not handle.direct:
-                self.prefetch.missed(handle.file, start, end)
+        if self.prefetch is not None and 0 < end - start <= SMALL and not handle.direct and not handle.ours:
+            self.prefetch.missed(handle.file, start, end)
 
     @handling
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
@@ -343,10 +343,10 @@ class Operations(pyfuse3.Operations):
         handle = self._file_handle(fh)
         file = handle.file
         if not handle.writable:
-            if not handle.ours:
+            if not handle.unseen:
                 self.metadata.accessed(file)  # most bytes are read from the kernel's cache without a request
-                if self.prefetch is not None:
-                    await self.prefetch.settled(file)
+            if self.prefetch is not None and not handle.ours:
+                await self.prefetch.settled(file)
             return
         if file.misled:
             await self.invalidation.forget_file(file)
@@ -505,7 +505,9 @@ class Operations(pyfuse3.Operations):
         file.writers += writable
         file.done = not file.writers
         number = next(self._numbers)
-        self.handles[number] = FileHandle(file, writable, direct=bool(flags & os.O_DIRECT), ours=ours)
+        self.handles[number] = FileHandle(
+            file, writable, direct=bool(flags & os.O_DIRECT), ours=ours, unseen=bool(flags & os.O_NOATIME)
+        )
         # keep_cache: an S3 PUT makes a new node, so a node's bytes change through this mount alone
         return FileInfo(fh=FileHandleT(number), keep_cache=True)
 
@@ -524,7 +526,10 @@ class Operations(pyfuse3.Operations):
         that are newer: who wrote them has closed the file, and with that they came here."""
         if file.base is not None and file.base.customers:
             return
-        data = committed_now(self.store, file, 0, file.size)
+        try:
+            data = committed_now(self.store, file, 0, file.size)
+        except StoreError:
+            return  # who reads them meets the same, and is told
         if data is not None:
             self._kernel.give(file.inode, data)
 

@@ -15,7 +15,7 @@ A page's header says whose chunk it is; from there up each row that leads on has
 `node.dsum`, `entry.sum`, `part.sum`, `version.sum`.  A row is proven
 when it is followed, and one that does not match is DAMAGED: the catalogue is then rebuilt from the devices, whose
 records and snapshots have digests.  A sum of 0, or none, is that of a row that an older program wrote.
-Listings do not prove the names that they show: whoever follows one does.
+S3's listings do not prove the names that they show: whoever follows one does.  The mount's do.
 """
 
 from __future__ import annotations

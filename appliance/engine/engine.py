@@ -38,7 +38,7 @@ from appliance.engine.ticket import Batch, Ticket
 from appliance.engine.worn import Worn
 from appliance.errors import Code, StoreError
 from appliance.limits import BATCH_BODY_MAX, BATCH_COMMANDS_MAX, MIB, WRITE_CEILING
-from appliance.model import AccessKey, Bucket, Change, Node, Usage, User, WrappedKey
+from appliance.model import AccessKey, Bucket, Change, Entry, Node, Usage, User, WrappedKey
 
 log = logging.getLogger(__name__)
 
@@ -482,10 +482,12 @@ class Engine:
                 self.rows.put_node(found)
         return found
 
-    def listed(self, directory: int, names: dict[bytes, int]) -> None:
-        """All of a directory's row names were just read, with their nodes: who lists it often asks for each next."""
+    def listed(self, directory: int, entries: Sequence[Entry]) -> None:
+        """These are all of a directory's, just read: who lists it often asks for each next."""
         if not self.reader.in_transaction:
-            self.rows.know(directory, names)
+            self.rows.know(directory, {each.name + b"/" * each.directory: each.node.id for each in entries})
+            for each in entries:
+                self.rows.put_node(each.node)
 
     def _first(self, sql: str, parameters: tuple[Any, ...]) -> Any:
         return self.reader.execute(sql, parameters).fetchone()

@@ -16,6 +16,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from appliance.catalogue.schema import entry_sum
+from appliance.errors import Code, StoreError
 from appliance.model import BodyKind, Entry, Listed, Node, Page, type_named_row, type_shown_row
 
 type_every = Callable[[str, tuple[Any, ...]], list[Any]]
@@ -58,15 +60,16 @@ def _leaf(name: str, node: str, level: int = 0) -> str:
 
 _FIND: Final = "SELECT node FROM entry WHERE parent=? AND name=?"
 _ENTRIES: Final = (
-    "SELECT e.name, n.* FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?"
+    "SELECT e.name, n.*, e.sum FROM entry e LEFT JOIN node n ON n.id=e.node"
+    " WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?"
 )
 _SHOWN: Final = (
-    "SELECT e.name, n.id, n.mode, n.uid, n.gid, n.links, n.size, n.kind, n.atime_ns, n.mtime_ns, n.ctime_ns, n.flags"
-    " FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?"
+    "SELECT e.name, n.id, n.mode, n.uid, n.gid, n.links, n.size, n.kind, n.atime_ns, n.mtime_ns, n.ctime_ns, n.flags,"
+    " e.sum FROM entry e LEFT JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?"
 )
 _NAMED: Final = (
-    "SELECT e.name, n.id, n.mode"
-    " FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?"
+    "SELECT e.name, n.id, n.mode, e.sum"
+    " FROM entry e LEFT JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?"
 )
 
 
@@ -539,28 +542,36 @@ def _neighbours(every: type_every, asked: _Asked, page: _Collected, place: _Plac
 def entries(every: type_every, parent: int, after: tuple[bytes, bool] | None, limit: int) -> list[Entry]:
     """`store.ObjectStore.entries`."""
     if after is None:
-        start = b""
-        rows = every(_ENTRIES.replace("e.name>?", "e.name>=?"), (parent, start, limit))
+        rows = every(_ENTRIES.replace("e.name>?", "e.name>=?"), (parent, b"", limit))
     else:
         rows = every(_ENTRIES, (parent, after[0] + b"/" if after[1] else after[0], limit))
     return [
-        Entry(row[0][:-1], True, Node(*row[1:])) if row[0].endswith(b"/") else Entry(row[0], False, Node(*row[1:]))
-        for row in rows
+        Entry(row[0][:-1], True, Node(*row[1:-1])) if row[0].endswith(b"/") else Entry(row[0], False, Node(*row[1:-1]))
+        for row in _proven(parent, rows)
     ]
 
 
 def shown(every: type_every, parent: int, after: bytes | None, limit: int) -> list[type_shown_row]:
     """`store.ObjectStore.shown`."""
     if after is None:
-        return every(_SHOWN.replace("e.name>?", "e.name>=?"), (parent, b"", limit))
-    return every(_SHOWN, (parent, after, limit))
+        return _proven(parent, every(_SHOWN.replace("e.name>?", "e.name>=?"), (parent, b"", limit)))
+    return _proven(parent, every(_SHOWN, (parent, after, limit)))
 
 
 def named(every: type_every, parent: int, after: bytes | None, limit: int) -> list[type_named_row]:
     """`store.ObjectStore.named`."""
     if after is None:
-        return every(_NAMED.replace("e.name>?", "e.name>=?"), (parent, b"", limit))
-    return every(_NAMED, (parent, after, limit))
+        return _proven(parent, every(_NAMED.replace("e.name>?", "e.name>=?"), (parent, b"", limit)))
+    return _proven(parent, every(_NAMED, (parent, after, limit)))
+
+
+def _proven(parent: int, rows: list[Any]) -> list[Any]:
+    """Rows of a directory, name and node first and the entry's sum last.  The mount shows none that lies: the kernel
+    follows what it was given, and memory what it read, without coming by the name again.  Raises DAMAGED."""
+    for row in rows:
+        if row[1] is None or (row[-1] and row[-1] != entry_sum(parent, row[0], row[1])):
+            raise StoreError(Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"entry {parent}/{row[0]!r}")
+    return rows
 
 
 def place_of(every: type_every, node: int) -> tuple[int, bytes] | None:

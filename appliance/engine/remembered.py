@@ -19,10 +19,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from appliance.catalogue.schema import ENTRY, NODE
+from appliance.limits import KIB
 from appliance.model import Node
 
 LIMIT: Final = 16_384  # of entries, and of nodes
 NAMES: Final = 4  # times as many of names in directories that are known whole: they take a quarter of a node
+HEAVY: Final = 4 * KIB  # bytes of metadata and inline bytes: a node with more is not remembered
 ABSENT: Final = 0  # no node's number
 _DATA: Final = NODE.columns.index("data")
 
@@ -85,7 +87,10 @@ class Remembered:
 
     def put_node(self, node: Node) -> None:
         """A node as it was just read."""
-        if len(self._nodes) >= self._limit:
+        if len(node.packed) + len(node.data) > HEAVY:
+            self._nodes.pop(node.id, None)
+            return
+        if len(self._nodes) >= self._limit and node.id not in self._nodes:
             self._nodes.clear()
         self._nodes[node.id] = node
 
@@ -114,7 +119,7 @@ class Remembered:
                         if row is None:
                             del nodes[key[1]]
                         else:
-                            nodes[key[1]] = Node(*row)
+                            self.put_node(Node(*row))
                 elif key[0] == ENTRY.number:
                     _, parent, name = key
                     entries.pop((parent, name), None)
@@ -126,10 +131,6 @@ class Remembered:
                             found = commit.images.get((NODE.number, number))
                             if found is not None and not found[_DATA]:  # inline bytes may be many
                                 self.put_node(Node(*found))
-
-    def forget(self, number: int) -> None:
-        """What is remembered of a node."""
-        self._nodes.pop(number, None)
 
     def _grow(self, count: int) -> None:
         """So many more directories and names in them; of too many nothing stays."""

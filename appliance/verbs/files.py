@@ -67,21 +67,18 @@ class FileVerbs(VersionVerbs):
     def entries(self, parent: int, after: tuple[bytes, bool] | None, limit: int) -> list[Entry]:
         """In the catalogue's order: bytes of the name, a directory's with "/" appended.  `after` is the (name,
         directory) of the last one seen."""
-        return listing.entries(self.every, parent, after, limit)
+        found = listing.entries(self.every, parent, after, limit)
+        if after is None and len(found) < limit:
+            self.engine.listed(parent, found)
+        return found
 
     def shown(self, parent: int, after: bytes | None, limit: int) -> list[type_shown_row]:
         """As `entries`, of each what stat(2) shows and no more; `after` is a row name."""
-        found = listing.shown(self.every, parent, after, limit)
-        if after is None and len(found) < limit:
-            self.engine.listed(parent, {row[0]: row[1] for row in found})
-        return found
+        return listing.shown(self.every, parent, after, limit)
 
     def named(self, parent: int, after: bytes | None, limit: int) -> list[type_named_row]:
         """The same, of each its number and mode."""
-        found = listing.named(self.every, parent, after, limit)
-        if after is None and len(found) < limit:
-            self.engine.listed(parent, {row[0]: row[1] for row in found})
-        return found
+        return listing.named(self.every, parent, after, limit)
 
     async def place_of(self, node: int) -> tuple[int, bytes] | None:
         """A (directory, name) of a file; None without one.  Reads all names: for what must be known and seldom is."""

@@ -190,14 +190,14 @@ class MemoryStore:
         return [
             (
                 self._row(entry.name, entry.directory), node.id, node.mode, node.uid, node.gid, node.links, node.size,
-                node.kind, node.atime_ns, node.mtime_ns, node.ctime_ns, node.flags,
+                node.kind, node.atime_ns, node.mtime_ns, node.ctime_ns, node.flags, 0,
             )
             for entry in self.entries(parent, last, limit)
             for node in (entry.node,)
         ]  # fmt: skip
 
     def named(self, parent: int, after: bytes | None, limit: int) -> list[type_named_row]:
-        return [row[:3] for row in self.shown(parent, after, limit)]
+        return [(*row[:3], 0) for row in self.shown(parent, after, limit)]
 
     def hold(self, node: int) -> bool:
         self.holds[node] = self.holds.get(node, 0) + 1

@@ -103,6 +103,30 @@ def test_a_reply_tells_what_a_lookup_would(play: Play) -> None:
     play(scene)
 
 
+def test_a_directory_that_was_listed_is_known_whole(tmp_path: Path) -> None:
+    """Who lists it looks at each name next, and at what might be beside it: the catalogue was asked once.  What the
+    other door changes is heard of."""
+
+    async def scene(mount: Unmounted) -> None:
+        await mount.door.put("photos", b"d/f", b"S3's")
+        await mount.door.put("photos", b"d/g", b"S3's")
+        await mount.door.put("photos", b"d/below/x", b"")
+        await replies(mount, "photos/d", 1 << 20)
+        asked: list[str] = []
+        mount.store.engine.reader.set_trace_callback(asked.append)
+        for name in ("f", "g", "below", "absent"):
+            assert await mount.exists("photos/d/" + name) == (name != "absent")
+        assert asked == []
+        await mount.door.delete("photos", b"d/f")
+        await mount.door.put("photos", b"d/absent", b"there")
+        await mount.door.put("photos", b"d/g", b"newer")
+        assert not await mount.exists("photos/d/f")
+        assert await mount.read_file("photos/d/absent") == b"there"
+        assert await mount.read_file("photos/d/g") == b"newer"
+
+    run_on_pool(scene, tmp_path)
+
+
 def test_dots_lead_to_the_directory_and_its_parent(tmp_path: Path) -> None:
     async def scene(mount: Unmounted) -> None:
         await mount.mkdir("photos/d")

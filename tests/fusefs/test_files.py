@@ -275,6 +275,33 @@ def test_a_small_file_is_given_to_the_kernel_when_it_is_opened_first(tmp_path: P
     run_on_pool(scene, tmp_path)
 
 
+def test_a_small_file_whose_bytes_memory_refuses_is_opened_and_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who opens a damaged file learns it when he reads, as of a large one, and nothing stays in memory."""
+
+    async def scene(mount: Unmounted) -> None:
+        await mount.write_file("photos/inline", b"bytes")
+        await mount.ops.files.commit_all()
+        await settled(mount)
+        inode = await mount.inode("photos/inline")
+
+        def damaged(*_: object, **__: object) -> None:
+            raise StoreError(Code.DAMAGED)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(mount.store, "reader", damaged)
+            fh = await mount.open("photos/inline")
+            async with refused(errno.EIO):
+                await mount.ops.read(fh, 0, 5)
+            await mount.close(fh)
+        assert not mount.kernel.given
+        assert inode not in mount.ops.files.files
+        assert await mount.read_file("photos/inline") == b"bytes"
+
+    run_on_pool(scene, tmp_path)
+
+
 def test_append_after_reopen(play: Play) -> None:
     async def scene(mount: Unmounted) -> None:
         await mount.door.put("photos", b"log", b"one\n")

@@ -155,6 +155,23 @@ def test_a_close_stands_for_bytes_that_the_kernel_had(play: Play) -> None:
     play(scene)
 
 
+def test_who_asked_not_to_be_noticed_moves_nothing(play: Play) -> None:
+    """O_NOATIME, open(2): backup programs and indexers."""
+
+    async def scene(mount: Unmounted) -> None:
+        await mount.write_file("photos/f", b"bytes")
+        await mount.setattr("photos/f", st_atime_ns=OLD)
+        for flags in (os.O_RDONLY, os.O_RDWR, os.O_DIRECT):
+            fh = await mount.open("photos/f", flags | os.O_NOATIME)
+            assert await mount.read_all(fh) == b"bytes"
+            await mount.close(fh)
+            assert (await times(mount, "photos/f"))[0] == OLD, flags
+        assert await mount.read_file("photos/f") == b"bytes"
+        assert (await times(mount, "photos/f"))[0] > OLD
+
+    play(scene)
+
+
 def test_a_mount_that_is_read_only_moves_nothing(play: Play) -> None:
     async def scene(mount: Unmounted) -> None:
         await mount.write_file("photos/f", b"bytes")

@@ -131,6 +131,31 @@ LEADS = {
 }
 
 
+@pytest.mark.parametrize("what", [each for each in LEADS if "name" in each])
+def test_a_name_that_leads_elsewhere_is_not_listed(tmp_path: Path, what: str) -> None:
+    """The kernel would follow it without asking again, and memory would believe it."""
+
+    async def work(store: ObjectStore) -> None:
+        bucket = await two_objects(store)
+        (directory,) = store.entries(bucket.root, None, 10)
+        for entry in store.entries(directory.node.id, None, 10):
+            store.node(entry.node.id)
+        hurt(tmp_path / "catalogue.db", LEADS[what][0])
+        at, beside = (bucket.root, b"") if "directory" in what else (directory.node.id, b"")
+        for list_now in (
+            lambda: store.entries(at, None, 10),
+            lambda: store.entries(at, (beside, False), 10),
+            lambda: store.shown(at, None, 10),
+            lambda: store.shown(at, beside, 10),
+            lambda: store.named(at, None, 10),
+        ):
+            with pytest.raises(StoreError) as caught:
+                list_now()
+            assert caught.value.code is Code.DAMAGED, what
+
+    run(tmp_path, work)
+
+
 @pytest.mark.parametrize("what", LEADS)
 def test_a_row_that_leads_elsewhere_is_never_followed(tmp_path: Path, what: str) -> None:
     sql, pieces = LEADS[what]

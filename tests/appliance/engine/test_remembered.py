@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.catalogue.schema import ENTRY, NODE
-from appliance.engine.remembered import ABSENT, Commit, Remembered
+from appliance.engine.remembered import ABSENT, HEAVY, Commit, Remembered
 from appliance.model import BodyKind, Node
 
 DIRECTORIES, NAMES, NUMBERS = (1, 2, 3), (b"a", b"b", b"d/"), (10, 11, 12)
@@ -136,3 +137,16 @@ def test_a_directory_that_was_just_made_is_known_whole() -> None:
     assert rows.entry(3, b"a") == ABSENT
     rows.deliver(1)
     assert rows.entry(3, b"a") == ABSENT
+
+
+def test_what_is_heavy_is_not_remembered() -> None:
+    """A file may have 64 KiB of attributes, and many files may."""
+    rows = Remembered()
+    light = node(10, 1)
+    rows.put_node(light)
+    rows.begin({(NODE.number, 10): row(msgspec.structs.replace(light, packed=bytes(HEAVY + 1)))}).done = True
+    rows.deliver(1)
+    assert rows.node(10) is None
+    rows.put_node(light)
+    rows.put_node(msgspec.structs.replace(light, data=bytes(HEAVY), packed=b"x"))
+    assert rows.node(10) is None
