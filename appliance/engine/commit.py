@@ -183,19 +183,25 @@ class Committer:
         """What is ahead is put into the index, and given as one batch to be told of.  None: there is nothing."""
         if not self._ahead:
             return None
-        if self.is_ahead and self.failed is None:
+        behind = self.is_ahead
+        if self.failed is None:
             try:
-                self._index()
+                if behind:
+                    self._index()
+                self.release_freed()
             except StoreError as error:
                 log.debug("what was ahead of the index is refused: %r", error)
-            self.retrieval.long.batch.release()
+            except Exception as error:
+                self._stop(error)
+            finally:
+                if behind:
+                    self.retrieval.long.batch.release()
         ahead, self._ahead = self._ahead, []
         for item in ahead:
             if not item.indexed:
                 assert self.failed is not None
                 for ticket in item.batch.tickets:
                     ticket.result, ticket.error = None, self.failed
-        self.release_freed()
         commits, self._commits = self._commits, 0
         return joined([item.batch for item in ahead])._replace(commits=commits)
 
@@ -209,10 +215,7 @@ class Committer:
         except StoreError as error:
             failure = error
         except Exception as error:
-            # after a COMMIT memory and catalogue may disagree: nothing more is written on that ground (I10)
-            log.exception("the writer failed in a way that must not happen: writes have stopped")
-            self.failed = StoreError(Code.READ_ONLY, "writes have stopped: restart to recover", cause=repr(error))
-            return self._refuse(tickets, self.failed)
+            return self._refuse(tickets, self._stop(error))
         finally:
             if not self.is_ahead or self.failed is not None:
                 self.retrieval.long.batch.release()
@@ -226,6 +229,12 @@ class Committer:
         if answered and failure.code is Code.UNAVAILABLE:
             return self._repeat(tickets, answered, failure)
         return self._refuse(tickets, failure)
+
+    def _stop(self, error: Exception) -> StoreError:
+        """A bug: after a COMMIT memory and catalogue may disagree, and nothing more is written on that ground (I10)."""
+        log.error("the writer failed in a way that must not happen: writes have stopped", exc_info=error)
+        self.failed = StoreError(Code.READ_ONLY, "writes have stopped: restart to recover", cause=repr(error))
+        return self.failed
 
     def _repeat(self, tickets: Sequence[Ticket], answered: Sequence[Ticket], error: StoreError) -> Batch:
         """A device failed the batch and is fenced.  Others hear of it; what was answered is the next batch, once:

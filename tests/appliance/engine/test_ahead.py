@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,39 @@ def test_what_stands_survives_an_index_that_cannot_be_written(tmp_path: Path) ->
         assert (await audit(store)).healthy
 
     run_store(tmp_path, write_and_stop, devices=devices, threaded=True)
+    run_store(tmp_path, read, devices=devices, pooled=True)
+
+
+@pytest.mark.parametrize("threaded", [True, False])
+@pytest.mark.parametrize("where", ["commit", "release"])
+def test_a_bug_behind_the_record_stops_the_writer_and_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, threaded: bool
+) -> None:
+    """I10: memory and catalogue may disagree.  Nor does the next long reader wait for a batch that never ends."""
+    devices = make_devices(2)
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        node = await put(store, bucket)
+
+        def broken(*extents: object) -> None:
+            raise AssertionError("a bug")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store.engine.pool.allocator, where, broken)
+            ticket = await write(store, node.id, (0, bytes(len(DATA))))
+            await ticket.stands()
+            with suppress(StoreError):  # the catalogue may have it already
+                await ticket.wait()
+            with pytest.raises(StoreError, match="writes have stopped") as raised:
+                await store.make_directory(bucket.root, b"d", 0o755, 0, 0, NOW)
+            assert raised.value.code is Code.READ_ONLY
+        assert not store.engine.retrieval.long.batch.locked()
+
+    async def read(store: ObjectStore, bucket: Bucket) -> None:
+        assert await read_all(store, await store.look_up(bucket, b"k")) == bytes(len(DATA))
+        assert (await audit(store)).healthy
+
+    run_store(tmp_path, main, devices=devices, threaded=threaded)
     run_store(tmp_path, read, devices=devices, pooled=True)
 
 
