@@ -195,7 +195,7 @@ class ObjectVerbs(Verbs):
         NO_SPACE and QUOTA_EXCEEDED at once when it cannot fit, UNAVAILABLE when devices failed."""
         self.engine.require_writable()
         if size is not None and key:
-            self._require_quota(bucket, key, size)
+            await self._require_quota(bucket, key, size)
         if size is not None and size > self.engine.space(bucket.copies)[1]:
             if sum(device.online for device in self.engine.pool.devices.values()) < bucket.copies:
                 raise StoreError(Code.UNAVAILABLE, "too few devices are left for the bucket's copies")
@@ -214,14 +214,18 @@ class ObjectVerbs(Verbs):
             encryption,
         )
 
-    def _require_quota(self, bucket: Bucket, key: bytes, size: int) -> None:
-        """A body that cannot fit, whatever of the key it will replace, is not received at all.  Its commit decides."""
-        found = self.engine.ledger.room(bucket.id)
-        if found is None or found[0].size is None:
-            return
-        limit, taken = found[0].size, found[2]
-        if taken + size <= limit:
-            return  # whatever it replaces: an upload's parts, which each of them would count, may be thousands
+    async def _require_quota(self, bucket: Bucket, key: bytes, size: int) -> None:
+        """A body that cannot fit, whatever of the key it will replace, is not received at all.  Its commit decides.
+        What is counted is in the catalogue by then: the mount may just have written what will be replaced (H2)."""
+        for waited in (False, True):
+            found = self.engine.ledger.room(bucket.id)
+            if found is None or found[0].size is None:
+                return
+            limit, taken = found[0].size, found[2]
+            if taken + size <= limit:
+                return  # whatever it replaces: an upload's parts, which each of them would count, may be thousands
+            if not waited:
+                await self.settled(bucket)
         directories, name = names.split(key)
         parent = names.find_parent(self.one, self.engine.directories, bucket.root, directories)
         node = names.node_at(self.one, parent, name) if parent is not None else None

@@ -17,6 +17,7 @@ from appliance.engine.plan import LongPlan
 from appliance.engine.ticket import Ticket
 from appliance.errors import Code, StoreError
 from appliance.model import Bucket, NewSlice
+from appliance.quota import Quota
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
 from tests.appliance.engine.test_retrieve import NOW, forget
@@ -272,5 +273,23 @@ def test_pages_of_what_stands_are_not_free(tmp_path: Path) -> None:
         wanted = changed(DATA, [(0, b"c" * 200_000)])
         assert await read_all(store, await store.look_up(bucket, b"k")) == wanted
         assert (await audit(store)).healthy
+
+    run_store(tmp_path, main, threaded=True)
+
+
+def test_a_body_is_received_that_fits_in_the_place_of_what_stands(tmp_path: Path) -> None:
+    """H2: the quota counts what is not in the catalogue yet; so does what the body will replace."""
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        node = await put(store, bucket, DATA[:10_000])
+        await store.set_quota(bucket, Quota(400_000))
+        ticket = await write(store, node.id, (0, bytes(len(DATA))))
+        store.leave(bucket.id, ticket)
+        assert await ticket.stands()
+        assert behind(store) == 1
+        (await store.ingest(bucket, 350_000, b"k")).close()
+        with pytest.raises(StoreError) as raised:
+            await store.ingest(bucket, 350_000, b"another")
+        assert raised.value.code is Code.QUOTA_EXCEEDED
 
     run_store(tmp_path, main, threaded=True)
