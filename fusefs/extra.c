@@ -1,18 +1,21 @@
 /* Operations that libfuse has and pyfuse3 does not install, and one that this libfuse does not know, for stock pyfuse3.
  *
- * Loaded with RTLD_GLOBAL before pyfuse3 is (extra.py), two functions here take the place of libfuse's when the linker
+ * Loaded with RTLD_GLOBAL before pyfuse3 is (extra.py), three functions here take the place of libfuse's when the linker
  * binds pyfuse3's calls:
  *
  *     fuse_session_new          completes the table of operations by lseek, fallocate and copy_file_range, puts a
  *                               handler of whole replies in the place of pyfuse3's readdirplus, and one before its
  *                               read, which gets what that one does not take
+ *     fuse_session_receive_buf  reads the largest writes into a bytes object of Python's, which the handler keeps: libfuse
+ *                               would read them into its buffer, and pyfuse3 copy them with the interpreter held.
+ *                               pyfuse3's handler gets a write without bytes, and asks here for what came with it
  *     fuse_session_process_buf  gives a FUSE_TMPFILE to the handler of FUSE_CREATE: both have one layout, request and
  *                               reply (linux/fuse.h, protocol 7.37), and O_TMPFILE in the flags tells them apart;
  *                               keeps the inode of a FUSE_STATFS for its handler, which begins before the next request;
  *                               answers a FUSE_GETXATTR of security.capability itself: no inode has it, and the kernel
  *                               asks at the first write to each file and at each chown, whatever was negotiated
  *
- * Both then call libfuse's own, found by a handle of its file: RTLD_NEXT does not look there from a library that was
+ * They then call libfuse's own, found by a handle of its file: RTLD_NEXT does not look there from a library that was
  * loaded at run time.  The handlers are the caller's; each answers its request once, now or later, from any thread.
  */
 #define _GNU_SOURCE
@@ -22,6 +25,7 @@
 #include <fuse_lowlevel.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define IN_OPCODE 4 /* fuse_in_header: length, opcode */
@@ -29,10 +33,20 @@
 #define IN_UNIQUE 8
 #define IN_NODE 16
 #define IN_XATTR_NAME (IN_HEADER + 8) /* after fuse_getxattr_in: size, padding */
+#define IN_WRITE_SIZE (IN_HEADER + 16) /* fuse_write_in: handle, offset, size, ... */
+#define IN_WRITE (IN_HEADER + 40)
+#define OPCODE_WRITE 16
 #define OPCODE_STATFS 17
 #define OPCODE_GETXATTR 22
 #define OPCODE_CREATE 35
 #define OPCODE_TMPFILE 51
+
+#define LARGEST (1 << 20) /* what one write brings at most: 256 pages of 4 KiB, as libfuse asks for */
+
+/* Python's stable ABI, so that its headers need not be there. */
+extern void *PyBytes_FromStringAndSize(const char *, ssize_t);
+extern char *PyBytes_AsString(void *);
+extern void PyErr_Clear(void);
 
 typedef void (*seek_handler)(fuse_req_t, unsigned long long fh, long long offset, int whence);
 typedef void (*allocate_handler)(fuse_req_t, unsigned long long fh, int mode, long long offset, long long length);
@@ -50,6 +64,8 @@ static read_handler on_read; /* whether it takes the request */
 static given_handler given_read;
 static struct fuse_session *session;
 static unsigned long long asked;
+static void *vessel;  /* the bytes object that the next large write is read into */
+static void *arrived; /* the one that came with the write that was taken in last */
 
 /* The handlers of sessions that are made from now on. */
 void extra_install(seek_handler seek, allocate_handler allocate, copy_handler copy, list_handler list,
@@ -68,6 +84,14 @@ int extra_in_place(void) { return session != NULL; }
 
 /* The inode of the FUSE_STATFS that was taken in last: pyfuse3 gives its handler none. */
 unsigned long long extra_asked(void) { return asked; }
+
+/* The bytes that came with the write that was taken in last, once: the caller's own.  Otherwise empty ones. */
+void *extra_arrived(void)
+{
+    void *taken = arrived;
+    arrived = NULL;
+    return taken != NULL ? taken : PyBytes_FromStringAndSize(NULL, 0);
+}
 
 /* Has the kernel write back what it holds of an inode from `offset` on; 0 or -errno.  Blocks while it writes, and not
  * even a signal ends that: guard.py does. */
@@ -158,6 +182,43 @@ static int has_no_capability(struct fuse_session *of, const struct fuse_buf *req
         return 0;
     memcpy(&reply.unique, (char *)request->mem + IN_UNIQUE, sizeof reply.unique);
     return write(fuse_session_fd(of), &reply, sizeof reply) == sizeof reply;
+}
+
+/* pyfuse3 calls it with the interpreter held, and has it processed before it receives the next. */
+int fuse_session_receive_buf(struct fuse_session *of, struct fuse_buf *request)
+{
+    static int (*real)(struct fuse_session *, struct fuse_buf *);
+    static int small; /* the kernel wants more room than this */
+    if (real == NULL)
+        real = libfuse("fuse_session_receive_buf");
+    if (of != session || request->mem == NULL || small) /* libfuse makes the buffer with the first request */
+        return real(of, request);
+    if (vessel == NULL && (vessel = arrived) == NULL && (vessel = PyBytes_FromStringAndSize(NULL, LARGEST)) == NULL) {
+        PyErr_Clear();
+        return real(of, request);
+    }
+    arrived = NULL;
+    struct iovec parts[] = {{request->mem, IN_WRITE}, {PyBytes_AsString(vessel), LARGEST}};
+    ssize_t count = readv(fuse_session_fd(of), parts, 2);
+    if (count < IN_HEADER) { /* an error, or the end: libfuse meets the same, and knows what it means */
+        small = count < 0 && errno == EINVAL;
+        return real(of, request);
+    }
+    unsigned int opcode;
+    memcpy(&opcode, (char *)request->mem + IN_OPCODE, sizeof opcode);
+    request->flags = 0;
+    request->size = count;
+    if (opcode == OPCODE_WRITE && count == IN_WRITE + LARGEST) {
+        uint32_t length = IN_WRITE, none = 0;
+        memcpy(request->mem, &length, sizeof length);
+        memcpy((char *)request->mem + IN_WRITE_SIZE, &none, sizeof none);
+        request->size = IN_WRITE;
+        arrived = vessel;
+        vessel = NULL;
+    } else if (count > IN_WRITE) {
+        memcpy((char *)request->mem + IN_WRITE, parts[1].iov_base, count - IN_WRITE);
+    }
+    return count;
 }
 
 void fuse_session_process_buf(struct fuse_session *of, const struct fuse_buf *request)

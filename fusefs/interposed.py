@@ -37,8 +37,9 @@ Copy: Final = ctypes.CFUNCTYPE(
 )
 List: Final = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int64, ctypes.c_size_t)
 Read: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int64, ctypes.c_size_t)
-# keeps the interpreter's lock, as pyfuse3's own replies do: whoever took it meanwhile would not give it back at once
+# these keep the interpreter's lock; the reply as pyfuse3's do: whoever took it meanwhile would not give it back at once
 Reply: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
+Arrived: Final = ctypes.PYFUNCTYPE(ctypes.py_object)
 
 
 def _load() -> ctypes.CDLL | None:
@@ -56,6 +57,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.extra_install.restype = None
     library.extra_write_back.argtypes = [ctypes.c_uint64, ctypes.c_int64]
     library.extra_asked.restype = ctypes.c_uint64
+    Arrived(("extra_arrived", library))
     for name, arguments in (
         ("fuse_reply_err", [ctypes.c_void_p, ctypes.c_int]),
         ("fuse_reply_lseek", [ctypes.c_void_p, ctypes.c_int64]),

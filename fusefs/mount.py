@@ -54,6 +54,9 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 class KernelCalls:
     """pyfuse3's notifications.  What the kernel does not know any more is no error."""
 
+    def __init__(self) -> None:
+        self.arrived = extra.arrival(interposed.library)
+
     def forget_name(self, parent: int, name: bytes) -> None:
         """Blocks while the kernel works in `parent`."""
         try:

@@ -322,6 +322,7 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         handle = self._file_handle(fh)
         file = handle.file
+        buf = buf or self._kernel.arrived()
         if file.error is not None:
             self.files.report(file)
         try:

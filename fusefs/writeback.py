@@ -2,8 +2,8 @@
 
 Three movements, each under the file's own lock, so that one file's bytes leave in order:
 
-    stage    whole 8 MiB runs go to devices as soon as they are complete, uncommitted: a long sequential write needs
-             little memory
+    stage    whole 8 MiB runs go to devices as soon as they are complete, uncommitted (staging.py): a long sequential
+             write needs little memory
     commit   what is left is gathered into as few chunks as possible, and everything since the last commit is submitted
              as one change
     settle   when its ticket is done, memory lets go of what the catalogue shows now; on failure the error is kept for
@@ -34,12 +34,13 @@ from appliance.limits import CHUNK_SIZE, GATHER_MAX, MIB
 from appliance.model import Bucket, NewChunk, Node
 from fusefs.again import given_up, require_done, taken_back
 from fusefs.answered import BeingRemoved
-from fusefs.dirty import Segment, gather, halve, lower
+from fusefs.dirty import Gathering, Segment, gather, lower
 from fusefs.handles import NOT_DIRTY, Commit, File
 from fusefs.ownership import ROOTS, Ownership
 from fusefs.pieces import chunks_of, punched_of, slices_of
 from fusefs.promises import Promises
 from fusefs.reading import whole_small
+from fusefs.staging import Staging
 from fusefs.times import Times, clock_ns
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ TICK: Final = 1.0
 FILE_MEMORY_MAX: Final = 64 * MIB
 TOTAL_MEMORY_MAX: Final = 256 * MIB
 EARLY_COMMIT: Final = 32 * MIB  # of staged bytes of a file that S3 sees already: keeps one commit's rows few
-SPLIT_MIN: Final = 256 * 1024  # below this a refused chunk is not tried in halves
 
 
 class WriteBack:
@@ -392,34 +392,15 @@ class WriteBack:
 
     async def _stage_segments(self, file: File, token: int, taken: list[Segment], owner: int) -> list[Segment]:
         """Stages segments in memory; returns them as they are now, in chunks, for `owner`."""
-        staged = []
-        key = await self.store.data_key() if file.sealed else None
-        settled = False
-        waiting = gather(taken, CHUNK_SIZE)
-        waiting.reverse()
-        while waiting:
-            gathering = waiting.pop()
-            pieces = gathering.pieces
-            if owner == 0 and file.orphan and (size := sum(map(len, pieces))) <= GATHER_MAX:
-                pieces = [*pieces, memoryview(bytes(GATHER_MAX + 1 - size))]  # so long that it leaves memory
-            try:
-                chunk = await self.store.stage(file.bucket, pieces, key)
-            except StoreError as error:
-                if error.code is Code.NO_SPACE and not settled:  # what was removed before may leave room
-                    settled = True
-                    await self.store.settle()
-                    waiting.append(gathering)
-                    continue
-                if error.code is not Code.NO_SPACE or sum(map(len, gathering.pieces)) <= SPLIT_MIN:
-                    raise
-                waiting.extend(reversed(halve(gathering)))  # perhaps only no run so long
-                continue
+
+        def staged(gathering: Gathering, chunk: NewChunk) -> None:
             file.staged.append(chunk)
             self.memory += len(chunk.data)
             file.overlay.stage(token, gathering.placements, chunk, owner)
             self._count(file)
-            staged += [Segment(start, end, chunk, skip, owner) for start, end, skip in gathering.placements]
-        return staged
+
+        staging = Staging(self.store, file, owner, staged)
+        return await staging.run(gather(taken, CHUNK_SIZE))
 
     async def _submit(self, file: File, *, synced: bool = False, late: bool = False) -> None:
         """Builds one commit of all that is dirty at this moment and submits it.  Somebody waits for it if `synced`."""

@@ -231,6 +231,31 @@ def test_random_writes_agree_with_a_local_file(mount: Served, tmp_path: Path) ->
         assert mine.read_bytes() == other.read_bytes() == mount.get("f")
 
 
+def test_the_largest_writes_arrive_as_they_are(mount: Served) -> None:
+    """The compiled part receives them apart from the others, which come between them."""
+    path, model, chance = mount.bucket / "f", bytearray(5 << 20), random.Random(5)
+    cached = os.open(path, os.O_RDWR | os.O_CREAT)
+    direct = os.open(path, os.O_RDWR | os.O_DIRECT)
+    os.truncate(path, len(model))
+    source = mmap.mmap(-1, 2 << 20)
+    writes = ((0, 1 << 20), (1 << 20, 2 << 20), (4096, 1 << 20), (3 << 20, (1 << 20) - 4096), (1 << 20, 4096))
+    for turn, (descriptor, (at, length)) in enumerate((fd, write) for write in writes for fd in (cached, direct)):
+        source[:length] = chance.randbytes(length)
+        assert os.pwrite(descriptor, memoryview(source)[:length], at) == length
+        model[at : at + length] = source[:length]
+        name = chance.randbytes(60_000)
+        os.setxattr(path, "user.long", name)
+        assert os.getxattr(path, "user.long") == name, turn
+        os.fsync(descriptor)
+        assert mount.get("f") == bytes(model), turn
+    os.close(direct)
+    for at in range(0, len(model), 700_001):  # not at the border of a page
+        model[at : at + 600_001] = data = chance.randbytes(min(600_001, len(model) - at))
+        os.pwrite(cached, data, at)
+    os.close(cached)
+    assert path.read_bytes() == bytes(model) == mount.get("f")
+
+
 def test_parallel_writers(mount: Served) -> None:
     piece = 300_000
 
