@@ -200,6 +200,8 @@ int fuse_session_receive_buf(struct fuse_session *of, struct fuse_buf *request)
     arrived = NULL;
     struct iovec parts[] = {{request->mem, IN_WRITE}, {PyBytes_AsString(vessel), LARGEST}};
     ssize_t count = readv(fuse_session_fd(of), parts, 2);
+    if (count < 0 && (errno == EINTR || errno == EAGAIN))
+        return -errno;
     if (count < IN_HEADER) { /* an error, or the end: libfuse meets the same, and knows what it means */
         small = count < 0 && errno == EINVAL;
         return real(of, request);
