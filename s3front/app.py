@@ -82,14 +82,12 @@ class S3App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI.  Raises ClientGone when the client left, and what broke a body that had already begun."""
         kind = scope["type"]
-        if kind == "http":
-            await self._serve(scope, receive, send)
-        elif kind == "lifespan":
-            await _lifespan(receive, send)
-        else:  # S3 has no WebSockets
-            await send({"type": "websocket.close", "code": 1000})
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if kind != "http":
+            if kind == "lifespan":
+                await _lifespan(receive, send)
+            else:  # S3 has no WebSockets
+                await send({"type": "websocket.close", "code": 1000})
+            return
         started = time.perf_counter()
         id = b"%b%08X" % (self._prefix, next(self._numbers))
         name, code, bytes_in = "-", "", 0
@@ -115,7 +113,8 @@ class S3App:
                     request.locate(self._suffix)
                 operation = self._find(request)
                 name = operation.name
-                await self._admit(operation, request)
+                if not self._admit(operation, request):
+                    await self._judge(operation, request)
                 response = await operation.operate(self._door, request)
                 bytes_in = request.bytes_in
         except ClientGone:
@@ -153,8 +152,9 @@ class S3App:
                 raise S3Error("AccessDenied") from None
             raise
 
-    async def _admit(self, operation: table.Operation, request: Request) -> None:
-        """Authorisation of everything that the request touches, then the bucket itself."""
+    def _admit(self, operation: table.Operation, request: Request) -> bool:
+        """What the key may do, then the bucket itself.  True: that was all, for its owner asks where nothing else
+        decides, and the request says nothing that is to be judged; False: `_judge` decides."""
         principal = request.verified.principal
         name = request.bucket_name
         if request.verified.payload is Payload.FORM and not operation.form:
@@ -165,6 +165,18 @@ class S3App:
             self._find_source(request)
         if operation.needs_bucket:
             request.bucket = self._store.bucket(name)
+        return (
+            operation.needs_bucket
+            and not operation.copies
+            and not request.query
+            and owns_plainly(principal, request.bucket)
+            and _EXPECTED_OWNER not in request.headers
+        )
+
+    async def _judge(self, operation: table.Operation, request: Request) -> None:
+        """Authorisation of everything that the request touches."""
+        principal = request.verified.principal
+        if operation.needs_bucket:
             if not owns_plainly(principal, request.bucket):
                 request.admission = await admit(
                     self._door, request, operation.action, self._clock(), each_key=operation.each_key
@@ -214,13 +226,13 @@ class S3App:
         if delay:
             await trio.sleep(delay)
 
-    async def _respond(self, scope: Scope, send: Send, response: Response, id: bytes) -> None:
+    def _respond(self, scope: Scope, send: Send, response: Response, id: bytes) -> Awaitable[None]:
         headers = response.headers
         headers.append((b"x-amz-request-id", id))
         headers.append((b"x-amz-id-2", self._id_2))
         if scope["method"] == "HEAD" and response.status != 304:
             headers.append((b"content-length", b"%d" % response.length))
-        await transfer.respond(scope, send, response.status, headers, response.body)
+        return transfer.respond(scope, send, response.status, headers, response.body)
 
     async def _stream(self, scope: Scope, send: Send, response: Response, reader: Reader, id: bytes) -> str:
         """Sends from the reader.  If its very first piece fails, the error is answered; later the connection breaks."""

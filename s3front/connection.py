@@ -43,6 +43,7 @@ _CODES: Final = {
     503: "SlowDown",
     505: "HTTPVersionNotSupported",
 }
+_ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 _ESCAPES: Final = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"}
 _UNKNOWN: Final = Head(
     method="",
@@ -132,8 +133,8 @@ class Connection(Exchange):
             path = head.path.decode("ascii")
             scope = {
                 "type": "http",
-                "asgi": {"version": "3.0", "spec_version": "2.4"},
-                "http_version": head.http_version,
+                "asgi": _ASGI,
+                "http_version": "1.1" if head.minor else "1.0",
                 "method": head.method,
                 "scheme": https,
                 "path": unquote(path) if "%" in path else path,
@@ -213,6 +214,8 @@ class Connection(Exchange):
             if not data:
                 return b""
             if not buffered:
+                if END_OF_HEAD in data:
+                    return data
                 deadline = trio.current_time() + limits.header_timeout
             searched = max(len(buffered) - 3, 0)
             buffered = buffered + data if buffered else data

@@ -265,7 +265,8 @@ def render_reply(
                 served = True
         elif name not in _known_names:
             _check_name(name)
-        parts.append(b"%b: %b\r\n" % (name, value))
+        parts += (name, b": ", value, b"\r\n")
+    mine = len(parts)  # from here on a part is a line
     if declared is None and not bodiless:
         if length is not None:
             declared = length
@@ -284,7 +285,7 @@ def render_reply(
     elif not head.minor:
         parts.append(b"connection: keep-alive\r\n")
     block = b"".join(parts)
-    lines = len(parts)
+    lines = 1 + (mine - 1) // 4 + len(parts) - mine
     if block.count(b"\n") != lines or block.count(b"\r") != lines or b"\0" in block:
         raise ValueError("a header value has CR, LF or NUL")
     return Reply(block + b"\r\n", declared, chunked, bodiless, keep_alive)

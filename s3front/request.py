@@ -98,12 +98,17 @@ class Request:
 
         Raises InvalidURI and KeyTooLongError.
         """
-        first, rest = split_target(self.verified.path, self.headers.get(b"host", b""), domain_suffix)
+        path = self.verified.path
+        if domain_suffix or path[:1] != b"/":
+            first, rest = split_target(path, self.headers.get(b"host", b""), domain_suffix)
+        else:
+            first, _, rest = path[1:].partition(b"/")
         if first:
-            self.bucket_name = decode_once(first).decode()
+            plain = b"%" not in path and path.isascii()  # most are: there is nothing to decode
+            self.bucket_name = first.decode() if plain else decode_once(first).decode()
             if rest:
                 self.level = Level.OBJECT
-                self.key = decode_once(rest)
+                self.key = rest if plain else decode_once(rest)
                 if len(self.key) > KEY_LENGTH_MAX:
                     raise key_too_long(self.key)
             else:

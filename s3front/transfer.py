@@ -336,18 +336,23 @@ async def read_body(scope: dict[str, Any], receive: Callable[[], Awaitable[Any]]
     return await pour(fetch, sink)
 
 
-async def respond(
+def respond(
     scope: dict[str, Any],
     send: Callable[[Any], Awaitable[None]],
     status: int,
     headers: Headers,
     body: bytes = b"",
-) -> None:
+) -> Awaitable[None]:
     """A whole response with a small body.  Content-Length is added; for HEAD give the body that GET would have."""
     connection = connection_of(scope)
     if connection is not None:
-        await connection.respond(status, headers, body)
-        return
+        return connection.respond(status, headers, body)
+    return _respond(scope, send, status, headers, body)
+
+
+async def _respond(
+    scope: dict[str, Any], send: Callable[[Any], Awaitable[None]], status: int, headers: Headers, body: bytes
+) -> None:
     bodiless = scope["method"] == "HEAD" or status in (204, 304)
     if status not in (204, 304) and not any(name == b"content-length" for name, _ in headers):
         headers = [*headers, (b"content-length", b"%d" % len(body))]

@@ -20,7 +20,7 @@ import email.utils
 import enum
 import hmac
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -135,7 +135,7 @@ def verify(
     """
     fields = _join_repeated(request.headers)
     authorization = fields.get(b"authorization")
-    in_query = _query_authenticates(request.query)
+    in_query = bool(request.query) and _query_authenticates(request.query)
     if authorization is None:
         if not in_query:
             return _anonymous(request, fields)
@@ -368,8 +368,6 @@ _REQUIRED: Final = (
 
 def _query_authenticates(query: bytes) -> bool:
     """Whether the query holds parameters of authentication.  Version 2's are refused here."""
-    if not query:
-        return False
     names = [pair.partition(b"=")[0] for pair in query.split(b"&")]
     if b"AWSAccessKeyId" in names or b"Signature" in names:
         raise _version_2()
@@ -529,7 +527,10 @@ def _payload(word: bytes, presigned: bool) -> Payload:
 
 def _require_signed(fields: Mapping[bytes, bytes], signed: frozenset[bytes]) -> None:
     """Host, and every `x-amz-*` header that is present.  Three servers forgot x-amz-copy-source in one year."""
-    missing = [name for name in fields if name not in signed and name.startswith(b"x-amz-")]
+    missing: list[bytes] = []
+    for name in fields:
+        if name not in signed and name.startswith(b"x-amz-"):
+            missing.append(name)  # a comprehension is a call, at every request
     if b"host" not in signed:
         missing.append(b"host")
     if missing:
@@ -566,14 +567,15 @@ def _signature_holds(
     if headers is None:
         return False  # a header that was signed did not arrive
     method = request.method.encode()
-
-    def holds(path: bytes, query: bytes) -> bool:
-        text = sigv4.string_to_sign(
-            timestamp, claim.scope, method, path, query, headers, claim.signed_headers, payload_word
-        )
-        return hmac.compare_digest(signing_key.sign(text), claim.signature)
-
     path, query = request.path, request.query
-    return holds(path, sigv4.canonical_query(query, presigned)) or any(
-        holds(*spelling) for spelling in sigv4.respellings(path, query, presigned)
-    )
+    spelling: tuple[bytes, bytes] | None = (path, sigv4.canonical_query(query, presigned) if query else b"")
+    others: Iterator[tuple[bytes, bytes]] | None = None  # made only for a request that is not signed as it was sent
+    while spelling is not None:
+        text = sigv4.string_to_sign(
+            timestamp, claim.scope, method, *spelling, headers, claim.signed_headers, payload_word
+        )
+        if hmac.compare_digest(signing_key.sign(text), claim.signature):
+            return True
+        others = others or sigv4.respellings(path, query, presigned)
+        spelling = next(others, None)
+    return False

@@ -8,6 +8,7 @@ Source: "Working with delete markers", Amazon S3 User Guide.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
 
 from appliance import settings
@@ -46,9 +47,15 @@ async def look_up(store: ObjectStore, bucket: Bucket, key: bytes, version_id: st
     return node
 
 
-async def asked_for(door: Door, request: Request) -> Node:
+def asked_for(door: Door, request: Request) -> Awaitable[Node]:
     """What GetObject and HeadObject show, the request's admission checked against it.  Raises what `look_up` does, and
     AccessDenied."""
+    if request.admission is None and not request.bucket.settings and not request.version_id:
+        return door.store.look_up(request.bucket, request.key)
+    return _asked_for(door, request)
+
+
+async def _asked_for(door: Door, request: Request) -> Node:
     if request.bucket.settings or request.version_id:
         node = await look_up(door.store, request.bucket, request.key, request.version_id)
     else:

@@ -57,20 +57,22 @@ class Remembered:
     # ------------------------------------------------------------------ reading
     def entry(self, parent: int, name: bytes) -> int | None:
         """The node that an entry names, or ABSENT; None: not known."""
-        for commit in reversed(self._untold):
-            key = (ENTRY.number, parent, name)
-            if key in commit.images:
-                return _named(commit.images[key]) if commit.done else None
+        if self._untold:
+            for commit in reversed(self._untold):
+                key = (ENTRY.number, parent, name)
+                if key in commit.images:
+                    return _named(commit.images[key]) if commit.done else None
         names = self._whole.get(parent)
         return self._entries.get((parent, name)) if names is None else names.get(name, ABSENT)
 
     def node(self, number: int) -> Node | None:
         """A node; None: not known."""
-        for commit in reversed(self._untold):
-            key = (NODE.number, number)
-            if key in commit.images:
-                row = commit.images[key]
-                return Node(*row) if row is not None and commit.done else None
+        if self._untold:
+            for commit in reversed(self._untold):
+                key = (NODE.number, number)
+                if key in commit.images:
+                    row = commit.images[key]
+                    return Node(*row) if row is not None and commit.done else None
         return self._nodes.get(number)
 
     # ------------------------------------------------------------------ remembering

@@ -29,6 +29,7 @@ from appliance.ondisk.page import extent_length
 _ZEROS = memoryview(bytes(MIB))
 SMALL_EXTENT: Final = extent_length(GATHER_MAX)  # longer extents have the long header and blocks of their own
 RANGE_KEPT_MAX: Final = 256 * KIB  # ranges up to this leave their blocks in memory; streams would only flush it out
+PROVEN_MAX: Final = 4096  # nodes whose sums are not asked again
 
 
 type_key = int | tuple[bytes, int]
@@ -125,10 +126,19 @@ class Retrieval:
         self.lanes = lanes
         self.cache = BodyCache()
         self.pins = Pins()
+        self._proven: dict[int, Node] = {}
         self.long = LongReads(connect, pool.preferred)
         self._execute = connection.execute
         self.unpinned: Callable[[], None] = lambda: None  # the engine releases what waited
         self.unread: Callable[[int], None] = lambda node: None  # ... and reaps a node that was kept for a long reader
+
+    def require(self, node: Node) -> None:
+        """That a node's row names its own bytes, asked once of the very same node in memory.  Raises DAMAGED."""
+        if self._proven.get(node.id) is not node:
+            require_body(node.id, node.kind, node.ref, node.size, node.dsum)
+            if len(self._proven) >= PROVEN_MAX:
+                self._proven.clear()
+            self._proven[node.id] = node
 
     def every(self, sql: str, parameters: tuple[object, ...]) -> list[tuple[int, ...]]:
         """Rows from the loop's own connection."""
@@ -181,7 +191,7 @@ class Reader:
             data = inline_bytes(node)[start : start + length]
             self._data = data if len(data) == length else data + bytes(length - len(data))
         elif node.kind in (WHOLE, MAPPED):
-            require_body(node.id, node.kind, node.ref, node.size, node.dsum)
+            retrieval.require(node)
             if node.kind == WHOLE and node.size <= GATHER_MAX and customer is None:
                 cached = retrieval.cache.get(node.ref)
                 if cached is not None:

@@ -166,8 +166,11 @@ class ObjectVerbs(Verbs):
         """
         if self.unsettled:
             await self.settled(bucket)
-        directories, name = names.split(key)
-        parent = names.find_parent(self.one, self.engine.directories, bucket.root, directories)
+        parent: int | None = bucket.root
+        name = key
+        if b"/" in key:
+            directories, name = names.split(key)
+            parent = names.find_parent(self.one, self.engine.directories, bucket.root, directories)
         node = self.engine.node_at(parent, name) if parent is not None else None
         if node is None or not stat.S_ISREG(node.mode):
             raise StoreError(Code.NO_SUCH_KEY)
@@ -178,12 +181,15 @@ class ObjectVerbs(Verbs):
     ) -> Reader:
         """A pinned state of the node's bytes; `customer` opens what SSE-C sealed, and reading that without it is
         ACCESS_DENIED.  Raises NO_SUCH_NODE when the node was replaced since it was looked up: look it up again."""
-        end = node.size if length is None else min(node.size, start + length)
+        size = node.size
+        if length is None or start or length != size:
+            end = size if length is None else min(size, start + length)
+            start, length = min(start, size), max(0, end - start)
         return Reader(
             self.engine.retrieval,
             node,
-            min(start, node.size),
-            max(0, end - start),
+            start,
+            length,
             self.engine.shown,
             customer.secret if customer is not None else None,
         )

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from appliance import limits
@@ -32,7 +31,7 @@ ROUTES: Final = (Route("GET", Level.OBJECT),)
 READ_WHOLE_MAX: Final = limits.MIB
 
 SHOWN_MAX: Final = 4096  # nodes whose headers are remembered
-_shown: Final[dict[int, tuple[Node, Headers]]] = {}
+_shown: Final[dict[int, tuple[Node, Headers, bool]]] = {}  # its headers; whether only a customer opens it
 
 _OVERRIDES: Final[dict[str, bytes]] = {
     "response-content-type": b"content-type",
@@ -42,6 +41,7 @@ _OVERRIDES: Final[dict[str, bytes]] = {
     "response-content-disposition": b"content-disposition",
     "response-content-encoding": b"content-encoding",
 }
+_CHECKSUM_MODE: Final = b"x-amz-checksum-mode"
 _CONCERNING: Final = frozenset(conditions.READ) | encryption.READ  # most requests have none of these headers
 
 
@@ -72,18 +72,20 @@ async def operate(door: Door, request: Request) -> Response:
             if error.code is not Code.NO_SUCH_NODE:
                 raise
             continue  # replaced between look and pin: what is there now is the answer (H4)
-        return await _read(reader, status, headers, length)
+        data = reader.ready()
+        if data is None:
+            return await _read(reader, status, headers, length)
+        reader.close()
+        return Response(status, headers, data)
     raise S3Error("SlowDown")
 
 
 async def _read(reader: Reader, status: int, headers: Headers, length: int) -> Response:
-    """The bytes, or the reader itself where they are to be streamed."""
+    """The bytes, which memory does not have, or the reader itself where they are to be streamed."""
     try:
-        data = reader.ready()
-        if data is None:
-            if length > READ_WHOLE_MAX:
-                return Response(status, headers, length=length, reader=reader)
-            data = await reader.read()
+        if length > READ_WHOLE_MAX:
+            return Response(status, headers, length=length, reader=reader)
+        data = await reader.read()
     except BaseException:
         reader.close()
         raise
@@ -102,8 +104,9 @@ def select(request: Request, node: Node) -> Selection:
             raise conditions.failed(header)
         if outcome is Outcome.NOT_MODIFIED:
             kept = (b"etag", b"last-modified", b"cache-control", b"expires")  # RFC 9110 §15.4.5
-            return Selection(304, [pair for pair in _headers_of(node) if pair[0] in kept], 0, 0)
-    headers = _headers_of(node)
+            return Selection(304, [pair for pair in _known(node)[1] if pair[0] in kept], 0, 0)
+    _, shown, sealed = _known(node)
+    headers = shown.copy()
     if request.bucket.settings:
         headers += versioned.headers(request.bucket, node)
     status, start, length = 200, 0, node.size
@@ -126,13 +129,14 @@ def select(request: Request, node: Node) -> Selection:
             if found is not None:
                 start, length = found
                 status = 206
-    if concerned or node.customers:
+    if concerned or sealed:
         customer = encryption.for_read(node, asked)
         if customer is not None:
             headers += customer.headers
     if status == 206:
         headers.append((b"content-range", ranges.content_range(start, length, node.size)))
-    if node.packed and (status == 200 or part is not None) and _wants_checksum(asked):
+    mode = asked.get(_CHECKSUM_MODE)
+    if mode is not None and node.packed and (status == 200 or part is not None) and mode.upper() == b"ENABLED":
         # of the whole object or of one part, never of a range: a client compares it with the bytes that it gets
         headers += metadata.answered_checksum(node.attributes, number)
     if request.bucket.settings and "versionId" not in request.query:
@@ -142,18 +146,14 @@ def select(request: Request, node: Node) -> Selection:
     return Selection(status, headers, start, length, customer)
 
 
-def _wants_checksum(asked: Mapping[bytes, bytes]) -> bool:
-    return asked.get(b"x-amz-checksum-mode", b"").upper() == b"ENABLED"
-
-
-def _headers_of(node: Node) -> Headers:
-    """`metadata.object_headers`, remembered while the store hands out the very same node: a new list."""
+def _known(node: Node) -> tuple[Node, Headers, bool]:
+    """`metadata.object_headers` and `Node.customers`, remembered while the store hands out the very same node."""
     known = _shown.get(node.id)
     if known is None or known[0] is not node:
         if len(_shown) >= SHOWN_MAX:
             _shown.clear()
-        known = _shown[node.id] = (node, metadata.object_headers(node))
-    return known[1].copy()
+        known = _shown[node.id] = (node, metadata.object_headers(node), node.customers)
+    return known
 
 
 def overridden(headers: Headers, query: dict[str, str], *, signed: bool = True) -> Headers:
