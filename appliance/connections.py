@@ -30,8 +30,9 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def opened(device: str) -> int:
-    """A descriptor for `end`, of the file system with this device number (mountpoints.Mounted).  It can be kept: once
-    the file system is gone, writing to it does nothing.  Raises OSError."""
+    """A descriptor for `end`, of the file system that has this device number now (mountpoints.control makes sure that
+    it is the one that is meant).  It can be kept: once the file system is gone, writing to it does nothing.  Raises
+    OSError."""
     name = device.rpartition(":")[2]
     try:
         return os.open(f"{PLACE}/{name}/abort", os.O_WRONLY | os.O_CLOEXEC)
@@ -48,15 +49,6 @@ def opened(device: str) -> int:
 def end(descriptor: int) -> None:
     """From here on the file system answers ENOTCONN to everybody, whoever waits for it now too."""
     os.write(descriptor, b"1")
-
-
-def abort(device: str) -> None:
-    """Both.  Raises OSError."""
-    descriptor = opened(device)
-    try:
-        end(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _mounted() -> int:

@@ -406,13 +406,13 @@ def _state_directory(config: Config) -> Iterator[None]:
 
 def _bury_the_undead(config: Config) -> None:
     """A daemon that was killed together with its mount's guard may not be gone: threads of it wait in the kernel for
-    what it would have answered, and keep lock, ports and devices.  Ending the mount lets them go."""
+    what it would have answered, and keep lock, ports and devices.  Ending the mount lets them go.  What answers where
+    our mount should be, or is none of it, is somebody else's and stays: then the lock says what there is to say."""
     process = holder(Path(config.state_dir))
     if not process or not mountpoints.is_dying(process):
         return
-    log.warning("%d, which ran here, is dead but waits for its own mount: the mount is ended", process)
     try:
-        mountpoints.abort(config.mount_point)
+        _end_unanswered(config.mount_point, process)
     except OSError as error:
         raise StoreError(
             Code.UNAVAILABLE, f"process {process} waits for its own mount, which cannot be ended: {error}"
@@ -420,6 +420,17 @@ def _bury_the_undead(config: Config) -> None:
     deadline = time.monotonic() + DYING_TIMEOUT
     while mountpoints.is_dying(process) and time.monotonic() < deadline:
         time.sleep(DYING_STEP)
+
+
+def _end_unanswered(point: Path, process: int) -> None:
+    found = mountpoints.at(point)
+    if found is None or found.type != mountpoints.FILE_SYSTEM:
+        return
+    try:
+        mountpoints.is_dead(found)
+    except TimeoutError:
+        log.warning("%d, which ran here, is dead but waits for its own mount: the mount is ended", process)
+        mountpoints.end(found)
 
 
 @contextlib.asynccontextmanager

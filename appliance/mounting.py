@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from appliance import connections, mountpoints
+from appliance import mountpoints
 from appliance.config import ConfigError, load
 from appliance.control import Control, NoDaemon, Refused
 from appliance.errors import Code, StoreError
@@ -165,7 +165,7 @@ def unmount(control: Control, point: Path, *, lazy: bool = False, force: bool = 
             answered = _settle(control, found, lazy=lazy)
     except TimeoutError as error:
         if force:
-            connections.abort(found.device)
+            mountpoints.end(found)
         elif not lazy:
             raise StoreError(
                 Code.UNAVAILABLE,

@@ -90,11 +90,21 @@ def is_dead(place: Mounted) -> bool:
     answer, neither yes nor no, within PATIENCE.
 
     Who may not enter a FUSE mount, and be it root, is told zeros without anybody being asked: then its owner asks."""
+    return _told(place) is None
+
+
+def is_answered(place: Mounted) -> bool:
+    """Whether somebody certainly answers for the mount; otherwise it is dead, or nobody may ask.  Raises as
+    `is_dead`."""
+    return bool(_told(place))
+
+
+def _told(place: Mounted) -> int | None:
     own = os.geteuid(), os.getegid()
     blocks = _blocks(place, own)
     if blocks == 0 and own[0] == 0 and place.owner != own:
         blocks = _blocks(place, place.owner)
-    return blocks is None
+    return blocks
 
 
 def _blocks(place: Mounted, asks: tuple[int, int]) -> int | None:
@@ -138,14 +148,23 @@ def is_dying(process: int) -> bool:
         return False
 
 
-def abort(point: Path) -> bool:
-    """Whoever waits for our mount at `point`, in any place of it, is told that nobody answers; whether there is one.
-    Raises OSError."""
-    found = at(point)
-    if found is None or found.type != FILE_SYSTEM:
-        return False
-    connections.abort(found.device)
-    return True
+def end(place: Mounted) -> None:
+    """Ends the file system in all its places.  Raises OSError."""
+    descriptor = control(place)
+    try:
+        connections.end(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def control(place: Mounted) -> int:
+    """A descriptor for connections.end.  Raises OSError, ENOENT where it is not mounted any more: its number may be
+    another file system's, which is not ours to end."""
+    descriptor = connections.opened(place.device)
+    if any((each.point, each.device, each.type) == (place.point, place.device, place.type) for each in mounts()):
+        return descriptor  # before and after: the number was its own meanwhile
+    os.close(descriptor)
+    raise FileNotFoundError(errno.ENOENT, "not mounted any more", place.point)
 
 
 def detach(point: str | Path) -> None:

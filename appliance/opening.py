@@ -50,11 +50,18 @@ def state_lock(state_dir: Path) -> Iterator[None]:
 
 
 def holder(state_dir: Path) -> int:
-    """The process that holds the lock, or was the last to hold it; 0 where none is recorded."""
+    """The process that holds the lock; 0 where none does, whoever has the number of the last one by now."""
     try:
-        return int((state_dir / LOCK).read_text() or 0)
-    except (FileNotFoundError, ValueError):
+        descriptor = os.open(state_dir / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
         return 0
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return 0
+    except BlockingIOError:
+        return int(os.read(descriptor, 20) or 0)
+    finally:
+        os.close(descriptor)
 
 
 def attach(paths: Sequence[str], *, read_only: bool = False) -> list[Attached]:

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from appliance import connections, mountpoints
+from appliance import mountpoints
 from appliance.config import ConfigError, load
 from appliance.errors import StoreError
 from appliance.notify import STORED_CONTROL, STORED_FUSE, forget_descriptor, store_descriptor
@@ -49,7 +49,7 @@ def main() -> int:
         if options.umount:
             forget_descriptor(STORED_FUSE)
             forget_descriptor(STORED_CONTROL)
-            take_away(point)
+            take_away(point, pwd.getpwnam(options.user))
         elif options.revive:
             revive(point)
         elif config.mount.enabled:
@@ -70,7 +70,7 @@ def begin(point: Path, owner: pwd.struct_passwd, *, allow_other: bool) -> None:
     descriptor = mount(os.fsencode(point), owner.pw_uid, owner.pw_gid, allow_other=allow_other)
     found = mountpoints.at(point)
     assert found is not None, "just mounted"
-    control = connections.opened(found.device)
+    control = mountpoints.control(found)
     if not (store_descriptor(STORED_FUSE, descriptor) and store_descriptor(STORED_CONTROL, control)):
         mountpoints.detach(point)
         raise OSError(0, "systemd does not take the descriptor (FileDescriptorStoreMax=, NotifyAccess=exec)")
@@ -88,16 +88,18 @@ def revive(point: Path) -> None:
         print(f"premount: {place} could not be mounted again: {why}", file=sys.stderr)
 
 
-def take_away(point: Path) -> None:
-    """The mount, unless it has further places.  Its daemon is over, or as dead as it can be (guard.py): if nobody
-    answers, nobody shall wait."""
+def take_away(point: Path, owner: pwd.struct_passwd) -> None:
+    """The mount that was made for `owner`, unless it has further places.  Its daemon is over, or as dead as it can be
+    (guard.py): if nobody answers, nobody shall wait.  If somebody does, it is not the unit's: somebody's who runs a
+    daemon by hand."""
     found = mountpoints.at(point)
-    if found is None or found.type != mountpoints.FILE_SYSTEM:
+    if found is None or (found.type, found.owner[0]) != (mountpoints.FILE_SYSTEM, owner.pw_uid):
         return
     try:
-        mountpoints.is_dead(found)
+        if mountpoints.is_answered(found):
+            return
     except TimeoutError:
-        connections.abort(found.device)
+        mountpoints.end(found)
     if not mountpoints.bound(found):
         mountpoints.detach(point)
 

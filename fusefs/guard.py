@@ -8,17 +8,19 @@ by itself, because the waiting threads hold /dev/fuse open: they, the process an
 ever (appliance/connections.py).
 
 So the kernel is asked for a signal at the daemon's death (PR_SET_PDEATHSIG, prctl(2)), which it sends as soon as the
-*thread* that started this process is gone: the loop's own.  What gets the signal must not wait itself: this process
-holds the connection's control file, opened in time, and nothing else of the mount; it aborts the connection, the
-threads come back, and the daemon is gone.  A pipe or a pidfd would not do: both tell only when the last thread is gone.
+*thread* that started this process is gone: the loop's own.  Nobody else's signal is a death: an operator may send one
+to all of a service.  What gets the signal must not wait itself: this process holds the connection's control file,
+opened in time, and nothing else of the mount; it aborts the connection, the threads come back, and the daemon is gone.
+A pipe or a pidfd would not do: both tell only when the last thread is gone.
 
-Run as a program, `guard.py DESCRIPTOR`; knows nothing of the rest.  Who kills it as well (a control group's last
+Run as a program, `guard.py DESCRIPTOR DAEMON`; knows nothing of the rest.  Who kills it as well (a control group's last
 SIGKILL) leaves the connection to the next start (appliance/mountpoints.py) and to the service's ExecStopPost.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -27,6 +29,7 @@ from contextlib import suppress
 from typing import Final
 
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+DEATH: Final = signal.SIGRTMIN  # one of those that queue: a stranger's, sent before, does not hide the kernel's
 ARMED: Final = b"1"
 
 
@@ -37,38 +40,46 @@ class Guard:
         """`control`: the connection's control file (connections.opened); ours from now on."""
         self._control = control
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, str(control)],
+            [sys.executable, "-I", "-S", __file__, str(control), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            cwd="/",
             pass_fds=(control,),
             start_new_session=True,  # a terminal's ^C is not for it
         )
 
     def wait_until_armed(self) -> None:
-        """Blocks for some 20 ms: the mount answers nobody before.  Raises OSError if it did not start."""
+        """Blocks for some 20 ms: the mount answers nobody before.  Raises OSError if it did not start: it is gone."""
         assert self._process.stdout is not None
         if self._process.stdout.read(1) != ARMED:
-            raise OSError(0, f"it ended with {self._process.wait()}")
+            code = self._process.wait()
+            self._close()
+            raise OSError(errno.ESRCH, f"it ended with {code}")
 
     def end(self) -> None:
         """The mount is served no more: whoever still waits for it is told so.  Blocks for an instant."""
         os.write(self._control, b"1")  # where it is unmounted, nothing happens
-        os.close(self._control)
         self._process.kill()
+        self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        os.close(self._control)
         assert self._process.stdout is not None
         self._process.stdout.close()
-        self._process.wait()
 
 
-def main(control: int) -> None:
+def main(control: int, daemon: int) -> None:
     """The program."""
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # what is meant for the daemon's group
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGUSR1, 0, 0, 0)
-    with suppress(BrokenPipeError):  # it is dead already
-        os.write(1, ARMED)
-        signal.sigwait({signal.SIGUSR1})
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, DEATH, 0, 0, 0)
+    if os.getppid() == daemon:  # otherwise it died before we asked
+        with suppress(BrokenPipeError):  # it is dead already
+            os.write(1, ARMED)
+            while signal.sigwaitinfo({DEATH}).si_pid != daemon:
+                pass
     os.write(control, b"1")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

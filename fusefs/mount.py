@@ -117,6 +117,7 @@ class Mount:
         )
         self.prefetch = self.operations.prefetch = Prefetch(point)
         self._allow_other = allow_other
+        self._guard: Guard | None = None
         self._tasks: trio.Nursery | None = None  # of handlers that pyfuse3 does not run
         self._ended = trio.Event()
         self._closed = trio.Event()
@@ -137,9 +138,8 @@ class Mount:
             self._closed.set()
             raise
         extra.check(interposed.library)
-        guard: Guard | None = None
         try:
-            guard = await self._guarded()
+            await self._begin_guard()
             async with trio.open_nursery() as nursery:
                 shielded = trio.CancelScope(shield=True)
                 await nursery.start(partial(self._in_scope, shielded))
@@ -157,25 +157,28 @@ class Mount:
         finally:
             with trio.CancelScope(shield=True):
                 await self.operations.direct.idle()
-            if by_hand and self._made_for_us is None and self._is_alone():
-                take_away(self.point)
-            pyfuse3.close(unmount=not by_hand)
-            if guard is not None:
-                guard.end()
-            self._closed.set()
+            try:
+                if by_hand and self._made_for_us is None and self._is_alone():
+                    take_away(self.point)
+            finally:  # whatever becomes of the place, nobody serves it any more
+                pyfuse3.close(unmount=not by_hand)
+                if self._guard is not None:
+                    self._guard.end()
+                self._closed.set()
             log.info("unmounted from %s", self.point)
 
-    async def _guarded(self) -> Guard | None:
+    async def _begin_guard(self) -> None:
         """Who ends the mount if we die while our threads wait for it: on its guard before anything is answered."""
         try:
             if self._control is None:
                 found = mountpoints.at(self.point)
-                if found is None:
-                    return None  # somebody was quick
-                self._control = connections.opened(found.device)
-            guard = Guard(self._control)
-            await trio.to_thread.run_sync(guard.wait_until_armed)
+                if found is None or found.type != FILE_SYSTEM:
+                    return  # somebody was quick
+                self._control = mountpoints.control(found)
+            self._guard = Guard(self._control)
+            await trio.to_thread.run_sync(self._guard.wait_until_armed)
         except OSError as error:
+            self._guard = None
             log.warning(
                 "%s: if the daemon is killed while the kernel writes, the mount may hang instead of answering "
                 "ENOTCONN: nobody guards it (%s); it needs root, or `mount -t fusectl fusectl %s` by root",
@@ -183,8 +186,6 @@ class Mount:
                 error,
                 connections.PLACE,
             )
-            return None
-        return guard
 
     def _mount(self) -> bool:
         """Begins the session; true if mount(2) was called here, so that unmounting is also ours."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from appliance.errors import Code, StoreError
 from appliance.limits import MIB
 from appliance.model import NO_ATTRIBUTES
 from appliance.ondisk.geometry import SLOT, slot_offsets
-from appliance.opening import open_pool, state_lock
+from appliance.opening import holder, open_pool, state_lock
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
 from tests.doubles.disks import MemoryDevice
@@ -446,7 +447,9 @@ def test_two_of_us_on_one_state_directory(tmp_path: Path) -> None:
             pass
 
     with state_lock(tmp_path), pytest.raises(StoreError) as caught:
+        assert holder(tmp_path) == os.getpid()
         trio.run(main)
     assert caught.value.code is Code.IN_USE
+    assert holder(tmp_path) == 0, "its number may be another's by now"
     with state_lock(tmp_path):
         pass

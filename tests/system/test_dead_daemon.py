@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import pwd
 import random
 import signal
 import subprocess
@@ -19,9 +20,11 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
-from appliance import connections, mounting, mountpoints
+from appliance import connections, mounting, mountpoints, premount
 from appliance.control import Control
 from appliance.errors import Code, StoreError
+from appliance.opening import holder
+from fusefs.guard import DEATH
 from tests.fusefs.compiled import build
 from tests.system.box import Box, is_mounted, running
 
@@ -88,7 +91,7 @@ def ended_after(box: Box) -> Iterator[None]:
     """The mount's connection is ended afterwards, so that a failure leaves nobody waiting."""
     whole = mountpoints.at(box.mount)
     assert whole is not None
-    control = connections.opened(whole.device)
+    control = mountpoints.control(whole)
     try:
         yield
     finally:
@@ -145,6 +148,38 @@ def kill_unguarded(box: Box) -> subprocess.Popen[bytes]:
         assert time.monotonic() < deadline, "no thread of it waits in the kernel"
         time.sleep(0.01)
     return daemon
+
+
+def test_nobody_else_ends_the_mount_of_a_living_daemon(fuse: None, tmp_path: Path) -> None:
+    """Stopped, or with its guard told what is no death; another's unit, and whoever knows only the number of
+    its file system, leave it as it is."""
+    with running(tmp_path / "box") as box:
+        daemon = box.process
+        assert daemon is not None
+        (guard,) = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+        for number in {signal.SIGUSR1, DEATH, signal.SIGTERM, signal.SIGHUP}:
+            os.kill(int(guard), number)
+        whole = mountpoints.at(box.mount)
+        assert whole is not None
+        assert mountpoints.is_answered(whole)
+        premount.take_away(box.mount, pwd.getpwuid(whole.owner[0]))
+        assert is_mounted(box.mount), "who answers is not the unit's daemon, which is over"
+        daemon.send_signal(signal.SIGSTOP)
+        try:
+            premount.take_away(box.mount, pwd.getpwnam("nobody"))  # the unit's user is another
+            assert is_mounted(box.mount)
+            assert holder(box.state) == daemon.pid
+            assert not mountpoints.is_dying(daemon.pid)
+        finally:
+            daemon.send_signal(signal.SIGCONT)
+        with pytest.raises(FileNotFoundError):
+            mountpoints.end(whole._replace(point="/somewhere/else"))
+        assert Path(f"/proc/{guard}").exists()
+        assert mountpoints.is_answered(whole)
+        box.kill()
+        with pytest.raises(OSError, match="not connected"):
+            os.statvfs(box.mount)
+        box.start()
 
 
 def test_who_comes_next_ends_a_mount_that_nobody_guarded(
