@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 NAMES = frozenset({"mtime", "atime", "mode", "uid", "gid"})
 _TIME_MAX = 1 << 33  # seconds: the year 2242; beyond it a number is not a time that anybody meant
-_ID_MAX = 1 << 32
+_ID_MAX = (1 << 32) - 1  # that number itself is nobody: chown(2)
 
 
 def parse_time(text: str) -> int | None:

@@ -52,6 +52,14 @@ def _dots(page: Page, inode: int, parent: int, start: int) -> bool:
     return start >= PARENT or page.add(b"..", _directory(parent), PARENT)
 
 
+def _parent(names: Names, handle: DirectoryHandle) -> int:
+    """Where the directory is now; of one that is gone, where it was."""
+    try:
+        return names.parent(handle.inode)
+    except FUSEError:
+        return handle.parent
+
+
 def _directory(inode: int) -> attributes.type_shown:
     return inode, stat.S_IFDIR, 0, 0, 2, 0, 0, 0, 0, 0, 0
 
@@ -108,7 +116,7 @@ def list_directory(names: Names, handle: DirectoryHandle, epoch: int, page: Page
     `epoch` rises with every change of a name or node: entries read under an older one are read again.
     """
     if handle.cookie < PARENT:
-        if not _dots(page, handle.inode, handle.parent, handle.cookie):
+        if not _dots(page, handle.inode, _parent(names, handle), handle.cookie):
             return
         handle.cookie = PARENT
     looked_up = names.bare.get(handle.inode, 0)

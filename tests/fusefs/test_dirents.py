@@ -136,6 +136,12 @@ def test_dots_lead_to_the_directory_and_its_parent(tmp_path: Path) -> None:
             first = parsed(await mount.ops.readdirplus(fh, 0, 1 << 20))[:2]
             assert [(each.name, each.inode, each.cookie) for each in first] == [(b".", inode, 1), (b"..", parent, 2)]
             assert parsed(await mount.ops.readdirplus(fh, 1, 1 << 20))[0].name == b".."
+        await mount.mkdir("photos/other")
+        await mount.rename("photos/d", "photos/other/d")  # while it is open
+        moved = await mount.inode("photos/other")
+        assert parsed(await mount.ops.readdirplus(fh, 0, 1 << 20))[1].inode == moved
+        await mount.rmdir("photos/other/d")
+        assert parsed(await mount.ops.readdirplus(fh, 0, 1 << 20))[1].inode in (bucket, moved)
 
     run_on_pool(scene, tmp_path)
 
