@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 from appliance.catalogue.commands import Command, CopyRange, WriteFile
-from appliance.engine import listing
+from appliance.engine import directories
 from appliance.model import BodyKind, Node, Written
 
 KEPT: Final = 4096  # files
@@ -35,12 +35,12 @@ class Filled:
     def of(self, node: Node, every: type_every) -> int:
         """Bytes of the node that are not holes."""
         if node.kind != BodyKind.MAP:
-            return listing.allocated(every, node)
+            return directories.allocated(every, node)
         generation, count = self._known.get(node.id, (-1, 0))
         if generation > node.generation:
             return count  # the newest is as good, if it is ahead of the row that the caller has
         if generation != node.generation:
-            count = listing.allocated(every, node)
+            count = directories.allocated(every, node)
             if every("SELECT generation FROM node WHERE id=?", (node.id,)) != [(node.generation,)]:
                 return count  # perhaps of a commit that `follow` is still to hear of: it would count that twice
             if len(self._known) >= KEPT:  # rare, and cheaper than an order

@@ -16,20 +16,22 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from appliance.catalogue.schema import entry_sum
-from appliance.errors import Code, StoreError
-from appliance.model import BodyKind, Entry, Listed, Node, Page, type_named_row, type_shown_row
+from appliance.model import Listed, Page
 
 type_every = Callable[[str, tuple[Any, ...]], list[Any]]
 
 _LEVELS: Final = 4  # directories that a walk's first statement looks into
 _LEVELS_MIN: Final = 2  # and those that follow it, if they turned out to be flat: each costs 0.15 us a row
 _LEVELS_MAX: Final = 16  # where directories turned out to be deeper than that
-_PROBE: Final = 16  # rows of the first statement: enough to see how deep the directories are
+_PROBE: Final = 16  # rows of a walk's first statement, at most
+_FEW: Final = (
+    6  # rows that are enough to see how deep the directories are; keys that a page may drop before it shows any
+)
 STEP_MAX: Final = 1024  # rows of one statement
 _LEAF_LEVELS: Final = 2  # first entries that are written out: SQLite's parser takes some five, a recursion costs more
 _LEAPS_FIRST: Final = 4  # rows of the first statement that goes through a directory or its neighbours
 _LEAPS_AGAIN: Final = 128  # at most, where the neighbours before gave as many
+_PATIENCE: Final = 48  # keys of a common prefix that are dropped, at most, before the rest is leapt over: cost a leap
 
 _COLUMNS: Final = "n.mode, n.size, n.etag, n.written_ns, n.packed, n.flags, n.version"
 
@@ -59,18 +61,6 @@ def _leaf(name: str, node: str, level: int = 0) -> str:
 
 
 _FIND: Final = "SELECT node FROM entry WHERE parent=? AND name=?"
-_ENTRIES: Final = (
-    "SELECT e.name, n.*, e.sum FROM entry e LEFT JOIN node n ON n.id=e.node"
-    " WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?"
-)
-_SHOWN: Final = (
-    "SELECT e.name, n.id, n.mode, n.uid, n.gid, n.links, n.size, n.kind, n.atime_ns, n.mtime_ns, n.ctime_ns, n.flags,"
-    " e.sum FROM entry e LEFT JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?"
-)
-_NAMED: Final = (
-    "SELECT e.name, n.id, n.mode, e.sum"
-    " FROM entry e LEFT JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?"
-)
 
 
 @functools.cache
@@ -189,27 +179,29 @@ def walk(
     step: int,
     base: bytes = b"",
     stop: bytes | None = None,
-    most: int = 2**31,
+    wish: Callable[[], int] | None = None,
 ) -> Iterator[tuple[bytes, Any]]:
     """(key, row) of every object in the directory `root` whose path there is >= `lower`, in key order.
 
     A row has size, ETag, time, packed attributes, flags and version at 3…8.  `step`: how many the caller is likely to
-    take; `most`: how many at most.  `base` is put before each path; names of `root` from `stop` on are left out.
+    take; `wish`: how many more, once there were some.  `base` is put before each path; names of `root` from `stop` on
+    are left out.
     """
     stack = [] if stop is not None and lower >= stop else _opened(every, root, base, lower, stop)
-    given, levels = 0, _LEVELS
+    given, levels, probed = 0, _LEVELS, False
     while stack:
         scan = stack[-1]
         if scan.rows is None:
-            wanted = step - given if step > given else 3 * given
-            width = max(min(wanted, most - given, STEP_MAX if given else _PROBE), 2)
+            wanted = wish() if wish is not None and given else step - given if step > given else 3 * given
+            width = max(min(wanted, STEP_MAX if given else _PROBE), 2)
             bound = () if scan.stop is None else (scan.stop,)
             rows = every(_rows(levels, bool(bound)), (scan.directory, scan.first, width, *bound))
             while rows and _unresolved(rows[0]) and levels < _LEVELS_MAX:
                 levels *= 2
                 rows = every(_rows(levels, bool(bound)), (scan.directory, scan.first, width, *bound))
-            if not given and len(rows) == _PROBE:
+            if not probed and len(rows) >= _FEW:
                 levels = max(_LEVELS_MIN, *[levels - row[9:].count(None) for row in rows])
+                probed = True
             scan.rows = iter(rows)
             if len(rows) == width:
                 path = b"".join([name for name in (rows[-1][0], *rows[-1][9:]) if name is not None])
@@ -393,30 +385,48 @@ def _is_seen(every: type_every, mode: int | None, directory: int) -> bool:
 
 
 def _delimited(every: type_every, asked: _Asked, page: _Collected) -> Found:
-    """Any delimiter: keys are walked until one has it, then all that share its common prefix are passed over."""
-    base, delimiter, start = asked.base, asked.delimiter, len(asked.prefix)
+    """Any delimiter: keys are walked, and of those that share a common prefix the first is shown.  Others are read
+    and dropped, never more than were shown: that is cheaper than a seek for each.  Where there are many they are leapt
+    over."""
+    base, delimiter, start, long = asked.base, asked.delimiter, len(asked.prefix), len(asked.delimiter)
     every = _remembering(every)
     lower: bytes | None = asked.lower
-    step = 2
+    objects, make = page.objects, page.make
+    room, shown, step = page.room, 0, 2
+    credit = patience = _FEW  # keys that may be dropped: of all, and of the next common prefix
+
+    def wish() -> int:
+        return min(max(2 * shown, _FEW), room + 1 + _PATIENCE)
+
     while lower is not None:
-        run, common, room = 0, b"", page.room
-        for key, row in walk(every, asked.directory, lower, step, base, asked.stop, room + 1):
+        shown, common = 0, b""
+        for key, row in walk(every, asked.directory, lower, step, base, asked.stop, wish):
+            if common and key.startswith(common):
+                if not patience:
+                    break
+                patience -= 1
+                credit -= 1
+                continue
             at = key.find(delimiter, start)
-            if at >= 0:
-                common = key[: at + len(delimiter)]
-                if not asked.after.startswith(common):
-                    if run == room:
-                        return page.page(more=True)
-                    page.add_prefix(common)
-                break
-            if run == room:
+            common = key[: at + long] if at >= 0 else b""
+            patience = min(credit, _PATIENCE)
+            if common and asked.after.startswith(common):
+                continue
+            if not room:
                 return page.page(more=True)
-            page.add(key, row)
-            run += 1
-        if not common:
+            room -= 1
+            shown += 1
+            credit += shown > 1  # the first had the cost of a leap
+            page.last = common or key
+            if common:
+                page.prefixes.append(common)
+            else:
+                objects.append(make(key, row))
+        else:
             break
         lower = _beyond(every, asked, page, common)
-        step = run + 2  # keys between two common prefixes: likely as many as the last time
+        room = page.room
+        step = min(shown, room) + 1  # what is shown between two leaps: likely as much as the last time
     return page.page(more=False)
 
 
@@ -490,7 +500,7 @@ def _leap(every: type_every, asked: _Asked, page: _Collected, place: _Place, pas
         rows = every(
             _leaps(bound is not None), (place.directory, first, width, bound, start + 1, asked.delimiter, past)
         )
-        room = page.room
+        room, objects = page.room, len(page.objects)
         for row in rows:
             name: bytes = row[0]
             at = name.find(delimiter, start)
@@ -506,92 +516,44 @@ def _leap(every: type_every, asked: _Asked, page: _Collected, place: _Place, pas
                 first = name + b"\0"
         if len(rows) < width:
             return None
+        if 2 * (len(page.objects) - objects) > width:
+            return base + first  # mostly keys without a common prefix: walking is cheaper
         width *= 8
 
 
 def _neighbours(every: type_every, asked: _Asked, page: _Collected, place: _Place, past: bytes) -> bytes | None:
     """Takes the common prefixes of directories that have one each; the key to walk on from, None at the end."""
-    first, width = place.first, max(_LEAPS_FIRST, min(page.run, _LEAPS_AGAIN))
+    first, width = place.first, max(_LEAPS_FIRST, min(page.run + 1, _LEAPS_AGAIN))
     delimiter, long, begin, least = asked.delimiter, len(asked.delimiter), len(asked.prefix), len(place.base)
     bound = () if place.stop is None else (place.stop,)
-    page.run = 0
+    base, add, taken = place.base, page.prefixes.append, len(page.prefixes)
     while True:
         width = min(width, page.room + 1)
         rows = every(_heads(bool(bound)), (place.directory, first, width, *bound))
         name: bytes
         room = page.room
         for name, below, mode, last in rows:
-            directory = place.base + name
+            directory = base + name
             key = directory + below if below else directory
             at = key.find(delimiter, begin)
             end = at + long
             if not room or at < least or end <= len(directory) or mode is None or not stat.S_ISREG(mode):
-                return directory  # it divides somewhere else, or nothing there
+                following = directory  # it divides somewhere else, or nothing there
+                break
             room -= 1
-            page.run += 1
-            page.add_prefix(key[:end])
+            common = key[:end]
+            add(common)
             following = key[:at] + past
             if directory + last >= following:
-                return following
-            first = name + b"\0"
+                break
+        else:
+            following = b""
+        page.run = len(page.prefixes) - taken
+        if page.run:
+            page.last = page.prefixes[-1]
+        if following:
+            return following
         if len(rows) < width:
             return None
+        first = rows[-1][0] + b"\0"
         width *= 8
-
-
-def entries(every: type_every, parent: int, after: tuple[bytes, bool] | None, limit: int) -> list[Entry]:
-    """`store.ObjectStore.entries`."""
-    if after is None:
-        rows = every(_ENTRIES.replace("e.name>?", "e.name>=?"), (parent, b"", limit))
-    else:
-        rows = every(_ENTRIES, (parent, after[0] + b"/" if after[1] else after[0], limit))
-    return [
-        Entry(row[0][:-1], True, Node(*row[1:-1])) if row[0].endswith(b"/") else Entry(row[0], False, Node(*row[1:-1]))
-        for row in _proven(parent, rows)
-    ]
-
-
-def shown(every: type_every, parent: int, after: bytes | None, limit: int) -> list[type_shown_row]:
-    """`store.ObjectStore.shown`."""
-    if after is None:
-        return _proven(parent, every(_SHOWN.replace("e.name>?", "e.name>=?"), (parent, b"", limit)))
-    return _proven(parent, every(_SHOWN, (parent, after, limit)))
-
-
-def named(every: type_every, parent: int, after: bytes | None, limit: int) -> list[type_named_row]:
-    """`store.ObjectStore.named`."""
-    if after is None:
-        return _proven(parent, every(_NAMED.replace("e.name>?", "e.name>=?"), (parent, b"", limit)))
-    return _proven(parent, every(_NAMED, (parent, after, limit)))
-
-
-def _proven(parent: int, rows: list[Any]) -> list[Any]:
-    """Rows of a directory, name and node first and the entry's sum last.  The mount shows none that lies: the kernel
-    follows what it was given, and memory what it read, without coming by the name again.  Raises DAMAGED."""
-    for row in rows:
-        if row[1] is None or (row[-1] and row[-1] != entry_sum(parent, row[0], row[1])):
-            raise StoreError(Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"entry {parent}/{row[0]!r}")
-    return rows
-
-
-def place_of(every: type_every, node: int) -> tuple[int, bytes] | None:
-    """A (directory, name) of a file.  Reads all names."""
-    rows = every("SELECT parent, name FROM entry WHERE node=? LIMIT 1", (node,))
-    return (rows[0][0], rows[0][1]) if rows else None
-
-
-_ALLOCATED: Final = (
-    "SELECT coalesce(sum(min(off + len, ?3) - max(off, ?2)), 0) FROM slice WHERE map=?1 AND off<?3 AND off + len>?2"
-    " AND off>=coalesce((SELECT max(off) FROM slice WHERE map=?1 AND off<=?2), 0)"
-)
-
-
-def allocated(every: type_every, node: Node, start: int = 0, end: int = 2**62) -> int:
-    """Bytes of the node in [start, end) that are not holes.  A part of a multipart upload counts whole."""
-    if node.kind == BodyKind.MAP:
-        return int(every(_ALLOCATED, (node.ref, start, end))[0][0])
-    held = len(node.data) if node.kind == BodyKind.INLINE else 0
-    if node.kind == BodyKind.CHUNK:
-        rows = every("SELECT len FROM chunk WHERE id=?", (node.ref,))
-        held = int(rows[0][0]) if rows else 0
-    return max(0, min(held, end) - start)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from appliance.catalogue import commands, content
-from appliance.engine import listing
+from appliance.engine import directories
 from appliance.engine.ingest import Ingest
 from appliance.engine.pool import PageRef
 from appliance.engine.ticket import Ticket
@@ -67,29 +67,29 @@ class FileVerbs(VersionVerbs):
     def entries(self, parent: int, after: tuple[bytes, bool] | None, limit: int) -> list[Entry]:
         """In the catalogue's order: bytes of the name, a directory's with "/" appended.  `after` is the (name,
         directory) of the last one seen."""
-        found = listing.entries(self.every, parent, after, limit)
+        found = directories.entries(self.every, parent, after, limit)
         if after is None and len(found) < limit:
             self.engine.listed(parent, found)
         return found
 
     def shown(self, parent: int, after: bytes | None, limit: int) -> list[type_shown_row]:
         """As `entries`, of each what stat(2) shows and no more; `after` is a row name."""
-        return listing.shown(self.every, parent, after, limit)
+        return directories.shown(self.every, parent, after, limit)
 
     def named(self, parent: int, after: bytes | None, limit: int) -> list[type_named_row]:
         """The same, of each its number and mode."""
-        return listing.named(self.every, parent, after, limit)
+        return directories.named(self.every, parent, after, limit)
 
     async def place_of(self, node: int) -> tuple[int, bytes] | None:
         """A (directory, name) of a file; None without one.  Reads all names: for what must be known and seldom is."""
-        found: tuple[int, bytes] | None = await self.engine.scans.call(self.snapshot, listing.place_of, node)
+        found: tuple[int, bytes] | None = await self.engine.scans.call(self.snapshot, directories.place_of, node)
         return found
 
     def allocated(self, node: Node, start: int = 0, end: int = FILE_SIZE_MAX) -> int:
         """Bytes of the node in [start, end) that are not holes."""
         if start == 0 and end >= node.size:
             return self.engine.filled.of(node, self.every)
-        return listing.allocated(self.every, node, start, end)
+        return directories.allocated(self.every, node, start, end)
 
     def extents(self, node: int, start: int, end: int, limit: int) -> list[tuple[int, int]]:
         """The first `limit` pieces (from, to) of what is no hole in [start, end) of the node as it is now, in order;

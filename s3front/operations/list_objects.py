@@ -28,6 +28,9 @@ ROUTES: Final = (Route("GET", Level.BUCKET),)
 
 SLICE: Final = 256  # rows: some 150 us of the loop's time
 _NUMBER_MAX: Final = 2**31 - 1
+_BEFORE: Final = "<CommonPrefixes><Prefix>"
+_AFTER: Final = "</Prefix></CommonPrefixes>"
+_BETWEEN: Final = _AFTER + _BEFORE
 Write = Callable[[bytes], str]
 
 
@@ -114,4 +117,8 @@ def _contents(objects: list[Listed], write: Write, owner: str) -> str:
 
 def common_prefixes(prefixes: list[bytes], write: Write) -> str:
     """One CommonPrefixes element each."""
-    return "".join([f"<CommonPrefixes><Prefix>{write(prefix)}</Prefix></CommonPrefixes>" for prefix in prefixes])
+    if not prefixes:
+        return ""
+    if write is xml.escape_key and xml.needs_no_escape(b"/".join(prefixes)):
+        return f"{_BEFORE}{_BETWEEN.encode().join(prefixes).decode()}{_AFTER}"
+    return f"{_BEFORE}{_BETWEEN.join([write(prefix) for prefix in prefixes])}{_AFTER}"

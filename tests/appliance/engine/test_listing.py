@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from appliance.catalogue.commands import CreateUpload, MakeDirectory, MakeSpecial, PutObject
 from appliance.catalogue.uploads import UPLOAD_COLUMNS
-from appliance.engine import listing, upload_listing
+from appliance.engine import directories, listing, upload_listing
 from appliance.model import Body, Bucket, UploadPage
 from tests.appliance.catalogue.batches import NOW, Catalogue
 from tests.models.objects import Bucket as ModelBucket
@@ -75,8 +75,8 @@ def test_listings_are_the_models(present: list[bytes], data: st.DataObject) -> N
         model.put(key, File(key, "e"))
     for name in (b"hollow", b"z"):
         make_directory(catalogue, bucket.root, name)
-    directories = [row[0] for row in catalogue.every("SELECT id FROM node WHERE mode & 61440=16384", ())]
-    for directory in data.draw(st.lists(st.sampled_from(directories), unique=True, max_size=3), "hollow within"):
+    within = [row[0] for row in catalogue.every("SELECT id FROM node WHERE mode & 61440=16384", ())]
+    for directory in data.draw(st.lists(st.sampled_from(within), unique=True, max_size=3), "hollow within"):
         make_directory(catalogue, directory, b"!")  # comes first where it is
     catalogue.do(MakeSpecial(parent=bucket.root, name=b"link", mode=stat.S_IFLNK, uid=0, gid=0, now_ns=NOW))
     for _ in range(6):
@@ -169,7 +169,7 @@ def test_entries_in_pages(large: tuple[Catalogue, Bucket]) -> None:
         put(catalogue, bucket, name)
     seen: list[tuple[bytes, bool]] = []
     after = None
-    while found := listing.entries(catalogue.every, bucket.root, after, 1):
+    while found := directories.entries(catalogue.every, bucket.root, after, 1):
         after = (found[-1].name, found[-1].directory)
         seen.append(after)
     assert seen == [(b"flat", False), (b"flat.txt", False), (b"flat", True), (b"tree", True)]

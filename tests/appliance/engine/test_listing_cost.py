@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from appliance.catalogue import schema
 from appliance.catalogue.uploads import UPLOAD_COLUMNS
@@ -175,6 +177,22 @@ def test_a_page_costs_what_it_shows(large: Bucket) -> None:
         assert cost.statements <= (6 if question is DEEP else 1) * LIMIT, question
         assert cost.rows <= (5 if question is DEEP else 2) * LIMIT, question
         assert cost.steps <= 300 * LIMIT, question
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([b"", b"d/", b"d/e/", b"f/"]), st.sampled_from([1, 2, 5, 9, 70])), max_size=25),
+    st.data(),
+)
+def test_runs_of_any_length_are_told_apart(runs: list[tuple[bytes, int]], data: st.DataObject) -> None:
+    """Keys that share a common prefix: some are dropped, more are leapt over, and the others are all there."""
+    bucket = Bucket(
+        b"%s%03d%s" % (directory, number, b"-%02d" % place if length > 1 else b"")
+        for number, (directory, length) in enumerate(runs)
+        for place in range(length)
+    )
+    for delimiter in (b"-", b"5", b"-0", b"1-", b"/0"):
+        prefix = data.draw(st.sampled_from([b"", b"d", b"d/", b"d/0", b"0"]), "prefix")
+        bucket.page(prefix, delimiter, data.draw(st.sampled_from([b"", *bucket.keys]), "after"))
 
 
 @pytest.mark.slow

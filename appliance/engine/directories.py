@@ -1,0 +1,87 @@
+"""Directories as the mount reads them: names with their nodes, in pages, and what a file allocates.
+
+Names sort as bytes, a directory's with its "/": the order of the catalogue's rows, so a page begins with a seek.  What
+S3 makes of the same rows is in `listing`.  Pure over `every(sql, parameters)`, which must see one state (H4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from appliance.catalogue.schema import entry_sum
+from appliance.errors import Code, StoreError
+from appliance.model import BodyKind, Entry, Node, type_named_row, type_shown_row
+
+type_every = Callable[[str, tuple[Any, ...]], list[Any]]
+
+_ENTRIES: Final = (
+    "SELECT e.name, n.*, e.sum FROM entry e LEFT JOIN node n ON n.id=e.node"
+    " WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?"
+)
+_SHOWN: Final = (
+    "SELECT e.name, n.id, n.mode, n.uid, n.gid, n.links, n.size, n.kind, n.atime_ns, n.mtime_ns, n.ctime_ns, n.flags,"
+    " e.sum FROM entry e LEFT JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?"
+)
+_NAMED: Final = (
+    "SELECT e.name, n.id, n.mode, e.sum"
+    " FROM entry e LEFT JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name>? ORDER BY e.name LIMIT ?"
+)
+
+
+def entries(every: type_every, parent: int, after: tuple[bytes, bool] | None, limit: int) -> list[Entry]:
+    """`store.ObjectStore.entries`."""
+    if after is None:
+        rows = every(_ENTRIES.replace("e.name>?", "e.name>=?"), (parent, b"", limit))
+    else:
+        rows = every(_ENTRIES, (parent, after[0] + b"/" if after[1] else after[0], limit))
+    return [
+        Entry(row[0][:-1], True, Node(*row[1:-1])) if row[0].endswith(b"/") else Entry(row[0], False, Node(*row[1:-1]))
+        for row in _proven(parent, rows)
+    ]
+
+
+def shown(every: type_every, parent: int, after: bytes | None, limit: int) -> list[type_shown_row]:
+    """`store.ObjectStore.shown`."""
+    if after is None:
+        return _proven(parent, every(_SHOWN.replace("e.name>?", "e.name>=?"), (parent, b"", limit)))
+    return _proven(parent, every(_SHOWN, (parent, after, limit)))
+
+
+def named(every: type_every, parent: int, after: bytes | None, limit: int) -> list[type_named_row]:
+    """`store.ObjectStore.named`."""
+    if after is None:
+        return _proven(parent, every(_NAMED.replace("e.name>?", "e.name>=?"), (parent, b"", limit)))
+    return _proven(parent, every(_NAMED, (parent, after, limit)))
+
+
+def _proven(parent: int, rows: list[Any]) -> list[Any]:
+    """Rows of a directory, name and node first and the entry's sum last.  The mount shows none that lies: the kernel
+    follows what it was given, and memory what it read, without coming by the name again.  Raises DAMAGED."""
+    for row in rows:
+        if row[1] is None or (row[-1] and row[-1] != entry_sum(parent, row[0], row[1])):
+            raise StoreError(Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"entry {parent}/{row[0]!r}")
+    return rows
+
+
+def place_of(every: type_every, node: int) -> tuple[int, bytes] | None:
+    """A (directory, name) of a file.  Reads all names."""
+    rows = every("SELECT parent, name FROM entry WHERE node=? LIMIT 1", (node,))
+    return (rows[0][0], rows[0][1]) if rows else None
+
+
+_ALLOCATED: Final = (
+    "SELECT coalesce(sum(min(off + len, ?3) - max(off, ?2)), 0) FROM slice WHERE map=?1 AND off<?3 AND off + len>?2"
+    " AND off>=coalesce((SELECT max(off) FROM slice WHERE map=?1 AND off<=?2), 0)"
+)
+
+
+def allocated(every: type_every, node: Node, start: int = 0, end: int = 2**62) -> int:
+    """Bytes of the node in [start, end) that are not holes.  A part of a multipart upload counts whole."""
+    if node.kind == BodyKind.MAP:
+        return int(every(_ALLOCATED, (node.ref, start, end))[0][0])
+    held = len(node.data) if node.kind == BodyKind.INLINE else 0
+    if node.kind == BodyKind.CHUNK:
+        rows = every("SELECT len FROM chunk WHERE id=?", (node.ref,))
+        held = int(rows[0][0]) if rows else 0
+    return max(0, min(held, end) - start)
