@@ -5,9 +5,11 @@ no capability.  So this program opens /dev/fuse, mounts in everybody's view, and
 (FDSTORE of sd_notify(3)), which hands it to the daemon as it starts.  With --umount it takes mount and descriptor back;
 the unit runs that after every end of the daemon, however it ended.
 
+With --revive, once the daemon serves, the kernel is told how far to read ahead, which takes root.
+
 Further places of the mount (mountpoints.py) that a daemon leaves behind stay as they are, and with them the dead mount:
 they answer ENOTCONN, and nobody writes into what lies below.  Before the next start a file below /run, where only root
-writes, notes which file system they show; with --revive, once the daemon serves, they are bound to the new mount.
+writes, notes which file system they show; with --revive they are bound to the new mount.
 
 Full rights ("+") take the unit's restrictions away, but not the view of its own that systemd makes for every process of
 a unit with such restrictions: a mount there would end with this program.  Everybody's view is that of process 1.
@@ -51,6 +53,7 @@ def main() -> int:
             forget_descriptor(STORED_CONTROL)
             take_away(point, pwd.getpwnam(options.user))
         elif options.revive:
+            read_ahead(point)
             revive(point)
         elif config.mount.enabled:
             begin(point, pwd.getpwnam(options.user), allow_other=config.mount.allow_other)
@@ -74,6 +77,18 @@ def begin(point: Path, owner: pwd.struct_passwd, *, allow_other: bool) -> None:
     if not (store_descriptor(STORED_FUSE, descriptor) and store_descriptor(STORED_CONTROL, control)):
         mountpoints.detach(point)
         raise OSError(0, "systemd does not take the descriptor (FileDescriptorStoreMax=, NotifyAccess=exec)")
+
+
+def read_ahead(point: Path) -> None:
+    """Far enough, as soon as somebody answers."""
+    found = mountpoints.at(point)
+    if found is None or found.type != mountpoints.FILE_SYSTEM:
+        return
+    try:
+        if not mountpoints.is_dead(found):
+            mountpoints.raise_read_ahead(found)
+    except OSError as error:
+        print(f"premount: {point}: read-ahead stays as it is: {error}", file=sys.stderr)
 
 
 def revive(point: Path) -> None:

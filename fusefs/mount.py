@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READ_AHEAD_KIB: Final = 4096  # four requests of 1 MiB at once: the kernel's 128 would split reads
 TASKS_MAX: Final = 64  # requests in work at once
 FLUSH_TIMEOUT: Final = 30.0  # seconds for the kernel's dirty pages when stopping
 
@@ -328,8 +327,8 @@ def flush_kernel(point: Path) -> None:
 
 
 def raise_read_ahead(point: Path) -> None:
-    """Lets the kernel read ahead in whole requests of 1 MiB.  Needs root; without it reads are smaller.  Blocks until
-    the mount answers: its first answer would set it back."""
+    """As mountpoints.raise_read_ahead, if we may: a service's premount step does it otherwise.  Blocks until the mount
+    answers."""
     found = mountpoints.at(point)
     if found is None or os.geteuid() != 0:
         return
@@ -337,9 +336,8 @@ def raise_read_ahead(point: Path) -> None:
         os.statvfs(point)
     except OSError:
         return  # unmounted from outside
-    path = Path(f"/sys/class/bdi/{found.device}/read_ahead_kb")
     try:
-        path.write_text(f"{READ_AHEAD_KIB}\n")
+        mountpoints.raise_read_ahead(found)
     except OSError as error:
         log.info("%s: read-ahead stays as it is: %s", point, error.strerror)
 

@@ -4,16 +4,19 @@
 requests like for any program: so what the cache has is coherent by the kernel's own means, whoever writes, truncates or
 removes the file meanwhile.  The later reads of the window do not reach us at all.
 
-Bounded: a file must be a small part of the memory that is to be had, `FLYING_MAX` windows are asked for and not
-answered at once, and whatever does not fit in is not remembered.  Where the process may not do its work (it needs root,
-or CAP_DAC_READ_SEARCH) nothing is fetched.
+Bounded: a file must be a small part of the memory that is to be had (the process says so), `FLYING_MAX` windows are
+asked for and not answered at once, and whatever does not fit in is not remembered.  The process needs root, or
+CAP_DAC_READ_SEARCH: a daemon that is not root asks one that systemd starts for it (advising.py).  Where there is none
+that may do its work nothing is fetched.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -25,7 +28,7 @@ from typing import Final
 import trio
 
 from appliance import mountpoints
-from fusefs import advise
+from fusefs import advise, advising
 from fusefs.handles import File
 from fusefs.observed import operation
 from fusefs.windows import Window, Windows
@@ -33,13 +36,16 @@ from fusefs.windows import Window, Windows
 log = logging.getLogger(__name__)
 
 SMALL: Final = 64 << 10  # bytes of a read that may be one of many in no order
-SHARE: Final = 4  # a file may be a quarter of the memory that is to be had
 FLYING_MAX: Final = 4
 IDLE: Final = 20.0  # seconds after which the process ends
 END_TIMEOUT: Final = 5.0  # seconds for what is being opened when the mount ends
 SETTLE_TIMEOUT: Final = 0.1  # seconds that close(2) waits for what is being opened
+CONNECT_TIMEOUT: Final = 5.0  # seconds that the service manager has to take a connection
 OBSERVED: Final = operation("prefetch")
-MEMORY_AGE: Final = 10.0  # seconds that we believe how much memory there is
+REMEDY: Final = (
+    "that takes root, or CAP_DAC_READ_SEARCH, or, for the service and who is in the group tierce, a unit that has it: "
+    "systemctl enable --now tierce-advise.socket, then start the daemon again"
+)
 
 
 class Prefetch:
@@ -54,15 +60,17 @@ class Prefetch:
         self._pid = -1
         self._known = False  # its requests come with its number
         self._forbidden = False
-        self._memory = 0
-        self._memory_until = 0.0
+        self._large = sys.maxsize  # bytes of a file that was too large for the memory
+        self._large_until = 0.0
 
     def missed(self, file: File, start: int, end: int) -> None:
         """A program's small read came to us."""
         if self._forbidden or len(self._wanted) + len(self._flying) >= FLYING_MAX:
             return
-        if file.size * SHARE > self._memory_now():
-            return
+        if file.size >= self._large:
+            if time.monotonic() < self._large_until:
+                return
+            self._large = sys.maxsize  # there may be more memory by now
         if file.windows is None:
             file.windows = Windows()
         window = file.windows.missed(start, end, file.size)
@@ -113,46 +121,43 @@ class Prefetch:
             except OSError as error:
                 self._give_up(str(error))
                 await trio.sleep_forever()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            self._pid = process.pid
             try:
-                await self._converse(process.stdin.fileno(), process.stdout.fileno())
+                await self._converse(process)
             finally:
                 self._pid = -1
                 for file, window, _ in self._flying:
                     _landed(file, window)
                 self._flying.clear()
                 self._answered_now()
-                process.stdin.close()
-                process.stdout.close()
-                process.kill()
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(_reap, process)
+                    await trio.to_thread.run_sync(process.end)
 
-    async def _converse(self, to: int, back: int) -> None:
+    async def _converse(self, process: _Process) -> None:
         """Until it is idle, or has ended."""
-        os.set_blocking(to, False)  # it never is full: so few are under way
+        connection = process.connection
+        number = await _received(connection, advise.STARTED.size)
+        if len(number) != advise.STARTED.size:
+            self._give_up(f"their process did not start{'' if process.child else ': systemctl status tierce-advise@*'}")
+            return
+        (self._pid,) = advise.STARTED.unpack(number)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._take_answers, back, nursery.cancel_scope)
+            nursery.start_soon(self._take_answers, connection, nursery.cancel_scope)
             while True:
                 while self._wanted:
                     file, window = self._wanted.popleft()
                     self._flying.append((file, window, time.perf_counter()))
-                    try:
-                        os.write(to, advise.RECORD.pack(file.inode, window.start, window.end - window.start))
-                    except BrokenPipeError:
-                        return  # the end of its answers is read as well
+                    record = advise.RECORD.pack(file.inode, window.start, window.end - window.start, file.size)
+                    with suppress(BrokenPipeError, ConnectionResetError):  # the end of its answers is read as well
+                        connection.send(record)
                 self._woken = trio.Event()
-                with trio.move_on_after(IDLE) as idle:
+                with trio.move_on_after(process.patience) as idle:
                     await self._woken.wait()
                 if idle.cancelled_caught and not self._wanted:
                     nursery.cancel_scope.cancel()
 
-    async def _take_answers(self, back: int, ended: trio.CancelScope) -> None:
+    async def _take_answers(self, connection: socket.socket, ended: trio.CancelScope) -> None:
         while True:
-            await trio.lowlevel.wait_readable(back)
-            answers = os.read(back, 4096)
+            answers = await _received(connection, 4096)
             if not answers:  # whoever has ended it may do so again, a process for every few reads
                 self._give_up("their process has ended")
                 ended.cancel()
@@ -163,62 +168,87 @@ class Prefetch:
                 OBSERVED.ended(time.perf_counter() - asked)
                 if answer == advise.DONE[0]:
                     OBSERVED.bytes += window.end - window.start
-                if answer == advise.FORBIDDEN[0]:
-                    self._give_up("that takes root, or CAP_DAC_READ_SEARCH")
+                elif answer == advise.LARGE[0]:
+                    file.windows = None
+                    self._large, self._large_until = file.size, time.monotonic() + advise.MEMORY_AGE
+                elif answer == advise.FORBIDDEN[0]:
+                    self._give_up(REMEDY)
             self._answered_now()
 
     def _give_up(self, why: str) -> None:
         if not self._forbidden:
             self._forbidden = True
             log.info("from here on nothing is fetched for random reads: %s", why)
+        for wanted in self._wanted:
+            _landed(*wanted)
+        self._wanted.clear()
 
     def _answered_now(self) -> None:
         self._answered.set()
         self._answered = trio.Event()
 
-    def _memory_now(self) -> int:
-        now = time.monotonic()
-        if now >= self._memory_until:
-            self._memory, self._memory_until = memory_to_be_had(), now + MEMORY_AGE
-        return self._memory
 
-
-def memory_to_be_had(root: Path = Path("/")) -> int:
-    """Bytes that the kernel's cache could take: what is available (proc(5), meminfo), within what our control group may
-    have (cgroups(7), memory.max); 0 where nobody says."""
-    available = 0
-    with suppress(OSError, ValueError, IndexError):
-        for line in (root / "proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                available = int(line.split()[1]) << 10
-    with suppress(OSError, ValueError):
-        group = (root / "proc/self/cgroup").read_text().partition("0::/")[2].splitlines()[0]
-        for path in (root / "sys/fs/cgroup" / group, root / "sys/fs/cgroup"):
-            with suppress(OSError, ValueError):  # "max", or no such file
-                available = min(available, int((path / "memory.max").read_text()))
-    return available
+async def _received(connection: socket.socket, size: int) -> bytes:
+    """What there is; nothing at its end."""
+    await trio.lowlevel.wait_readable(connection)
+    try:
+        return connection.recv(size)
+    except ConnectionResetError:
+        return b""
 
 
 def _landed(file: File, window: Window) -> None:
-    assert file.windows is not None
-    file.windows.landed(window)
+    if file.windows is not None:  # it has not turned out to be too large
+        file.windows.landed(window)
 
 
-def _start(point: Path) -> subprocess.Popen[bytes]:
+class _Process:
+    """One that has the kernel read, as ours or the service manager's; how to talk to it."""
+
+    def __init__(self, connection: socket.socket, child: subprocess.Popen[bytes] | None = None) -> None:
+        connection.setblocking(False)  # it never is full: so few are under way
+        self.connection = connection
+        self.child = child  # if it is ours
+        # Who lets it end whenever there is nothing to do leaves the manager a control group each time, with all pages
+        # that were charged to it (cgroups(7)): there it stays as long as we do.
+        self.patience = IDLE if child is not None else math.inf
+
+    def end(self) -> None:
+        """Blocks no longer than for a process that does nothing: it may be waiting for us."""
+        self.connection.close()
+        if self.child is not None:
+            self.child.kill()
+            with suppress(subprocess.TimeoutExpired):
+                self.child.wait(1)
+
+
+def _start(point: Path) -> _Process:
     found = mountpoints.at(point)
     if found is None:
         raise FileNotFoundError(errno.ENOENT, "not mounted any more", str(point))
-    major, minor = map(int, found.device.split(":"))
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", advise.__file__, str(point), str(os.makedev(major, minor))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd="/",
-        bufsize=0,
-    )
+    device = os.makedev(*map(int, found.device.split(":")))
+    if os.geteuid() != 0:
+        with suppress(OSError):  # there is no such unit, or not for us
+            return _connected(device)
+    near, far = socket.socketpair()
+    with far:
+        words = [sys.executable, "-I", "-S", advise.__file__, str(point), str(device)]
+        try:
+            child = subprocess.Popen(words, stdin=far.fileno(), stdout=far.fileno(), cwd="/")
+        except BaseException:
+            near.close()
+            raise
+    return _Process(near, child)
 
 
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    """It was killed; waits no longer than for a process that does nothing: it may be waiting for us."""
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(1)
+def _connected(device: int) -> _Process:
+    """To one that systemd starts for us (advising.py).  Raises OSError."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(CONNECT_TIMEOUT)
+    try:
+        connection.connect(advising.SOCKET)
+        connection.sendall(advising.ASKED.pack(device))
+    except OSError:
+        connection.close()
+        raise
+    return _Process(connection)

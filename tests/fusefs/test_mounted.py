@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import StoreError
-from appliance.mountpoints import type_at
-from fusefs.mount import READ_AHEAD_KIB, prepare
+from appliance.mountpoints import READ_AHEAD_KIB, type_at
+from fusefs.mount import prepare
 from tests.fusefs.served import Served, served
 
 pytestmark = pytest.mark.system

@@ -7,18 +7,19 @@ import mmap
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from fusefs import advise
-from fusefs.prefetch import memory_to_be_had
+from appliance.mountpoints import parse
+from fusefs import advise, advising
 from tests.fusefs.served import Served, served
 
 PAGE = 4096
@@ -226,20 +227,25 @@ def test_the_process_that_asks_answers_for_whatever_it_is_asked(mount: Served) -
     path = mount.bucket / "g"
     path.write_bytes(bytes(8 * PAGE))
     inode, device = path.stat().st_ino, path.stat().st_dev
+    size = 8 * PAGE
     cases = [
-        ("root", device, inode, advise.DONE),
-        ("no such file", device, 1 << 60, advise.REFUSED),
-        ("another file system's number", device + 1, inode, advise.REFUSED),
+        ("root", device, inode, size, advise.DONE),
+        ("no such file", device, 1 << 60, size, advise.REFUSED),
+        ("another file system's number", device + 1, inode, size, advise.REFUSED),
+        ("a file as large as all memory", device, inode, 1 << 60, advise.LARGE),
     ]
-    for case, given, number, expected in cases:
-        words = [sys.executable, "-I", "-S", advise.__file__, str(mount.point), str(given)]
-        request = advise.RECORD.pack(number, 0, PAGE) * 2
+    for case, given, number, length, expected in cases:
         if may_open_by_number():
-            assert subprocess.run(words, input=request, capture_output=True).stdout == expected * 2, case
+            assert answered(mount, given, advise.RECORD.pack(number, 0, PAGE, length) * 2) == expected * 2, case
+    request = advise.RECORD.pack(inode, 0, PAGE, size)
+    assert answered(mount, device, request, preexec_fn=without_the_right) == advise.FORBIDDEN
+
+
+def answered(mount: Served, device: int, request: bytes, preexec_fn: Callable[[], None] | None = None) -> bytes:
+    """By its process, after its number."""
     words = [sys.executable, "-I", "-S", advise.__file__, str(mount.point), str(device)]
-    request = advise.RECORD.pack(inode, 0, PAGE)
-    done = subprocess.run(words, input=request, capture_output=True, preexec_fn=without_the_right)
-    assert done.stdout == advise.FORBIDDEN
+    done = subprocess.run(words, input=request, capture_output=True, preexec_fn=preexec_fn)
+    return done.stdout[advise.STARTED.size :]
 
 
 def without_the_right() -> None:
@@ -248,14 +254,52 @@ def without_the_right() -> None:
 
 
 def test_memory_is_what_is_available_and_our_control_group_may_have(tmp_path: Path) -> None:
-    assert memory_to_be_had(tmp_path) == 0
-    for name, text in (
-        ("proc/meminfo", "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n"),
-        ("proc/self/cgroup", "1:cpu:/\n0::/a/b\n"),
-        ("sys/fs/cgroup/a/b/memory.max", "max\n"),
-    ):
+    def say(name: str, text: str) -> int:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert memory_to_be_had(tmp_path) == 4000 << 10
-    (tmp_path / "sys/fs/cgroup/a/b/memory.max").write_text("1048576\n")
-    assert memory_to_be_had(tmp_path) == 1 << 20
+        return advise.memory_to_be_had(str(tmp_path))
+
+    group = "sys/fs/cgroup/a.slice"
+    assert say("proc/self/cgroup", "1:cpu:/\n0::/a.slice/b.service\n") == 0
+    assert say("proc/meminfo", "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n") == 4000 << 10
+    assert say(f"{group}/b.service/memory.max", "max\n") == 4000 << 10
+    assert say(f"{group}/b.service/memory.max", "3145728\n") == 3 << 20
+    assert say(f"{group}/memory.max", "2097152\n") == 2 << 20
+    assert say(f"{group}/b.service/memory.high", "1048576\n") == 1 << 20
+    assert say("sys/fs/cgroup/memory.high", "4096\n") == 4096
+
+
+def test_only_a_mount_that_was_made_for_the_client_is_found() -> None:
+    ours = "40 30 0:52 /{0} {1} rw,nosuid shared:9 - fuse.{2} tierce rw,user_id=990,group_id=990,allow_other"
+    lines = [
+        "39 30 8:1 / /srv rw - ext4 /dev/sda1 rw",
+        ours.format("", "/srv/other", "sshfs"),
+        ours.format("photos", "/mnt/my\\040photos", "tierce"),
+    ]
+    mounts = [parse(line) for line in lines]
+    cases = [
+        ("its own", os.makedev(0, 52), 990, "/mnt/my photos"),
+        ("another user's", os.makedev(0, 52), 0, None),
+        ("a disk", os.makedev(8, 1), 0, None),
+        ("nothing", os.makedev(0, 53), 990, None),
+    ]
+    for case, device, user, expected in cases:
+        assert advising.place(device, user, mounts) == expected, case
+
+
+@pytest.mark.system
+def test_a_client_that_no_mount_was_made_for_is_sent_away(mount: Served) -> None:
+    device = mount.point.stat().st_dev
+    cases = [("its own", device, 0), ("the root's", os.stat("/").st_dev, 1), ("gone", None, 0)]
+    for case, given, expected in cases:
+        near, far = socket.socketpair()
+        if given is not None:
+            near.send(advising.ASKED.pack(given))
+        near.shutdown(socket.SHUT_WR)
+        with near, far:
+            words = [sys.executable, "-m", "fusefs.advising"]
+            done = subprocess.run(words, stdin=far.fileno(), stdout=far.fileno(), stderr=subprocess.PIPE, check=False)
+            far.close()
+            said = near.recv(64)
+        assert (done.returncode, bool(done.stderr)) == (expected, expected == 1), (case, done.stderr)
+        assert bool(said) == (case == "its own"), case

@@ -18,7 +18,13 @@ ln -s "/opt/python/bin/$(basename "$(readlink -f "$VENV/bin/python")")" "$STASH/
 printf 'home = /opt/python/bin\ninclude-system-site-packages = false\n' >"$STASH/opt/tierce/pyvenv.cfg"
 printf '#!/opt/tierce/bin/python\nfrom appliance.cli import main\nmain()\n' >"$STASH/opt/tierce/bin/tierce"
 chmod 755 "$STASH/opt/tierce/bin/tierce"
-cp "$HOUSE/systemd/tierce.service" "$STASH/units"
+cp "$HOUSE"/systemd/tierce{.service,-advise.socket,-advise@.service} "$STASH/units"
+mkdir "$STASH/units/tierce-advise@.service.d"
+cat >"$STASH/units/tierce-advise@.service.d/test.conf" <<UNIT
+[Service]
+Environment=PYTHONPATH=/opt/house PYTHONDONTWRITEBYTECODE=1 LD_LIBRARY_PATH=/opt/python/lib
+StandardError=append:/var/lib/service.log
+UNIT
 cat >"$STASH/units/tierce.service.d/test.conf" <<UNIT
 [Service]
 Environment=PYTHONPATH=/opt/house PYTHONDONTWRITEBYTECODE=1 LD_LIBRARY_PATH=/opt/python/lib
@@ -50,6 +56,7 @@ export LD_LIBRARY_PATH=/opt/python/lib
 PYTHONPATH=/opt/house TIERCE_STATE_DIR=/var/lib/tierce setpriv --reuid=4243 --regid=4243 --clear-groups \
     /opt/tierce/bin/tierce pool create --ssd /var/lib/tierce/ssd --hdd /var/lib/tierce/hdd
 unset LD_LIBRARY_PATH
+mount --make-rshared /  # as systemd does on a machine: what is mounted later is seen in the units' views
 for name in /tmp /var/tmp; do mount -t tmpfs -o mode=1777 tmp "$name"; done
 export container=other SYSTEMD_UNIT_PATH=/run/units
 exec /lib/systemd/systemd --system --unit=basic.target --show-status=no

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from appliance.mountpoints import READ_AHEAD_KIB
+from fusefs import advising
 from tests.system.box import HOUSE, clean_environment, free_port, s3_client
 from tests.system.conftest import left_out
 
@@ -85,8 +89,7 @@ class Machine:
         enter = ["nsenter", f"--target={self.init}", "--mount", "--pid", "--cgroup"]
         done = subprocess.run([*enter, *words], input=given, capture_output=True, check=False, timeout=60)
         if check and done.returncode:
-            said = self.inside("cat", "/var/lib/service.log", check=False).stdout.decode()
-            pytest.fail(f"{words}: {done.stdout.decode()}{done.stderr.decode()}\n{said[-4000:]}")
+            pytest.fail(f"{words}: {done.stdout.decode()}{done.stderr.decode()}\n{self.said()}")
         return done
 
     def as_user(self, *words: str, given: bytes = b"") -> bytes:
@@ -106,8 +109,12 @@ class Machine:
         """Polls."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text() + self.said()
             time.sleep(0.1)
+
+    def said(self) -> str:
+        """By the services."""
+        return self.inside("cat", "/var/lib/service.log", check=False).stdout.decode()[-4000:]
 
     def back(self, restarts: int) -> Callable[[], bool]:
         """Whether the service runs again after so many restarts."""
@@ -193,13 +200,63 @@ def test_the_unit_under_systemd(machine: Machine) -> None:
     machine.as_user("tee", f"{POINT}/bucket/new", given=b"after a hang")
     assert client.get_object(Bucket="bucket", Key="new")["Body"].read() == b"after a hang"
 
+    let_others_in(machine)
     machine.inside("systemctl", "restart", "tierce")
     assert machine.as_user("cat", f"{POINT}/bucket/new") == b"after a hang"
+    random_reads_are_fetched(machine, client)
     machine.inside("systemctl", "stop", "tierce")
     assert (machine.shows("ActiveState"), machine.shows("Result")) == ("inactive", "success")
     assert machine.shows("NFileDescriptorStore") == "0"
     assert not machine.mounted()
+    assert machine.inside("test", "-e", advising.SOCKET, check=False).returncode == 1
+    machine.until(lambda: not advisers(machine), 10)
     client.close()
+
+
+def let_others_in(machine: Machine) -> None:
+    """From the next start."""
+    drop_in = b"[Service]\nEnvironment=TIERCE_MOUNT_ALLOW_OTHER=true\n"
+    machine.inside("tee", "/run/units/tierce.service.d/others.conf", given=drop_in)
+    machine.inside("systemctl", "daemon-reload")
+
+
+def advisers(machine: Machine) -> list[bytes]:
+    """Processes of tierce-advise@.service."""
+    groups = "/sys/fs/cgroup/system.slice/*/tierce-advise@*/cgroup.procs"
+    return machine.inside("sh", "-c", f"cat {groups}", check=False).stdout.split()
+
+
+def random_reads_are_fetched(machine: Machine, client: Any) -> None:
+    """For any user that reads, by a process that has the one right for it; and the kernel reads ahead far enough."""
+    client.put_object(Bucket="bucket", Key="large", Body=os.urandom(16 << 20))
+    machine.inside("chmod", "0644", f"{POINT}/bucket/large")
+    read = f"""
+import os, random
+file = os.open("{POINT}/bucket/large", os.O_RDONLY)
+os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+for _ in range(2000):
+    os.pread(file, 4096, random.randrange(4096) * 4096)
+os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+"""
+    program = ["env", "LD_LIBRARY_PATH=/opt/python/lib", "/opt/tierce/bin/python", "-I", "-S", "-c", read]
+    become = ["setpriv", f"--reuid={USER + 1}", f"--regid={USER + 1}", "--clear-groups"]
+
+    def fetched() -> bool:
+        machine.inside(*become, *program)
+        counted = urllib.request.urlopen(f"http://127.0.0.1:{machine.admin}/metrics").read().decode()
+        found = re.search(r'^tierce_mount_bytes_total\{operation="prefetch"\} (\S+)', counted, re.MULTILINE)
+        return found is not None and float(found[1]) >= 8 << 20
+
+    machine.until(fetched, 30)
+    (instance,) = machine.inside(
+        "sh", "-c", "cat /sys/fs/cgroup/system.slice/*/tierce-advise@*/cgroup.procs"
+    ).stdout.split()
+    status = machine.inside("cat", f"/proc/{instance.decode()}/status").stdout.decode()
+    assert f"Uid:\t{USER}\t{USER}" in status
+    assert f"CapEff:\t{1 << 2:016x}" in status  # CAP_DAC_READ_SEARCH
+    device = machine.inside("mountpoint", "--fs-devno", POINT).stdout.decode().strip()
+    ahead = machine.inside("cat", f"/sys/class/bdi/{device}/read_ahead_kb").stdout
+    assert int(ahead) == READ_AHEAD_KIB
 
 
 def tierce(machine: Machine, *words: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The service's unit: valid, and as closed as it says."""
+"""The service's units: valid, and as closed as they say."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.system.conftest import left_out
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 UNIT = HOUSE / "systemd" / "tierce.service"
+UNITS = [UNIT, UNIT.with_name("tierce-advise.socket"), UNIT.with_name("tierce-advise@.service")]
 EXPOSURE_MAX = 2.0  # a unit without hardening has 9.6
 
 
@@ -29,22 +30,37 @@ def analyze() -> str:
     return found
 
 
-def test_the_service_is_closed(analyze: str) -> None:
-    words = [analyze, "security", "--offline=yes", "--no-pager", str(UNIT)]
-    shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    match = re.search(r"Overall exposure level for tierce.service: ([0-9.]+)", shown)
-    assert match, shown
-    assert float(match[1]) <= EXPOSURE_MAX, shown
+def test_the_services_are_closed(analyze: str) -> None:
+    for unit in UNITS:
+        if unit.suffix != ".service":
+            continue
+        words = [analyze, "security", "--offline=yes", "--no-pager", str(unit)]
+        shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        match = re.search(r"Overall exposure level for \S+\.service: ([0-9.]+)", shown)
+        assert match, shown
+        assert float(match[1]) <= EXPOSURE_MAX, shown
 
 
-def test_the_unit_has_no_unknown_words(analyze: str, tmp_path: Path) -> None:
+def test_the_units_have_no_unknown_words(analyze: str, tmp_path: Path) -> None:
     """Verified with programs that exist on this machine in the place of the installed ones."""
-    unit = re.sub(r"/opt/tierce/bin/\S+", "/bin/true", UNIT.read_text())
-    (tmp_path / "tierce.service").write_text(unit)
-    words = [analyze, "verify", "--man=no", "--recursive-errors=no", str(tmp_path / "tierce.service")]
+    for unit in UNITS:
+        (tmp_path / unit.name).write_text(re.sub(r"/opt/tierce/bin/\S+", "/bin/true", unit.read_text()))
+    named = [str(tmp_path / unit.name.replace("@", "@1")) for unit in UNITS]
+    (tmp_path / "tierce-advise@1.service").symlink_to(tmp_path / "tierce-advise@.service")
+    words = [analyze, "verify", "--man=no", "--recursive-errors=no", *named]
     shown = subprocess.run(words, capture_output=True, text=True, check=False)
-    complaints = [line for line in shown.stderr.splitlines() if "tierce.service" in line]
+    complaints = [line for line in shown.stderr.splitlines() if "tierce" in line]
     assert complaints == []
+
+
+def test_only_one_right_is_given_and_only_to_the_one_that_needs_it() -> None:
+    rights = {
+        unit.name: re.findall(r"^(?:CapabilityBoundingSet|AmbientCapabilities)=(.*)$", unit.read_text(), re.MULTILINE)
+        for unit in UNITS
+        if unit.suffix == ".service"
+    }
+    right = "CAP_DAC_READ_SEARCH"
+    assert rights == {"tierce.service": ["", ""], "tierce-advise@.service": [right, right]}
 
 
 def test_the_watchdog_has_more_patience_than_the_daemon() -> None:
