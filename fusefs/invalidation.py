@@ -2,7 +2,7 @@
 
 The store calls `changed` after every commit, with those changes that were not the mount's own: the kernel made the
 others.  Names and attributes that the kernel may hold (`Inodes` knows) are invalidated, and the store delays the S3
-answer until that is done; when the kernel holds none, nothing waits.
+answer until that is done, and whatever else S3 would show of it; when the kernel holds none, nothing waits.
 
 What the kernel may hold of a name: the inode that it had; that there was none; and, while a request of its own changes
 the name and until it has taken in the answer, whatever it had before (`changing`).

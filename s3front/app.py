@@ -113,7 +113,12 @@ class S3App:
                     request.locate(self._suffix)
                 operation = self._find(request)
                 name = operation.name
-                if not self._admit(operation, request):
+                try:
+                    admitted = self._admit(operation, request)
+                finally:
+                    if self._store.telling:  # H5: what the look at the bucket may have shown
+                        await self._store.told_of(request.bucket_name)
+                if not admitted:
                     await self._judge(operation, request)
                 response = await operation.operate(self._door, request)
                 bytes_in = request.bytes_in

@@ -20,6 +20,11 @@ class Command(Frozen, frozen=True):
         """Chunks whose reservations are this command's to commit or lose."""
         return ()
 
+    @property
+    def changed_keys(self) -> tuple[tuple[int, bytes], ...]:
+        """(root of the bucket, key) of what S3 changes by it; of a bucket (0, name)."""
+        return ()
+
 
 class CreateBucket(Command, frozen=True, kw_only=True):
     name: str
@@ -30,10 +35,18 @@ class CreateBucket(Command, frozen=True, kw_only=True):
     now_ns: int
     settings: dict[str, bytes] = {}
 
+    @property
+    def changed_keys(self) -> tuple[tuple[int, bytes], ...]:
+        return ((0, self.name.encode()),)
+
 
 class DeleteBucket(Command, frozen=True, kw_only=True):
     name: str
     now_ns: int
+
+    @property
+    def changed_keys(self) -> tuple[tuple[int, bytes], ...]:
+        return ((0, self.name.encode()),)
 
 
 class PutObject(Command, frozen=True, kw_only=True):
@@ -58,6 +71,10 @@ class PutObject(Command, frozen=True, kw_only=True):
     def new_chunks(self) -> tuple[NewChunk, ...]:
         return self.body.chunks
 
+    @property
+    def changed_keys(self) -> tuple[tuple[int, bytes], ...]:
+        return ((self.root, self.key),)
+
 
 class CopyObject(Command, frozen=True, kw_only=True):
     source: int  # node
@@ -72,6 +89,10 @@ class CopyObject(Command, frozen=True, kw_only=True):
     label: bytes
     precondition: Precondition | None
 
+    @property
+    def changed_keys(self) -> tuple[tuple[int, bytes], ...]:
+        return ((self.root, self.key),)
+
 
 class DeleteObject(Command, frozen=True, kw_only=True):
     bucket: int
@@ -84,6 +105,10 @@ class DeleteObject(Command, frozen=True, kw_only=True):
     lock_ns: int = 0  # retentions that ended before are over
     bypass: bool = False  # overrules GOVERNANCE
 
+    @property
+    def changed_keys(self) -> tuple[tuple[int, bytes], ...]:
+        return ((self.root, self.key),)
+
 
 class RenameObject(Command, frozen=True, kw_only=True):
     bucket: int
@@ -95,6 +120,10 @@ class RenameObject(Command, frozen=True, kw_only=True):
     now_ns: int
     precondition: Precondition | None  # of what is at the new key
     lock_ns: int = 0
+
+    @property
+    def changed_keys(self) -> tuple[tuple[int, bytes], ...]:
+        return ((self.root, self.key), (self.root, self.new_key))
 
 
 class CreateUpload(Command, frozen=True, kw_only=True):
@@ -142,6 +171,7 @@ class CopyPart(Command, frozen=True, kw_only=True):
 class CompleteUpload(Command, frozen=True, kw_only=True):
     upload: str
     root: int
+    key: bytes  # the upload's
     parts: Sequence[tuple[int, str]]
     etag: str
     packed: bytes
@@ -153,6 +183,10 @@ class CompleteUpload(Command, frozen=True, kw_only=True):
     flags: int
     now_ns: int
     precondition: Precondition | None
+
+    @property
+    def changed_keys(self) -> tuple[tuple[int, bytes], ...]:
+        return ((self.root, self.key),)
 
 
 class AbortUpload(Command, frozen=True, kw_only=True):

@@ -348,7 +348,7 @@ class Committer:
         if ahead and tx.changes <= AHEAD_CHANGES:
             self._ahead.append(_Ahead(done, seq, tx, freeing))
             return done
-        self._index(tx, mark=ahead)
+        self._index(tx, mark=ahead, announced=bool(announced))
         self._put_in_limbo(seq, freeing)
         self.release_freed()
         for ticket in tickets:
@@ -505,12 +505,13 @@ class Committer:
                 self.retrieval.cache.put(chunk, item.data)
         self._settle_space(tickets)
 
-    def _index(self, last: Rows | None = None, *, mark: bool = True) -> None:
-        """COMMIT: readers see the open transaction's batches.  It says which they are (I9), unless it does already."""
+    def _index(self, last: Rows | None = None, *, mark: bool = True, announced: bool = False) -> None:
+        """COMMIT: readers see the open transaction's batches.  It says which they are (I9), unless it does already.
+        What was ahead has nothing that is announced."""
         batches = [item.tx for item in self._ahead if not item.indexed]
         if last is not None:
             batches.append(last)
-        begun = [self._rows.begin(tx.images) for tx in batches]
+        begun = [self._rows.begin(tx.images, announced=announced and tx is last) for tx in batches]
         try:
             if mark:
                 set_meta(self.connection, "applied_seq", self.ring.seq)

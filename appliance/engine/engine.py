@@ -34,6 +34,7 @@ from appliance.engine.remembered import ABSENT, Remembered
 from appliance.engine.retrieve import Retrieval
 from appliance.engine.snapshot import FREE_SHARE
 from appliance.engine.startup import OpenParts
+from appliance.engine.telling import Tellings
 from appliance.engine.ticket import Batch, Ticket
 from appliance.engine.worn import Worn
 from appliance.errors import Code, StoreError
@@ -99,6 +100,7 @@ class Engine:
             rows=self.rows,
             undisturbed=self._in_loop if threaded else _at_once,
         )
+        self.tellings = Tellings(self.rows, lambda: self.committer.failed is not None)
         self.retrieval.unpinned = self.committer.release_freed
         self._threaded = threaded
         self._token = trio.lowlevel.current_trio_token()
@@ -415,29 +417,15 @@ class Engine:
             if ticket.error is None and isinstance(ticket.command, _RELOADING):
                 self.reload()
                 break
-        if not batch.notes or not self._listeners:
+        waiting: list[Awaitable[object]] = []
+        if batch.notes:
+            waiting = [answer for listener in self._listeners if (answer := listener(batch.announced)) is not None]
+        if waiting or self.tellings.under_way:
+            self.tellings.settle(batch.tickets, waiting)
+        else:
             for ticket in batch.tickets:
                 ticket.settle()
-            return
-        waiting = [answer for listener in self._listeners if (answer := listener(batch.announced)) is not None]
-        for ticket in batch.tickets:
-            if not waiting or not ticket.announce:
-                ticket.settle()
-            else:
-                ticket.end()
-        if waiting:
-            late = [ticket for ticket in batch.tickets if not ticket.settled]
-            trio.lowlevel.spawn_system_task(self._settle_later, waiting, late)
-
-    async def _settle_later(self, waiting: Sequence[Awaitable[object]], tickets: Sequence[Ticket]) -> None:
-        try:
-            for answer in waiting:
-                await answer
-        except Exception:
-            log.exception("a listener failed: names cached by it may be stale for its time-out")
-        finally:
-            for ticket in tickets:
-                ticket.settle()
+        self.tellings.delivered()
 
     def watch(self, listener: Callable[[Sequence[Change]], Awaitable[object] | None]) -> Callable[[], None]:
         """Adds a listener, called for each batch that changed names, with those changes that are announced; what is

@@ -35,10 +35,11 @@ type_images = Mapping[tuple[Any, ...], tuple[Any, ...] | None]
 class Commit:
     """One COMMIT that the loop was not told of.  `images` stay as they are."""
 
-    __slots__ = ("done", "images")
+    __slots__ = ("announced", "done", "images")
 
-    def __init__(self, images: type_images) -> None:
+    def __init__(self, images: type_images, *, announced: bool) -> None:
         self.images = images
+        self.announced = announced  # others will have to be told of names in it (H5)
         self.done = False  # the catalogue has them; set by the writer
 
 
@@ -52,13 +53,13 @@ class Remembered:
         self._whole: dict[int, dict[bytes, int]] = {}  # directory -> all its row names, as `_entries`
         self._whole_size = 0
         self._lock = threading.Lock()
-        self._untold: tuple[Commit, ...] = ()  # oldest first; replaced, never changed
+        self.untold: tuple[Commit, ...] = ()  # oldest first; replaced, never changed
 
     # ------------------------------------------------------------------ reading
     def entry(self, parent: int, name: bytes) -> int | None:
         """The node that an entry names, or ABSENT; None: not known."""
-        if self._untold:
-            for commit in reversed(self._untold):
+        if self.untold:
+            for commit in reversed(self.untold):
                 key = (ENTRY.number, parent, name)
                 if key in commit.images:
                     return _named(commit.images[key]) if commit.done else None
@@ -67,8 +68,8 @@ class Remembered:
 
     def node(self, number: int) -> Node | None:
         """A node; None: not known."""
-        if self._untold:
-            for commit in reversed(self._untold):
+        if self.untold:
+            for commit in reversed(self.untold):
                 key = (NODE.number, number)
                 if key in commit.images:
                     row = commit.images[key]
@@ -102,17 +103,17 @@ class Remembered:
         self._whole[directory] = names
 
     # ------------------------------------------------------------------ commits
-    def begin(self, images: type_images) -> Commit:
+    def begin(self, images: type_images, *, announced: bool = False) -> Commit:
         """By the writer: a COMMIT begins.  It says when that is over."""
-        commit = Commit(images)
+        commit = Commit(images, announced=announced)
         with self._lock:
-            self._untold = (*self._untold, commit)
+            self.untold = (*self.untold, commit)
         return commit
 
     def deliver(self, commits: int) -> None:
         """The loop is told of the oldest so many COMMITs."""
         with self._lock:
-            told, self._untold = self._untold[:commits], self._untold[commits:]
+            told, self.untold = self.untold[:commits], self.untold[commits:]
         entries, nodes, whole = self._entries, self._nodes, self._whole
         for commit in told:
             for key, row in commit.images.items():

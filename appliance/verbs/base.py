@@ -98,6 +98,11 @@ class Verbs:
         if self.unsettled.get(bucket.id) is ticket:
             del self.unsettled[bucket.id]
 
+    async def listed(self, bucket: Bucket, prefix: bytes, after: bytes) -> None:
+        """H5: what a page with keys > `after` may show, the kernel has forgotten otherwise."""
+        if self.engine.tellings.under_way or self.engine.rows.untold:
+            await self.engine.tellings.page(bucket.root, prefix, after)
+
     def snapshot(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function(every, *arguments)` over one state, on the calling thread's own connection (H4)."""
         connection: sqlite3.Connection | None = getattr(self._threads, "connection", None)

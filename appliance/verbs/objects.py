@@ -106,6 +106,16 @@ class ObjectVerbs(Verbs):
         """All, by name."""
         return list(self.engine.buckets.values())
 
+    @property
+    def telling(self) -> bool:
+        """Whether there may be anything for `told_of` to wait for."""
+        return bool(self.engine.tellings.under_way)
+
+    async def told_of(self, bucket: str | None = None) -> None:
+        """H5: until the kernel has forgotten whether the bucket was there before, or any (None).  For S3, which has
+        just looked; the mount never waits for that."""
+        await self.engine.tellings.buckets(None if bucket is None else bucket.encode())
+
     async def create_bucket(
         self,
         name: str,
@@ -160,7 +170,8 @@ class ObjectVerbs(Verbs):
 
     # ------------------------------------------------------------------ objects, by key
     async def look_up(self, bucket: Bucket, key: bytes) -> Node:
-        """The object.  Waits for the mount's pending commits in the bucket (H2).
+        """The object.  Waits for the mount's pending commits in the bucket (H2), and until the kernel has forgotten
+        what was there before (H5).
 
         Raises NO_SUCH_KEY, also for a directory: `d/` is an object only if one was put there.
         """
@@ -172,6 +183,8 @@ class ObjectVerbs(Verbs):
             directories, name = names.split(key)
             parent = names.find_parent(self.one, self.engine.directories, bucket.root, directories)
         node = self.engine.node_at(parent, name) if parent is not None else None
+        if self.engine.tellings.under_way or self.engine.rows.untold:
+            await self.engine.tellings.key(bucket.root, key, parent, name)
         if node is None or not stat.S_ISREG(node.mode):
             raise StoreError(Code.NO_SUCH_KEY)
         return node
@@ -351,4 +364,5 @@ class ObjectVerbs(Verbs):
         page: Page = await self.engine.scans.call(
             self.snapshot, listing.list_objects, bucket.root, prefix, delimiter, after, limit
         )
+        await self.listed(bucket, prefix, after)
         return page

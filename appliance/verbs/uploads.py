@@ -179,6 +179,7 @@ class UploadVerbs(Verbs):
         command = commands.CompleteUpload(
             upload=upload.id,
             root=bucket.root,
+            key=upload.key,
             parts=tuple(parts),
             etag=etag,
             packed=pack_attributes(attributes),

@@ -150,6 +150,7 @@ class VersionVerbs(ObjectVerbs):
         page: VersionPage = await self.engine.scans.call(
             self.snapshot, version_listing.list_versions, bucket, prefix, delimiter, after_key, after_version, limit
         )
+        await self.listed(bucket, prefix, b"" if after_version else after_key)
         return page
 
     # ------------------------------------------------------------------ object lock

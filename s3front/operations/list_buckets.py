@@ -34,6 +34,7 @@ async def operate(door: Door, request: Request) -> Response:
         and bucket.name.startswith(prefix)
         and visible(principal, bucket.name)
     ]
+    await door.store.told_of()
     if region != door.region:
         found = []
     page = found[:limit]

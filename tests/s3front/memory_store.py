@@ -93,6 +93,11 @@ class MemoryStore:
     def buckets(self) -> list[Bucket]:
         return [self._buckets[name] for name in sorted(self._buckets)]
 
+    telling = False  # nobody caches names
+
+    async def told_of(self, bucket: str | None = None) -> None:
+        """Nothing to wait for."""
+
     async def create_bucket(
         self,
         name: str,

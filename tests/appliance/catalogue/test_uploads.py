@@ -112,6 +112,7 @@ def complete(catalogue: Catalogue, bucket: Bucket, numbers: list[int], key: byte
         CompleteUpload(
             upload="u",
             root=bucket.root,
+            key=key,
             parts=[(number, f"e{number}") for number in numbers],
             etag="x-2",
             packed=b"",
