@@ -33,7 +33,7 @@ def nobody_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_room, "AHEAD_IDLE", 60.0)
 
 
-async def write(store: ObjectStore, node: int, piece: tuple[int, bytes]) -> Ticket:
+async def write(store: ObjectStore, node: int, piece: tuple[int, bytes], size: int = len(DATA)) -> Ticket:
     """What the mount submits for fsync(2)."""
     bucket = store.bucket("bucket")
     chunk = await store.stage(bucket, [piece[1]])
@@ -47,7 +47,7 @@ async def write(store: ObjectStore, node: int, piece: tuple[int, bytes]) -> Tick
         atime_ns=NOW,
         mtime_ns=NOW,
         now_ns=NOW,
-        size=len(DATA),
+        size=size,
         chunks=[chunk],
         slices=[NewSlice(piece[0], len(piece[1]), chunk.id)],
         late=True,
@@ -108,9 +108,13 @@ def test_a_batch_that_fails_leaves_what_stands(tmp_path: Path, monkeypatch: pyte
 
     async def main(store: ObjectStore, bucket: Bucket) -> None:
         node = await put(store, bucket)
+        await store.set_quota(bucket, Quota(10**9))
         committer = store.engine.committer
         barrier = committer._barrier
+        end = len(DATA), b"longer"
         first = await synced(store, node.id, PIECES[:2])
+        first.append(await write(store, node.id, end, size=end[0] + len(end[1])))
+        assert await first[-1].stands()
 
         left = 2  # what was answered is tried once more
 
@@ -122,12 +126,15 @@ def test_a_batch_that_fails_leaves_what_stands(tmp_path: Path, monkeypatch: pyte
             raise StoreError(Code.UNAVAILABLE, "a device failed")
 
         monkeypatch.setattr(committer, "_barrier", fail)
-        ticket = await write(store, node.id, PIECES[2])
+        ticket = await write(store, node.id, PIECES[2], size=end[0] + 100_000)
         assert not await ticket.stands()
         with pytest.raises(StoreError, match="a device failed"):
             await ticket.wait()
         assert all(ticket.settled and ticket.error is None for ticket in first)
-        assert await read_all(store, store.node(node.id)) == changed(DATA, PIECES[:2])
+        assert await read_all(store, store.node(node.id)) == changed(DATA, [*PIECES[:2], end])
+        usage, counted = store.usage(bucket), store.engine.ledger.room(bucket.id)
+        assert counted is not None
+        assert (usage.bytes, *counted[1:]) == (len(DATA) + len(end[1]), 1, len(DATA) + len(end[1]))
         await synced(store, node.id, PIECES[2:])
         assert await read_all(store, await store.look_up(bucket, b"k")) == changed(DATA, PIECES)
         assert (await audit(store)).healthy
