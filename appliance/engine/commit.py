@@ -146,6 +146,7 @@ class Committer:
         self.shown = ring.seq  # the newest batch whose rows readers see
         self._commits = 0  # batches in the index that the caller was not given
         self.failed: StoreError | None = None
+        self.hidden = False  # the writer stopped, and what it had acknowledged is only seen after a restart
         self.patched = patched_bytes(connection)  # bytes that patches hold
         self.batches = 0
         self.batch_commands = 0
@@ -200,6 +201,7 @@ class Committer:
         for item in ahead:
             if not item.indexed:
                 assert self.failed is not None
+                self.hidden = True
                 for ticket in item.batch.tickets:
                     ticket.result, ticket.error = None, self.failed
         commits, self._commits = self._commits, 0

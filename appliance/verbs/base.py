@@ -88,13 +88,16 @@ class Verbs:
         return await self.engine.submit(command, announce=True).wait()
 
     async def settled(self, bucket: Bucket) -> None:
-        """H2: what the mount has closed in this bucket is durable before anybody else sees around it."""
+        """H2: what the mount has closed in this bucket is durable before anybody else sees around it.  Raises
+        UNAVAILABLE: what it has synced is durable, and nobody can see it before a restart."""
         ticket = self.unsettled.get(bucket.id)
         if ticket is None:
             return
         if not ticket.settled:
             with suppress(StoreError):  # told to the file's own writer; here only the order matters
                 await ticket.wait()
+        if self.engine.committer.hidden:
+            raise StoreError(Code.UNAVAILABLE, "what was synced is not in the catalogue: restart to recover")
         if self.unsettled.get(bucket.id) is ticket:
             del self.unsettled[bucket.id]
 

@@ -6,6 +6,7 @@ import sqlite3
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,10 @@ def test_what_stands_survives_an_index_that_cannot_be_written(tmp_path: Path) ->
                 await ticket.wait()
             assert raised.value.code is Code.READ_ONLY
         assert await read_all(store, store.node(node.id)) == DATA, "nothing is remembered that the catalogue lacks"
+        for ask in (partial(store.look_up, bucket, b"k"), partial(store.list_objects, bucket)) * 2:
+            with pytest.raises(StoreError) as raised:  # H2: S3 does not show what was before
+                await ask()
+            assert raised.value.code is Code.UNAVAILABLE
         with pytest.raises(StoreError):
             await store.make_directory(bucket.root, b"d", 0o755, 0, 0, NOW)
 
