@@ -26,7 +26,7 @@ import zlib
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-VERSION: Final = 5
+VERSION: Final = 6
 _DEFAULTS: Final[dict[str, int | str | bytes]] = {"INTEGER": 0, "TEXT": "", "BLOB": b""}
 _LITERALS: Final = {"INTEGER": "0", "TEXT": "''", "BLOB": "x''"}
 
@@ -314,6 +314,7 @@ INDEXES: Final = (
     "CREATE INDEX upload_key ON upload (bucket, key, id)",
     "CREATE INDEX node_unlinked ON node (id) WHERE links = 0",
     "CREATE INDEX node_implied ON node (id) WHERE flags & 1",
+    "CREATE INDEX node_special ON node (bucket) WHERE mode & 61440 NOT IN (16384, 32768)",  # neither directory nor file
     "CREATE INDEX version_null ON version (bucket, key) WHERE flags & 4",
 )
 

@@ -61,6 +61,10 @@ def _leaf(name: str, node: str, level: int = 0) -> str:
 
 
 _FIND: Final = "SELECT node FROM entry WHERE parent=? AND name=?"
+_SPECIAL: Final = (  # whether a directory's bucket has anything but files and directories
+    "SELECT 1 FROM node INDEXED BY node_special WHERE mode & 61440 NOT IN (16384, 32768)"
+    " AND bucket=(SELECT bucket FROM node WHERE id=?) LIMIT 1"
+)
 
 
 @functools.cache
@@ -118,17 +122,22 @@ def _leaps(bounded: bool) -> str:
 
 
 @functools.cache
-def _heads(bounded: bool) -> str:
+def _heads(bounded: bool, lean: bool) -> str:
     """The statement for the first entry in each directory of a directory.  Parameters as of `_rows`.
 
     Columns: both names, the second NULL where there is none; the mode of the second's `_leaf`; the name of the
-    directory's last entry.
+    directory's last entry.  `lean`: no node is looked into, and the mode is a file's: for buckets without specials.
     """
     end = f"SELECT x.name FROM entry x WHERE x.parent=e.node AND {_is_directory('e.name')} ORDER BY x.name"
+    shown, joined = f"({end} LIMIT 1), {stat.S_IFREG}", ""
+    if not lean:
+        shown = "c.name, n.mode"
+        joined = (
+            f" LEFT JOIN entry c ON c.parent=e.node AND c.name=({end} LIMIT 1)"
+            f" LEFT JOIN node n ON n.id={_leaf('c.name', 'c.node')}"
+        )
     return (
-        f"SELECT e.name, c.name, n.mode, ({end} DESC LIMIT 1) FROM entry e"
-        f" LEFT JOIN entry c ON c.parent=e.node AND c.name=({end} LIMIT 1)"
-        f" LEFT JOIN node n ON n.id={_leaf('c.name', 'c.node')}"
+        f"SELECT e.name, {shown}, ({end} DESC LIMIT 1) FROM entry e{joined}"
         f" WHERE e.parent=?1 AND e.name>=?2{' AND e.name<?4' if bounded else ''} ORDER BY e.name LIMIT ?3"
     )
 
@@ -408,10 +417,13 @@ def _delimited(every: type_every, asked: _Asked, page: _Collected) -> Found:
                 credit -= 1
                 continue
             at = key.find(delimiter, start)
-            common = key[: at + long] if at >= 0 else b""
-            patience = min(credit, _PATIENCE)
-            if common and asked.after.startswith(common):
-                continue
+            if at >= 0:
+                common = key[: at + long]
+                patience = min(credit, _PATIENCE)
+                if asked.after.startswith(common):
+                    continue
+            else:
+                common = b""
             if not room:
                 return page.page(more=True)
             room -= 1
@@ -435,7 +447,7 @@ def _remembering(every: type_every) -> type_every:
     known: dict[tuple[Any, ...], list[Any]] = {}
 
     def look(sql: str, parameters: tuple[Any, ...]) -> list[Any]:
-        if sql is not _FIND:
+        if sql is not _FIND and sql is not _SPECIAL:
             return every(sql, parameters)
         rows = known.get(parameters)
         if rows is None:
@@ -527,13 +539,17 @@ def _neighbours(every: type_every, asked: _Asked, page: _Collected, place: _Plac
     delimiter, long, begin, least = asked.delimiter, len(asked.delimiter), len(asked.prefix), len(place.base)
     bound = () if place.stop is None else (place.stop,)
     base, add, taken = place.base, page.prefixes.append, len(page.prefixes)
+    lean = not every(_SPECIAL, (asked.directory,))
     while True:
         width = min(width, page.room + 1)
-        rows = every(_heads(bool(bound)), (place.directory, first, width, *bound))
+        rows = every(_heads(bool(bound), lean), (place.directory, first, width, *bound))
         name: bytes
-        room = page.room
+        room, deeper = page.room, False
         for name, below, mode, last in rows:
             directory = base + name
+            if lean and below and below.endswith(b"/"):
+                following, deeper = directory, True  # whether a file lies below has to be seen
+                break
             key = directory + below if below else directory
             at = key.find(delimiter, begin)
             end = at + long
@@ -551,6 +567,9 @@ def _neighbours(every: type_every, asked: _Asked, page: _Collected, place: _Plac
         page.run = len(page.prefixes) - taken
         if page.run:
             page.last = page.prefixes[-1]
+        if deeper:
+            lean, first = False, name
+            continue
         if following:
             return following
         if len(rows) < width:

@@ -78,7 +78,8 @@ def test_listings_are_the_models(present: list[bytes], data: st.DataObject) -> N
     within = [row[0] for row in catalogue.every("SELECT id FROM node WHERE mode & 61440=16384", ())]
     for directory in data.draw(st.lists(st.sampled_from(within), unique=True, max_size=3), "hollow within"):
         make_directory(catalogue, directory, b"!")  # comes first where it is
-    catalogue.do(MakeSpecial(parent=bucket.root, name=b"link", mode=stat.S_IFLNK, uid=0, gid=0, now_ns=NOW))
+    for directory in data.draw(st.lists(st.sampled_from(within), unique=True, max_size=2), "link within"):
+        catalogue.do(MakeSpecial(parent=directory, name=b"!link", mode=stat.S_IFLNK, uid=0, gid=0, now_ns=NOW))
     for _ in range(6):
         prefix, delimiter = data.draw(loose, "prefix"), data.draw(delimiters, "delimiter")
         after, limit = data.draw(loose, "after"), data.draw(st.sampled_from([0, 1, 2, 5, 1000]), "limit")
