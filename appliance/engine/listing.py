@@ -218,7 +218,10 @@ def walk(
         for row in scan.rows:
             key = scan.base + row[0]
             if row[9] is not None:
-                key += b"".join([name for name in row[9:] if name is not None])
+                for name in row[9:]:  # a list of them, joined, would cost twice as much
+                    if name is None:
+                        break
+                    key += name
             if stat.S_ISREG(row[2]):
                 given += 1
                 yield key, row
