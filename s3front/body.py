@@ -172,12 +172,12 @@ class _Digests:
             self._md5 = checksums.LongMd5() if long else hashlib.md5(usedforsecurity=False)
         if plan.verified.sha256:
             self._sha256 = hashlib.sha256()
-        if plan.algorithm:
-            shared = plan.algorithm == "SHA256" and self._sha256 is not None
-            self._checksum = self._sha256 if shared else checksums.hasher(plan.algorithm)
-        self._all = tuple(
-            {id(one): one for one in (self._md5, self._sha256, self._checksum) if one is not None}.values()
-        )
+        self._all: list[Hasher] = [one for one in (self._md5, self._sha256) if one is not None]
+        if plan.algorithm == "SHA256" and self._sha256 is not None:
+            self._checksum = self._sha256
+        elif plan.algorithm:
+            self._checksum = checksums.hasher(plan.algorithm)
+            self._all.append(self._checksum)
 
     def update(self, data: Buffer) -> None:
         for one in self._all:

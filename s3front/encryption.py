@@ -50,7 +50,9 @@ _SOURCES: Final = tuple(_SOURCE + name for name in (b"algorithm", b"key", b"key-
 READ: Final = frozenset({METHOD, *_CUSTOMERS})
 """Headers of a read that concern this module: without them, and without SSE-C on the object, nothing is checked."""
 
-_WRITE: Final = frozenset({METHOD, _KMS_KEY, _KMS_CONTEXT, _BUCKET_KEY, *_CUSTOMERS})
+WRITE: Final = frozenset({METHOD, _KMS_KEY, _KMS_CONTEXT, _BUCKET_KEY, *_CUSTOMERS})
+"""Those of a write: without them the bucket alone decides."""
+
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _SHOWN_AES256: Final[Headers] = [(METHOD, AES256.encode())]
 
@@ -102,7 +104,7 @@ async def for_write(door: Door, bucket: Bucket, headers: Mapping[bytes, bytes]) 
 
     Raises InvalidArgument, InvalidEncryptionAlgorithmError, NotImplemented (SSE-KMS).
     """
-    if _WRITE.isdisjoint(headers):
+    if WRITE.isdisjoint(headers):
         if not bucket.settings or ENCRYPTION not in bucket.settings:
             return None
         return Sealing(await door.store.data_key(), None)

@@ -15,7 +15,7 @@ import trio
 from appliance.limits import GATHER_MAX, XML_MAX
 from appliance.model import Body, Checksum
 from s3front import checksums, transfer
-from s3front.body import BodyPlan, BodySink, plan_body, receive_small
+from s3front.body import INLINE_HASH_MAX, BodyPlan, BodySink, finish_small, plan_body, receive_small
 from s3front.encryption import Sealing
 from s3front.errors import S3Error
 from s3front.request import Door, Request
@@ -45,7 +45,7 @@ async def take(door: Door, request: Request, plan: BodyPlan, commit: Commit[T], 
     key = None if sealing is None else sealing.key
     if plan.length <= GATHER_MAX:
         data = await transfer.read_small(request.scope, request.receive, plan.wire_max)
-        small = await receive_small(plan, data)
+        small = finish_small(plan, data) if len(data) <= INLINE_HASH_MAX else await receive_small(plan, data)
         return await commit(door.store.small_body(small.body, key), small.etag, small.checksum)
     size = None if plan.open_ended else plan.length
     with await door.store.ingest(request.bucket, size, request.key, key) as ingest:

@@ -7,6 +7,8 @@ which loses what RFC 9110 §13.1.4 promises to a client that sends it.)
 
 from __future__ import annotations
 
+from typing import Final
+
 from appliance.errors import Code, StoreError
 from appliance.model import Precondition
 from s3front import conditions
@@ -14,6 +16,8 @@ from s3front.dates import NS, parse_date
 from s3front.request import Door, Request
 
 _HEADER = b"if-unmodified-since"
+WRITE: Final = frozenset({b"if-match", b"if-none-match", _HEADER})
+"""Headers of a write that concern this module: without them there is no condition."""
 
 
 async def for_write(door: Door, request: Request) -> Precondition | None:

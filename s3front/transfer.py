@@ -289,11 +289,15 @@ def connection_of(scope: dict[str, Any]) -> Extension | None:
     return connection
 
 
-async def read_small(scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], limit: int) -> bytes:
+def read_small(scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], limit: int) -> Awaitable[bytes]:
     """The whole request body, at most `limit` bytes.  Raises BodyTooLarge, ClientGone."""
     connection = connection_of(scope)
     if connection is not None:
-        return await connection.receive_all(limit)
+        return connection.receive_all(limit)
+    return _read_small(receive, limit)
+
+
+async def _read_small(receive: Callable[[], Awaitable[Any]], limit: int) -> bytes:
     parts: list[bytes] = []
     total = 0
     more = True

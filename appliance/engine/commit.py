@@ -78,6 +78,7 @@ DROP_SHARE: Final = 1 * KIB  # of the ring for each slice that a batch frees: fi
 UNDISTURBED_CHANGES: Final = 24 * UNDISTURBED_STEP  # rows changed in a visit: 1 ms; beyond, the writer does it
 
 # hundreds of rows in one command, or thousands looked at: no work for the loop's thread
+_LIMITING: Final = (commands.SetBucketSetting, commands.DeleteBucket)  # may change what a bucket may hold
 _LONG: Final = (commands.FoldMap, commands.CopyRange, commands.Reap, commands.CompleteUpload)
 AHEAD_CHANGES: Final = 64  # rows of a batch that may be ahead of the index: more are no database's page
 
@@ -354,7 +355,7 @@ class Committer:
         self._put_in_limbo(seq, freeing)
         self.release_freed()
         for ticket in tickets:
-            if isinstance(ticket.command, commands.SetBucketSetting | commands.DeleteBucket) and ticket.error is None:
+            if isinstance(ticket.command, _LIMITING) and ticket.error is None:
                 bucket = (
                     ticket.command.bucket if isinstance(ticket.command, commands.SetBucketSetting) else ticket.result.id
                 )

@@ -109,9 +109,12 @@ class Ticket:
     def settle(self) -> None:
         """Wakes who waits."""
         self.durable = self.done = self.settled = True
-        _wake(self._durably)
-        _wake(self._early)
-        _wake(self._waiters)
+        if self._durably:
+            _wake(self._durably)
+        if self._early:
+            _wake(self._early)
+        if self._waiters:
+            _wake(self._waiters)
 
 
 async def _park(waiters: list[trio.lowlevel.Task]) -> None:

@@ -15,6 +15,7 @@ from appliance.errors import Code, StoreError
 from appliance.model import Written
 
 KEPT: Final = 65_536  # maps
+_WRITING: Final = (WriteFile, CopyRange)
 
 
 class Wear:
@@ -55,7 +56,7 @@ class Worn:
         """What a batch did."""
         for ticket in tickets:
             command = ticket.command
-            if isinstance(command, WriteFile | CopyRange):
+            if isinstance(command, _WRITING):
                 if ticket.error is None:
                     written: Written = ticket.result
                     change = command.change if isinstance(command, CopyRange) else command

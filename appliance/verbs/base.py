@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import monotonic_ns
 from typing import Any, Final
@@ -83,9 +83,9 @@ class Verbs:
         return self.retained(bucket, attributes, now_ns)
 
     # -- committing
-    async def commit(self, command: commands.Command) -> Any:
+    def commit(self, command: commands.Command) -> Awaitable[Any]:
         """A change through S3 or administration: others hear of it before the answer (H5)."""
-        return await self.engine.submit(command, announce=True).wait()
+        return self.engine.submit(command, announce=True).wait()
 
     async def settled(self, bucket: Bucket) -> None:
         """H2: what the mount has closed in this bucket is durable before anybody else sees around it.  Raises

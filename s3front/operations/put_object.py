@@ -6,8 +6,9 @@ from typing import Final
 
 from appliance.authority import Action
 from appliance.limits import SINGLE_PUT_MAX
-from appliance.model import Body, Checksum, Written
+from appliance.model import Body, Checksum, Precondition, Written
 from s3front import encryption, expiry, grants, intake, metadata, preconditions, versioned
+from s3front.encryption import Sealing
 from s3front.request import Door, Request
 from s3front.response import Response
 from s3front.router import Level, Route
@@ -16,14 +17,21 @@ NAME: Final = "PutObject"
 ACTION: Final = Action.PUT_OBJECT
 ROUTES: Final = (Route("PUT", Level.OBJECT),)
 
+# Without these headers, in a bucket without settings, its owner's object is nobody else's, unconditional and plain.
+_CONCERNING: Final = grants.HEADERS | preconditions.WRITE | encryption.WRITE
+
 
 async def operate(door: Door, request: Request) -> Response:
     """Raises what metadata, encryption, conditions and body say, PreconditionFailed, NoSuchKey (If-Match, nothing)."""
-    attributes = grants.of_new_object(door, request, metadata.from_headers(request.headers))
-    precondition = await preconditions.for_write(door, request)
-    sealing = await encryption.for_write(door, request.bucket, request.headers)
-    if sealing is not None:
-        attributes = encryption.described(attributes, sealing)
+    attributes = metadata.from_headers(request.headers)
+    precondition: Precondition | None = None
+    sealing: Sealing | None = None
+    if request.admission is not None or request.bucket.settings or not _CONCERNING.isdisjoint(request.headers):
+        attributes = grants.of_new_object(door, request, attributes)
+        precondition = await preconditions.for_write(door, request)
+        sealing = await encryption.for_write(door, request.bucket, request.headers)
+        if sealing is not None:
+            attributes = encryption.described(attributes, sealing)
     plan = intake.plan(request, limit=SINGLE_PUT_MAX)
     headers: list[tuple[bytes, bytes]] = []
 
