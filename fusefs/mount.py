@@ -17,7 +17,9 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TASKS_MAX: Final = 64  # requests in work at once
+RETURN_TIMEOUT: Final = 5.0  # seconds for our threads to come back from the kernel when the mount is ended
 FLUSH_TIMEOUT: Final = 30.0  # seconds for the kernel's dirty pages when stopping
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -55,20 +58,37 @@ class KernelCalls:
 
     def __init__(self) -> None:
         self.arrived = extra.arrival(interposed.library)
+        self._changed = threading.Condition()
+        self._inside = 0
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        with self._changed:
+            self._inside += 1
+        try:
+            yield
+        except OSError as error:
+            _unless_unknown(error)
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    def are_back(self, timeout: float) -> bool:
+        """Whether every call has returned, after at most so many seconds.  No task waits for a thread that was
+        abandoned there, but it looks at the session once more when it comes back.  Blocks."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._inside, timeout)
 
     def forget_name(self, parent: int, name: bytes) -> None:
         """Blocks while the kernel works in `parent`."""
-        try:
+        with self._call():
             pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(name))
-        except OSError as error:
-            _unless_unknown(error)
 
     def forget_attributes(self, inode: int) -> None:
         """Attributes only: the bytes of a node never change through another door."""
-        try:
+        with self._call():
             pyfuse3.invalidate_inode(pyfuse3.InodeT(inode), attr_only=True)
-        except OSError as error:
-            _unless_unknown(error)
 
     def asked(self) -> int:
         """The inode of the statfs request that is being answered; 0 where the compiled part is missing."""
@@ -84,10 +104,8 @@ class KernelCalls:
 
     def write_back(self, inode: int, offset: int) -> None:
         """Blocks while the inode's dirty pages arrive as writes, and forgets its pages."""
-        try:
+        with self._call():
             extra.write_back(interposed.library, inode, offset)
-        except OSError as error:
-            _unless_unknown(error)
 
 
 class Mount:
@@ -111,8 +129,9 @@ class Mount:
         self._made_for_us = descriptor
         self._control = control
         self.point = point
+        self._kernel = KernelCalls()
         self.operations = Operations(
-            store, KernelCalls(), principal=principal, durable_close=durable_close, ownership=ownership
+            store, self._kernel, principal=principal, durable_close=durable_close, ownership=ownership
         )
         self.prefetch = self.operations.prefetch = Prefetch(point)
         self._allow_other = allow_other
@@ -160,9 +179,13 @@ class Mount:
                 if by_hand and self._made_for_us is None and self._is_alone():
                     take_away(self.point)
             finally:  # whatever becomes of the place, nobody serves it any more
+                if by_hand:  # otherwise libfuse unmounts, but not what is ended: it takes that for unmounted
+                    self._end_guard()
+                    with trio.CancelScope(shield=True):
+                        if not await trio.to_thread.run_sync(self._kernel.are_back, RETURN_TIMEOUT):
+                            log.warning("threads still wait in the kernel for the mount, which is not served any more")
                 pyfuse3.close(unmount=not by_hand)
-                if self._guard is not None:
-                    self._guard.end()
+                self._end_guard()
                 self._closed.set()
             log.info("unmounted from %s", self.point)
 
@@ -185,6 +208,11 @@ class Mount:
                 error,
                 connections.PLACE,
             )
+
+    def _end_guard(self) -> None:
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.end()
 
     def _mount(self) -> bool:
         """Begins the session; true if mount(2) was called here, so that unmounting is also ours."""

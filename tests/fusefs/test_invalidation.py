@@ -6,11 +6,14 @@ import errno
 import threading
 from pathlib import Path
 
+import pyfuse3
+import pytest
 import trio
 import trio.testing
 
 from appliance.model import Change
 from fusefs.inodes import ROOT
+from fusefs.mount import KernelCalls
 from tests.fusefs.memory_store import MemoryStore
 from tests.fusefs.scenes import Play, refused, run, run_on_pool, settled
 from tests.fusefs.unmounted import RecordingKernel, Unmounted
@@ -196,3 +199,24 @@ def test_concurrent_creates_and_reads_settle(play: Play) -> None:
 
 def test_root_inode_is_no_node() -> None:
     assert MemoryStore().next_id > ROOT
+
+
+def test_the_session_outlives_the_threads_that_are_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libfuse looks at it again when a notification returns, also one that nobody waits for any more."""
+    entered, may_return = threading.Event(), threading.Event()
+
+    def invalidate_entry(*_: object) -> None:
+        entered.set()
+        assert may_return.wait(10)
+        raise OSError(errno.ENOTCONN, "the connection is ended")
+
+    monkeypatch.setattr(pyfuse3, "invalidate_entry", invalidate_entry)
+    calls = KernelCalls()
+    assert calls.are_back(0)
+    thread = threading.Thread(target=calls.forget_name, args=(1, b"name"))
+    thread.start()
+    assert entered.wait(10)
+    assert not calls.are_back(0)
+    may_return.set()
+    assert calls.are_back(10)
+    thread.join()
