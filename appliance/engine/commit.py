@@ -393,7 +393,7 @@ class Committer:
         """Raises QUOTA_EXCEEDED: the command must be undone."""
         if isinstance(command, commands.WriteFile):
             self._ledger.admit(tx.charged, command.bucket, Promise(*command.promised))
-        elif tx.charged:
+        elif tx.charged and self._ledger.limits:
             self._ledger.admit(tx.charged, 0, NONE)
 
     def _build(

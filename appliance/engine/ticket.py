@@ -60,7 +60,7 @@ class Ticket:
     async def wait(self, *, patient: bool = False) -> Any:
         """The result once durable; raises the command's error.  Cancelling the wait does not cancel the command.
         Unless it is `patient` the command lingers no longer."""
-        if not self.settled and not patient:
+        if not patient and (self.hurry is not None or self.show is not None) and not self.settled:
             self._urge()
         if not self.settled:
             await _park(self._waiters)

@@ -79,6 +79,8 @@ class Verbs:
 
     def locked(self, bucket: Bucket, attributes: Attributes, now_ns: int) -> Attributes:
         """Both of them, for what becomes a version at once."""
+        if not bucket.settings and not attributes.retention_mode and not attributes.legal_hold:
+            return attributes
         self.check_lock(bucket, attributes, now_ns)
         return self.retained(bucket, attributes, now_ns)
 
