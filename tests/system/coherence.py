@@ -115,6 +115,7 @@ class Watcher:
             self.descend,
             self.mapped,
             self.get,
+            self.crossed,
             self.moved,
         )
         while not self.board.stopped:
@@ -198,6 +199,18 @@ class Watcher:
         answer = self.door.send("GET", NAMES[which])
         assert answer.status in (200, 404), answer
         self.judge(which, before, read_generation(answer.body) if answer.status == 200 else None, "GET")
+
+    def crossed(self, which: int) -> None:
+        """Through the other door first: what S3 has shown, acknowledged or not, the mount must not be older than.  Of
+        the mount's own changes the kernel hears by its own answer."""
+        answer = self.door.send("GET", NAMES[which])
+        if answer.status == 200 and NAMES[which].startswith(b"v/"):
+            seen = read_generation(answer.body)
+            try:
+                found: int | None = os.stat(self.path(which)).st_size - SIZE_BASE
+            except FileNotFoundError:
+                found = None
+            self.judge(which, seen, found, "GET, then stat")
 
     def moved(self, which: int) -> None:
         """The name in the directory that moves; `which` decides how it is looked for."""
