@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import zlib
 from collections.abc import Iterable, Sequence
 
 Value = bytes | None
@@ -51,11 +52,18 @@ class Operation:
     optional: bool = False  # perhaps it did nothing, whatever it said
 
     def __str__(self) -> str:
-        given = "" if self.argument is None else f" {self.argument[:12]!r}"
+        given = "" if self.argument is None else f" {_shown(self.argument)}"
         when = f"{self.called:>5} .. {self.returned:<5}"
-        result = self.result[:12] if isinstance(self.result, bytes) else self.result
         where = f" {self.register}" + (f" to {self.target}" if self.kind is Kind.MOVE else "")
-        return f"{when} client {self.client}: {self.kind.value}{where}{given} -> {result!r}"
+        door = f" ({self.door})" if self.door else ""
+        return f"{when} client {self.client}{door}: {self.kind.value}{where}{given} -> {_shown(self.result)}"
+
+
+def _shown(value: Value | bool) -> str:
+    """How a value begins, how long it is, and a sum that tells it from others that begin so."""
+    if not isinstance(value, bytes):
+        return repr(value)
+    return f"{value[:20]!r} ({len(value)} bytes, {zlib.crc32(value):08x})"
 
 
 def step(value: Value, operation: Operation) -> tuple[bool, Value]:
