@@ -227,6 +227,5 @@ FAULTS: Final = (
     no_invalidation,
     header_unchecked,
     ids_promised_too_early,
-    ahead_forgotten,
-    ahead_is_pinned,
 )
+"""Which the simulation notices."""

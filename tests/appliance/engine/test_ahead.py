@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import stat
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
 from tests.appliance.engine.test_retrieve import NOW, forget
 from tests.appliance.engine.test_short_path import DATA, changed, put
+from tests.crash import mutations
 from tests.models.boxes import body_of, make_devices, read_all, run_store
 
 PIECES = [(4096 * at, bytes([at]) * 1000) for at in (1, 7, 30)]
@@ -305,3 +306,28 @@ def test_a_body_is_received_that_fits_in_the_place_of_what_stands(tmp_path: Path
         assert raised.value.code is Code.QUOTA_EXCEEDED
 
     run_store(tmp_path, main, threaded=True)
+
+
+def _a_batch_fails(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        test_a_batch_that_fails_leaves_what_stands(tmp_path, patch)
+
+
+@pytest.mark.parametrize(
+    ("fault", "scene"),
+    [
+        (mutations.ahead_forgotten, _a_batch_fails),
+        (mutations.ahead_is_pinned, test_what_it_frees_waits_for_readers_of_what_is_shown),
+    ],
+    ids=["ahead_forgotten", "ahead_is_pinned"],
+)
+def test_a_broken_variant_is_noticed(
+    tmp_path: Path, fault: Callable[[], AbstractContextManager[None]], scene: Callable[[Path], None]
+) -> None:
+    """In the scene that was made for it: in the simulation two batches ahead and the failure of the second, or a reader
+    between record and COMMIT, meet too seldom."""
+    (tmp_path / "broken").mkdir()
+    with fault(), pytest.raises((AssertionError, StoreError, ExceptionGroup)):
+        scene(tmp_path / "broken")
+    (tmp_path / "sound").mkdir()
+    scene(tmp_path / "sound")
