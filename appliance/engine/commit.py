@@ -77,8 +77,8 @@ DROP_SHARE: Final = 1 * KIB  # of the ring for each slice that a batch frees: fi
 
 UNDISTURBED_CHANGES: Final = 24 * UNDISTURBED_STEP  # rows changed in a visit: 1 ms; beyond, the writer does it
 
-# hundreds of rows in one command, or thousands looked at: no work for the loop's thread
 _LIMITING: Final = (commands.SetBucketSetting, commands.DeleteBucket)  # may change what a bucket may hold
+# hundreds of rows in one command, or thousands looked at: no work for the loop's thread
 _LONG: Final = (commands.FoldMap, commands.CopyRange, commands.Reap, commands.CompleteUpload)
 AHEAD_CHANGES: Final = 64  # rows of a batch that may be ahead of the index: more are no database's page
 

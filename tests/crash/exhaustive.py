@@ -32,7 +32,7 @@ from tests.crash.model import Model
 from tests.crash.observed import Broken
 from tests.crash.witness import Files, Host, Witness, simulated
 from tests.doubles.disks import Media, Power, SimulatedDisk
-from tests.models.boxes import VAULT
+from tests.models.boxes import VAULT, of_root
 
 SIZE: Final = 8 * MIB
 RING: Final = 64 * KIB
@@ -138,12 +138,7 @@ class Session:
             self.bucket,
             node=entry.node.id,
             create=None,
-            mode=0o100644,
-            uid=0,
-            gid=0,
-            atime_ns=1,
-            mtime_ns=1,
-            now_ns=1,
+            **of_root(1),
             size=size,
             cut=cut,
             chunks=chunks,
@@ -288,12 +283,7 @@ async def write_version(session: Session) -> None:
             session.kept,
             node=entry.node.id,
             create=None,
-            mode=0o100644,
-            uid=0,
-            gid=0,
-            atime_ns=1,
-            mtime_ns=1,
-            now_ns=1,
+            **of_root(1),
             size=max(entry.node.size, 900),
             chunks=[chunk],
             slices=[NewSlice(0, 900, chunk.id)],

@@ -20,6 +20,7 @@ from appliance.upkeep.fold import Folder
 from tests.crash.observed import Broken
 from tests.crash.witness import Witness
 from tests.doubles.disks import Crash
+from tests.models.boxes import of_root
 
 KEYS: Final = (b"a", b"b", b"c", b"d/a", b"d/b", b"d/e/a", b"f/a")
 NAMES: Final = (b"a", b"b", b"m", b"n", b"o")
@@ -239,12 +240,7 @@ class Clients:
             bucket,
             node=node,
             create=create,
-            mode=0o100644,
-            uid=0,
-            gid=0,
-            atime_ns=1,
-            mtime_ns=1,
-            now_ns=1,
+            **of_root(1),
             size=size,
             cut=cut,
             chunks=chunks,

@@ -16,7 +16,7 @@ from fusefs.inodes import ROOT
 from fusefs.mount import KernelCalls
 from tests.fusefs.memory_store import MemoryStore
 from tests.fusefs.scenes import Play, refused, run, run_on_pool, settled
-from tests.fusefs.unmounted import RecordingKernel, Unmounted
+from tests.fusefs.unmounted import SlowKernel, Unmounted
 
 
 # ---------------------------------------------------------------------- the other door
@@ -104,18 +104,6 @@ def test_a_directory_that_s3_takes_away_stays_with_who_has_it_open(tmp_path: Pat
             await mount.ops.opendir(inode, mount.ctx)
 
     run_on_pool(scene, tmp_path)
-
-
-class SlowKernel(RecordingKernel):
-    """Holds a directory's lock: nothing is forgotten before the gate opens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = threading.Event()
-
-    def forget_name(self, parent: int, name: bytes) -> None:
-        assert self.gate.wait(20)
-        super().forget_name(parent, name)
 
 
 def test_h5_a_second_change_waits_for_what_the_first_began_to_forget(play: Play) -> None:

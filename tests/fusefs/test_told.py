@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -13,19 +12,11 @@ import trio.testing
 from appliance.errors import Code, StoreError
 from appliance.model import NO_ATTRIBUTES, Precondition
 from tests.fusefs.scenes import run_on_pool
-from tests.fusefs.unmounted import RecordingKernel, Unmounted
+from tests.fusefs.unmounted import SlowKernel, Unmounted
 
 
-class SlowKernel(RecordingKernel):
-    """Nothing is forgotten before the gate opens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = threading.Event()
-
-    def forget_name(self, parent: int, name: bytes) -> None:
-        assert self.gate.wait(20)
-        super().forget_name(parent, name)
+class StuckKernel(SlowKernel):
+    """Attributes are not forgotten either."""
 
     def forget_attributes(self, inode: int) -> None:
         assert self.gate.wait(20)
@@ -81,7 +72,7 @@ async def beside(
 ) -> dict[str, object]:
     """While the kernel has yet to forget what `change` changed: nothing of `looks` is answered, and all of `free` is.
     What they were answered."""
-    kernel = mount.ops.invalidation.kernel = SlowKernel()
+    kernel = mount.ops.invalidation.kernel = StuckKernel()
     answered: dict[str, object] = {}
 
     async def note(name: str, function: Callable[[], Awaitable[object]]) -> None:
@@ -184,7 +175,7 @@ def test_s3_reads_wait_no_longer_for_a_stuck_kernel_than_the_change_itself(
         s3 = S3(mount)
         await mount.door.put("photos", b"f", b"old")
         await mount.inode("photos/f")
-        kernel = mount.ops.invalidation.kernel = SlowKernel()
+        kernel = mount.ops.invalidation.kernel = StuckKernel()
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(mount.door.put, "photos", b"f", b"new")

@@ -62,6 +62,18 @@ class RecordingKernel:
         """Nothing is held back here."""
 
 
+class SlowKernel(RecordingKernel):
+    """Holds a directory's lock: nothing is forgotten before the gate opens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    def forget_name(self, parent: int, name: bytes) -> None:
+        assert self.gate.wait(20)
+        super().forget_name(parent, name)
+
+
 class Unmounted:
     """Paths instead of inodes.  Errors are FUSEErrors."""
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import trio
 
@@ -59,6 +60,22 @@ def store_over(
     """The store, running."""
     attached = [(device.name, device) for device in devices]
     return open_store(attached, database, vault=vault, threaded=threaded, buffers=3)
+
+
+class OfRoot(TypedDict):
+    """What a file of the mount is besides its content."""
+
+    mode: int
+    uid: int
+    gid: int
+    atime_ns: int
+    mtime_ns: int
+    now_ns: int
+
+
+def of_root(now_ns: int) -> OfRoot:
+    """A plain file that root has just written."""
+    return OfRoot(mode=stat.S_IFREG | 0o644, uid=0, gid=0, atime_ns=now_ns, mtime_ns=now_ns, now_ns=now_ns)
 
 
 async def body_of(store: ObjectStore, bucket: Bucket, data: bytes, encryption: DataKey | None = None) -> Body:

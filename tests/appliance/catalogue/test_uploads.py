@@ -21,6 +21,7 @@ from appliance.errors import Code, StoreError
 from appliance.limits import PART_NUMBER_MAX, PART_SIZE_MIN
 from appliance.model import Body, Bucket, NewChunk, NewSlice, Node
 from tests.appliance.catalogue.batches import NOW, Catalogue
+from tests.models.boxes import of_root
 
 
 @pytest.fixture
@@ -70,12 +71,7 @@ def sparse_file(catalogue: Catalogue, bucket: Bucket, size: int, pieces: list[tu
             create=(bucket.root, b"sparse"),
             bucket=bucket.id,
             copies=1,
-            mode=stat.S_IFREG | 0o644,
-            uid=0,
-            gid=0,
-            atime_ns=NOW,
-            mtime_ns=NOW,
-            now_ns=NOW,
+            **of_root(NOW),
             size=size,
             cut=None,
             chunks=chunks,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import stat
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
@@ -24,7 +23,7 @@ from appliance.upkeep.audit import audit
 from tests.appliance.engine.test_retrieve import NOW, forget
 from tests.appliance.engine.test_short_path import DATA, changed, put
 from tests.crash import mutations
-from tests.models.boxes import body_of, make_devices, read_all, run_store
+from tests.models.boxes import body_of, make_devices, of_root, read_all, run_store
 
 PIECES = [(4096 * at, bytes([at]) * 1000) for at in (1, 7, 30)]
 
@@ -43,12 +42,7 @@ async def write(store: ObjectStore, node: int, piece: tuple[int, bytes], size: i
         bucket,
         node=node,
         create=None,
-        mode=stat.S_IFREG | 0o644,
-        uid=0,
-        gid=0,
-        atime_ns=NOW,
-        mtime_ns=NOW,
-        now_ns=NOW,
+        **of_root(NOW),
         size=size,
         chunks=[chunk],
         slices=[NewSlice(piece[0], len(piece[1]), chunk.id)],

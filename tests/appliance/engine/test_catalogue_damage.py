@@ -16,7 +16,7 @@ from appliance.errors import Code, StoreError
 from appliance.model import NO_ATTRIBUTES, Bucket, NewSlice
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
-from tests.models.boxes import make_devices, make_pool, store_over
+from tests.models.boxes import make_devices, make_pool, of_root, store_over
 
 
 def hurt(path: Path, sql: str) -> None:
@@ -85,12 +85,7 @@ async def two_objects(store: ObjectStore, size: int = 5000, pieces: int = 1) -> 
             bucket,
             node=store.engine.new_id(),
             create=(directory, key),
-            mode=0o100644,
-            uid=0,
-            gid=0,
-            atime_ns=1,
-            mtime_ns=1,
-            now_ns=1,
+            **of_root(1),
             size=size * pieces,
             cut=None,
             chunks=chunks,

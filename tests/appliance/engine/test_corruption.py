@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +29,7 @@ from appliance.ondisk.geometry import SLOT
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
 from tests.doubles.disks import MemoryDevice
-from tests.models.boxes import body_of, make_devices, make_pool, read_all, store_over
+from tests.models.boxes import body_of, make_devices, make_pool, of_root, read_all, store_over
 
 NOW = 1_700_000_000_000_000_000
 SIZES = {b"inline": 100, b"small": 3000, b"dir/middle": 100_000, b"long": GATHER_MAX + 1, b"two": PAGE_PAYLOAD + 70_000}
@@ -72,12 +71,7 @@ async def fill(store: ObjectStore, bucket: Bucket) -> dict[bytes, bytes]:
         bucket,
         node=node,
         create=(bucket.root, b"file"),
-        mode=stat.S_IFREG | 0o644,
-        uid=0,
-        gid=0,
-        atime_ns=NOW,
-        mtime_ns=NOW,
-        now_ns=NOW,
+        **of_root(NOW),
         size=400_000,
         chunks=chunks,
         slices=[NewSlice(100, 4000, chunks[0].id, 500), NewSlice(100_000, 200_000, chunks[1].id)],

@@ -17,7 +17,7 @@ from appliance.limits import CHUNK_SIZE, KIB, OBJECT_SIZE_MAX
 from appliance.model import NO_ATTRIBUTES, BodyKind, Bucket, NewSlice, Node
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
-from tests.models.boxes import make_devices, make_pool, run_store, store_over
+from tests.models.boxes import make_devices, make_pool, of_root, run_store, store_over
 
 PIECE = 64 * KIB
 PIECES = 24
@@ -41,12 +41,7 @@ async def write(
         bucket,
         node=node,
         create=None if name is None else (bucket.root, name),
-        mode=0o100644,
-        uid=0,
-        gid=0,
-        atime_ns=1,
-        mtime_ns=1,
-        now_ns=1,
+        **of_root(1),
         size=size,
         cut=cut,
         chunks=chunks,
@@ -247,12 +242,7 @@ def test_five_tebibytes_begin_at_once_and_hold_little(tmp_path: Path) -> None:
                 bucket,
                 node=store.engine.new_id(),
                 create=(bucket.root, b"huge"),
-                mode=0o100644,
-                uid=0,
-                gid=0,
-                atime_ns=1,
-                mtime_ns=1,
-                now_ns=1,
+                **of_root(1),
                 size=part,
                 cut=None,
                 chunks=[chunk],

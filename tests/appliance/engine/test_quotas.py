@@ -18,7 +18,7 @@ from appliance.quota import Quota, bytes_of, document, parse
 from appliance.store import ObjectStore
 from tests.appliance.catalogue.batches import Catalogue
 from tests.appliance.engine.test_group_commit import NOW, put
-from tests.models.boxes import body_of, make_devices, make_pool, run_store, store_over
+from tests.models.boxes import body_of, make_devices, make_pool, of_root, run_store, store_over
 from tests.rows import rows
 
 MIB5 = 5 << 20
@@ -48,12 +48,7 @@ def write(store: ObjectStore, bucket: Bucket, name: bytes, size: int, promised: 
         bucket,
         node=store.new_node_id(),
         create=(bucket.root, name),
-        mode=0o100644,
-        uid=0,
-        gid=0,
-        atime_ns=NOW,
-        mtime_ns=NOW,
-        now_ns=NOW,
+        **of_root(NOW),
         size=size,
         chunks=[chunk],
         slices=[NewSlice(0, size, chunk.id)],

@@ -16,7 +16,7 @@ from appliance.limits import KIB
 from appliance.model import NO_ATTRIBUTES, Bucket, NewSlice
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
-from tests.models.boxes import make_devices, make_pool, store_over
+from tests.models.boxes import make_devices, make_pool, of_root, store_over
 
 RING = 64 * KIB
 PIECES = 1500  # their images take twice the ring
@@ -32,12 +32,7 @@ async def make_fragmented(store: ObjectStore, bucket: Bucket, name: bytes) -> No
             bucket,
             node=number,
             create=None if start else (bucket.root, name),
-            mode=0o100644,
-            uid=0,
-            gid=0,
-            atime_ns=1,
-            mtime_ns=1,
-            now_ns=1,
+            **of_root(1),
             size=(start + AT_ONCE) * 8192,
             cut=None,
             chunks=chunks,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import stat
 from pathlib import Path
 
 import msgspec
@@ -14,7 +13,7 @@ from appliance.errors import Code, StoreError
 from appliance.limits import BLOCK, CHUNK_SIZE, GATHER_MAX, MIB, PAGE_PAYLOAD, STREAM_PIECE
 from appliance.model import NO_ATTRIBUTES, Bucket, DataKey, NewSlice, Node
 from appliance.store import ObjectStore
-from tests.models.boxes import body_of, read_all, run_store
+from tests.models.boxes import body_of, of_root, read_all, run_store
 
 NOW = 1_700_000_000_000_000_000
 
@@ -42,12 +41,7 @@ async def change(
         bucket,
         node=node.id,
         create=None,
-        mode=stat.S_IFREG | 0o644,
-        uid=0,
-        gid=0,
-        atime_ns=NOW,
-        mtime_ns=NOW,
-        now_ns=NOW,
+        **of_root(NOW),
         size=size,
         cut=cut,
         chunks=chunks,
