@@ -23,7 +23,7 @@ class Prepared(NamedTuple):
     """A gathered body as it lies on devices: sealed, if it has a key."""
 
     data: bytes | bytearray
-    digests: bytes
+    sums: bytes
     seal: bytes
 
 
@@ -100,7 +100,7 @@ class Gathering:
             payload=size,
             index=0,
             copies=item.copies,
-            digests=body.digests,
+            sums=body.sums,
             label=item.label,
             seal=body.seal,
         )
@@ -116,7 +116,7 @@ class Gathering:
 def _prepared(chunk: int, item: NewData) -> Prepared:
     """A gathered body as its pages will hold it, the same for every copy."""
     if item.key is None:
-        return Prepared(item.data, page.block_digests(item.data), b"")
+        return Prepared(item.data, page.block_sums(item.data), b"")
     data = bytearray(item.data)
     seal = cipher.seal(item.key, token_bytes(cipher.SALT), chunk, 0, memoryview(data))
-    return Prepared(data, page.block_digests(data), seal)
+    return Prepared(data, page.block_sums(data), seal)

@@ -235,7 +235,7 @@ class Ingest:
         seal = b""
         if self._key is not None:  # in place: the buffer is written once more or not at all
             seal = cipher.seal(self._key, token_bytes(cipher.SALT), chunk, index, payload)
-        digests = page.block_digests(payload)
+        sums = page.block_sums(payload)
         extent = page.extent_length(length)
         lead = page.header_length(length)
         in_place = begin == 0 and length == self._fill and lead == LONG
@@ -257,7 +257,7 @@ class Ingest:
                 payload=length,
                 index=index,
                 copies=len(places),
-                digests=digests,
+                sums=sums,
                 label=self._label,
                 seal=seal,
             )

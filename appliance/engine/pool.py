@@ -459,7 +459,7 @@ def header_for(
     payload: int,
     index: int,
     copies: int,
-    digests: bytes,
+    sums: bytes,
     label: bytes,
     flags: int = 0,
     mtime_ns: int = 0,
@@ -483,7 +483,7 @@ def header_for(
             flags | page.SEALED if seal else flags,
             mtime_ns,
             page.BLOCK_SHIFT,
-            digests,
+            sums,
             label,
             seal,
         )

@@ -146,7 +146,7 @@ class Checkpointer:
         image = aligned(extent)
         lead = page.header_length(len(payload))
         image[lead : lead + len(payload)] = payload
-        digests = page.block_digests(payload)
+        sums = page.block_sums(payload)
         written: list[IndexPage] = []
         for device_id in self._targets(extent):
             try:
@@ -167,7 +167,7 @@ class Checkpointer:
                 payload=len(payload),
                 index=index,
                 copies=COPIES,
-                digests=digests,
+                sums=sums,
                 label=b"",
                 flags=flags,
             )

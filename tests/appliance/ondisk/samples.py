@@ -66,7 +66,7 @@ def page_header(length: int, label: bytes = "bucket\0a/ключ".encode()) -> pa
         flags=page.LAST,
         mtime_ns=-1,
         block_shift=16,
-        digests=page.block_digests(payload(length)),
+        sums=page.block_sums(payload(length)),
         label=label,
     )
 
@@ -82,7 +82,7 @@ def sealed_page(length: int) -> tuple[page.PageHeader, bytes]:
     body = bytearray(payload(length))
     seal = cipher.seal(SEALED_KEY, bytes(range(200, 216)), 1 << 40, 1, memoryview(body))
     header = msgspec.structs.replace(
-        page_header(length), flags=page.LAST | page.SEALED, digests=page.block_digests(body), seal=seal
+        page_header(length), flags=page.LAST | page.SEALED, sums=page.block_sums(body), seal=seal
     )
     return header, bytes(body)
 

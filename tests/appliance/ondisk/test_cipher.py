@@ -103,19 +103,19 @@ def test_equal_bytes_in_other_pages_and_blocks_are_not_equal_sealed() -> None:
 
 
 def test_a_sealed_page_keeps_its_seal() -> None:
-    """The greatest page: digests, tags and a long name share the header; the name gives way."""
+    """The greatest page: sums, tags and a long name share the header; the name gives way."""
     for size in (1, 2 * BLOCK, 2 * BLOCK + 1, PAGE_PAYLOAD):
         ciphertext, seal = sealed(payload(size))
         header = msgspec.structs.replace(
             page_header(size, label=b"n" * 1500),
             flags=page.SEALED | page.LAST,
-            digests=page.block_digests(ciphertext),
+            sums=page.block_sums(ciphertext),
             seal=seal,
         )
         encoded = page.encode(header)
         assert len(encoded) == page.header_length(size)
         found = page.decode(encoded)
-        assert (found.seal, found.digests, found.flags) == (seal, header.digests, header.flags)
+        assert (found.seal, found.sums, found.flags) == (seal, header.sums, header.flags)
         assert set(found.label) == {ord("n")}
         assert len(found.label) >= 200
 

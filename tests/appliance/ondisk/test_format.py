@@ -61,7 +61,7 @@ def test_numbers_in_the_text_agree_with_the_code() -> None:
     assert geometry.UNIT == 4 << 10
     assert "allocation unit is 4 KiB" in TEXT
     assert superblock.BODY_OFFSET == 256
-    assert page.DIGESTS_OFFSET == 128
+    assert page.SUMS_OFFSET == 128
     assert record.HEAD == 80
     assert f"# The format on devices, version {superblock.VERSION}\n" in TEXT
 

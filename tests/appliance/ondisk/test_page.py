@@ -42,7 +42,7 @@ def headers(draw: st.DrawFn) -> page.PageHeader:
         flags=flags,
         mtime_ns=draw(st.integers(-(1 << 63), (1 << 63) - 1)),
         block_shift=16,
-        digests=draw(st.binary(min_size=32, max_size=32)) * page.block_count(length),
+        sums=draw(st.binary(min_size=page.SUM, max_size=page.SUM)) * page.block_count(length),
         label=draw(st.binary(max_size=200)),
         seal=(bytes(range(256)) * 5)[:seal],
     )
@@ -75,7 +75,7 @@ def test_lengths(length: int) -> None:
 @rows("length", [1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
 def test_blocks_are_proven_one_by_one(length: int) -> None:
     body = payload(length)
-    header = msgspec.structs.replace(page_header(length), digests=page.block_digests(memoryview(body)))
+    header = msgspec.structs.replace(page_header(length), sums=page.block_sums(memoryview(body)))
     for index in range(page.block_count(length)):
         block = body[index * BLOCK : (index + 1) * BLOCK]
         assert page.bad_block(header, index, memoryview(block)) is None
@@ -87,7 +87,7 @@ def test_blocks_are_proven_one_by_one(length: int) -> None:
 
 def test_the_first_bad_block_is_named() -> None:
     body = bytearray(payload(4 * BLOCK + 5))
-    header = msgspec.structs.replace(page_header(len(body)), digests=page.block_digests(memoryview(body)))
+    header = msgspec.structs.replace(page_header(len(body)), sums=page.block_sums(memoryview(body)))
     body[3 * BLOCK + 7] ^= 1
     body[4 * BLOCK] ^= 1
     view = memoryview(body)
