@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from appliance.device.buffers import HUGE, SCRATCH_SIZES, BufferPool, aligned, scratch
+from appliance.device.buffers import HUGE, HUGE_FROM, SCRATCH_SIZES, BufferPool, aligned, scratch
 from tests.rows import rows
 
 
@@ -22,7 +22,7 @@ def address(buffer: memoryview) -> int:
 @rows("length", [1, 4096, 5000, *SCRATCH_SIZES, SCRATCH_SIZES[-1] + 1])
 def test_memory_is_aligned_and_of_the_length_asked_for(length: int) -> None:
     buffer = aligned(length)
-    assert address(buffer) % (HUGE if length >= HUGE else 4096) == 0
+    assert address(buffer) % (HUGE if length >= HUGE_FROM else 4096) == 0
     assert len(buffer) == length
     assert not any(buffer[:: max(length // 100, 1)])
     with scratch(length) as small:
