@@ -126,6 +126,7 @@ class Served:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": ""},  # print() without a buffer loses what a full pipe leaves over
         )
         self._reader = threading.Thread(target=self._read_log)
         self._reader.start()
@@ -154,7 +155,7 @@ class Served:
         with suppress(BrokenPipeError):  # it ended before
             self.process.stdin.close()
         try:
-            return self.process.wait(30)
+            return self.process.wait(120)
         finally:
             self.process.kill()
             self.process.wait()

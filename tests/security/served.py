@@ -35,8 +35,8 @@ T = TypeVar("T")
 
 BUCKET, OTHER = "bucket-of-ours", "bucket-of-others"
 SCOPED_ID, READER_ID = "TCSCOPEDSCOPED123456", "TCREADERREADER123456"
-# Quick enough for tests that wait for them; everything else about the limits is the product's.
-LIMITS = Limits(header_timeout=0.5, stall_timeout=0.6, keep_alive_timeout=5, linger_timeout=0.3, sweep_interval=0.05)
+PATIENT = Limits(linger_timeout=0.3, sweep_interval=0.05)
+QUICK = Limits(header_timeout=0.5, stall_timeout=0.6, linger_timeout=0.3, sweep_interval=0.05)  # to wait for them
 
 
 class Reply(NamedTuple):
@@ -67,7 +67,7 @@ class _Failures(logging.Handler):
 class ServedBox:
     """A context manager."""
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
+    def __init__(self, limits: Limits = PATIENT) -> None:
         self._limits = limits
         self._directory = Path(tempfile.mkdtemp(prefix="tierce-"))
         self._failures = _Failures()
@@ -83,13 +83,13 @@ class ServedBox:
         self._result: list[BaseException] = []
         self._thread = threading.Thread(target=self._main, args=(started,), daemon=True)
         self._thread.start()
-        assert started.wait(20)
+        assert started.wait(60)
         assert not self._result, self._result
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.call(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(60)
         logging.getLogger().removeHandler(self._failures)
         shutil.rmtree(self._directory, ignore_errors=True)
         assert not self._thread.is_alive()
@@ -175,8 +175,9 @@ class ServedBox:
         assert self.ask(sign_by_header("GET", "/")).status == 200
 
     def connect(self) -> socket.socket:
-        """A fresh connection, patient for ten seconds."""
-        return socket.create_connection(("127.0.0.1", self.port), 10)
+        """A fresh connection, patient for half a minute: less than the product's limits, and more than a busy machine
+        needs."""
+        return socket.create_connection(("127.0.0.1", self.port), 30)
 
     def ask(self, request: SignedRequest, body: bytes = b"") -> Reply:
         """One request on its own connection, as it was signed; Content-Length is added where it is missing."""

@@ -11,6 +11,7 @@ import contextlib
 import re
 import socket
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from appliance.limits import GATHER_MAX
 from s3front.verified import Payload
 from tests.s3front.chunking import encode
 from tests.s3front.signing import sign_by_header, sign_by_query
-from tests.security.served import BUCKET, ServedBox, read_reply, signed_stream, wire
+from tests.security.served import BUCKET, QUICK, ServedBox, read_reply, signed_stream, wire
 
 pytestmark = pytest.mark.slow  # in all: most talk to real sockets or run real programs
 
@@ -38,6 +39,13 @@ FORMS = [Payload.STREAMING_SIGNED, Payload.STREAMING_SIGNED_TRAILER, Payload.STR
 def box() -> Iterator[ServedBox]:
     with ServedBox() as one:
         one.put(b"mine", b"ours")
+        yield one
+
+
+@pytest.fixture(scope="module")
+def quick_box() -> Iterator[ServedBox]:
+    """One that soon gives up; a busy machine can make it give up others than the test means."""
+    with ServedBox(QUICK) as one:
         yield one
 
 
@@ -124,9 +132,9 @@ def test_chunk_headers_are_bounded_and_never_loop(box: ServedBox, form: Payload,
     head, _, _ = upload(form, DATA)
     body = start.ljust(4000, b"a")
     with box.unchanged():
-        began = time.monotonic()
+        began = time.process_time()  # the server's too
         assert box.raw(framed(head, len(body)) + body).status == 400
-        assert time.monotonic() - began < 2
+        assert time.process_time() - began < 2
 
 
 def test_nothing_is_visible_before_the_last_check(box: ServedBox) -> None:
@@ -284,22 +292,21 @@ def test_a_405_says_what_is_allowed(box: ServedBox) -> None:
 
 
 @pytest.mark.parametrize("start", [b"", b"GET", b"GET / HTTP/1.1\r\nHost: h\r\n", b"GET / HTTP/1.1\nHost: h\n\n"])
-def test_a_slow_head_is_given_up(box: ServedBox, start: bytes) -> None:
-    with box.unchanged(), box.connect() as sock:
+def test_a_slow_head_is_given_up(quick_box: ServedBox, start: bytes) -> None:
+    with quick_box.connect() as sock:
         sock.sendall(start or b"\r\n")
-        began = time.monotonic()
         assert read_reply(sock).status in (0, 408)
-        assert time.monotonic() - began < 3
 
 
 @pytest.mark.parametrize("size", [len(DATA), len(LARGE)])
-def test_a_body_that_stalls_is_given_up(box: ServedBox, size: int) -> None:
+def test_a_body_that_stalls_is_given_up(quick_box: ServedBox, size: int) -> None:
     data = LARGE[:size]
-    with box.unchanged(), box.connect() as sock:
-        sock.sendall(framed(signed_lines(body=data), size) + data[: size // 2])
-        began = time.monotonic()
+    sent = framed(signed_lines(body=data), size) + data[: size // 2]
+    before = quick_box.holdings()
+    with quick_box.connect() as sock:
+        sock.sendall(sent)
         assert read_reply(sock).status == 408
-        assert time.monotonic() - began < 4
+    assert quick_box.holdings() == before
 
 
 @pytest.mark.parametrize("how", ["closes", "resets"])
@@ -313,15 +320,16 @@ def test_a_client_that_vanishes_leaves_nothing(box: ServedBox, how: str, data: b
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def test_a_client_that_vanishes_before_its_answer_harms_nobody(box: ServedBox) -> None:
+def test_a_client_that_vanishes_before_its_answer_harms_nobody(box: ServedBox, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it asked for may have happened; what others see is whole."""
+    ended = threading.Semaphore(0)
+    monkeypatch.setattr(box.app, "_observe", lambda *_: ended.release())
     with box.unchanged():
         for _ in range(5):
             with box.connect() as sock:
                 sock.sendall(framed(signed_lines(), len(DATA)) + DATA)
-        for _ in range(100):
-            if box.ask(sign_by_header("GET", PATH)).body == DATA:
-                break
+        for _ in range(5):
+            assert ended.acquire(timeout=30)
         assert box.ask(sign_by_header("GET", PATH)).body == DATA
         assert box.ask(sign_by_header("DELETE", PATH)).status == 204
 

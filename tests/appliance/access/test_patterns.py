@@ -59,7 +59,7 @@ def test_matching_agrees_with_regular_expressions(pattern: str, text: str) -> No
 
 def test_no_pattern_takes_long() -> None:
     """Backtracking over many stars takes hours; this takes each piece at its first place."""
-    began = time.monotonic()
+    began = time.process_time()
     for pattern in ("a*" * 500 + "b", "*a?" * 300 + "b", "?*" * 500):
         matches(expand(pattern) or "", "a" * 1024)
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1

@@ -66,19 +66,20 @@ def test_a_call_waits_for_few_of_those_that_no_task_waits_for() -> None:
 
     async def main() -> None:
         lanes = Lanes(1)
-        ended: list[outcome.Outcome[float]] = []
+        ran: list[int] = []
+        ended: list[outcome.Outcome[None]] = []
         may_begin = threading.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lanes.call, may_begin.wait, 10.0)
+            nursery.start_soon(lanes.call, may_begin.wait, 60.0)
             await trio.testing.wait_all_tasks_blocked()
             for _ in range(1000):
-                lanes.start(partial(divide, 6, 3), ended.append)
+                lanes.start(partial(ran.append, 1), ended.append)
             may_begin.set()
-            assert await lanes.call(divide, 8, 2) == 4
-        assert 0 < len(ended) <= 2 * STARTED_AHEAD, "what ended while the loop heard of it lets as many follow"
+            done_before = await lanes.call(ran.__len__)
+        assert 0 < done_before <= 2 * STARTED_AHEAD, "what ended while the loop heard of it lets as many follow"
         assert lanes.statistics()["running"] == 1000 - len(ended)
         lanes.close()  # what was started is done all the same
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while len(ended) < 1000:
                 await trio.lowlevel.checkpoint()
         assert lanes.statistics()["running"] == 0

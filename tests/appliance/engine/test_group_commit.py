@@ -20,6 +20,7 @@ from appliance.catalogue.commands import CreateBucket, DeleteObject, PutObject
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.engine import commit
+from appliance.engine import engine as engine_room
 from appliance.engine.commit import UNDISTURBED_CHANGES
 from appliance.engine.engine import LINGER_COMMANDS
 from appliance.engine.ticket import Ticket
@@ -88,9 +89,11 @@ def test_many_tickets_share_batches_and_settle_in_order(tmp_path: Path, threaded
     run_store(tmp_path, main, threaded=threaded, copies=2)
 
 
-def test_what_nobody_waits_for_lingers_until_somebody_does(tmp_path: Path) -> None:
+def test_what_nobody_waits_for_lingers_until_somebody_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main(store: ObjectStore, bucket: Bucket) -> None:
         engine = store.engine
+        await engine.submit(put(store, bucket, b"alone", b"3"), patient=True).wait(patient=True)
+        monkeypatch.setattr(engine_room, "LINGER", 3600.0)  # from here on time ends nothing
         before = engine.committer.batches
         lingering = [engine.submit(put(store, bucket, b"%d" % n, b"x"), patient=True) for n in range(5)]
         with trio.move_on_after(0):
@@ -103,7 +106,6 @@ def test_what_nobody_waits_for_lingers_until_somebody_does(tmp_path: Path) -> No
         await engine.submit(put(store, bucket, b"a", b"2")).wait()
         assert first.settled, "overtaken"
         assert await read_all(store, await store.look_up(bucket, b"a")) == b"2"
-        await engine.submit(put(store, bucket, b"alone", b"3"), patient=True).wait(patient=True)
         many = [engine.submit(put(store, bucket, b"many", b"x"), patient=True) for n in range(LINGER_COMMANDS)]
         assert all(ticket.hurry is None for ticket in many), "enough for a batch, but lingering"
 

@@ -256,13 +256,13 @@ def test_five_tebibytes_begin_at_once_and_hold_little(tmp_path: Path) -> None:
             assert node.size == OBJECT_SIZE_MAX
             seconds = []
             for start in (0, OBJECT_SIZE_MAX - 3 * CHUNK_SIZE - 5, OBJECT_SIZE_MAX // 2 + 12_345):
-                before = time.perf_counter()
+                before, loop_before = time.process_time(), time.thread_time()  # CPU: the machine may be busy
                 with store.reader(node, start) as reader:
-                    on_loop = time.perf_counter() - before
+                    on_loop = time.thread_time() - loop_before
                     await reader.begin()
                     pieces = reader.pieces()
                     first = bytes(await store.engine.lanes.call(next, pieces))
-                    seconds.append((on_loop, time.perf_counter() - before))
+                    seconds.append((on_loop, time.process_time() - before))
                     rest = b"".join(bytes(next(pieces)) for _ in range(8))
                     at = start % CHUNK_SIZE
                     assert (body * 4)[at:].startswith(first + rest)

@@ -7,12 +7,13 @@ import sqlite3
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from appliance.verbs import objects
+from appliance.verbs import base, objects
 from tests.s3front.box import Answer, Box
 
 LATER, LATEST = "2140-01-01T00:00:00.000Z", "2150-06-01T12:00:00.250Z"
@@ -193,16 +194,19 @@ def test_what_is_locked_is_not_renamed_nor_replaced_by_what_is(box: Box, bucket:
 
 @pytest.mark.slow
 def test_compliance_and_holds(box: Box, bucket: str) -> None:
-    soon = time.time() + 0.4
-    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(soon)) + f".{int(soon % 1 * 1000):03}Z"
-    version = put(box, bucket, headers=lock("COMPLIANCE", moment) | {"x-amz-object-lock-legal-hold": "ON"})
-    assert box.send("GET", f"{bucket}/k").headers["x-amz-object-lock-legal-hold"] == "ON"
-    for until, headers in ((moment, BYPASS), (LATER, {})):
-        assert retain(box, bucket, "GOVERNANCE", until, headers).code == "AccessDenied"
-    assert hold(box, bucket, "OFF").status == 200
-    assert box.send("DELETE", f"{bucket}/k", f"versionId={version}", BYPASS).code == "AccessDenied"
-    assert hold(box, bucket, "ON", f"&versionId={version}").status == 200
-    assert b"<Status>ON</Status>" in box.send("GET", f"{bucket}/k", "legal-hold=").body
+    with pytest.MonkeyPatch.context() as patch:
+        for clock in ("now", "monotonic_ns"):  # by which retentions end: they stand still until all was asked
+            patch.setattr(base, clock, partial(int, getattr(base, clock)()))
+        soon = time.time() + 0.01
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(soon)) + f".{int(soon % 1 * 1000):03}Z"
+        version = put(box, bucket, headers=lock("COMPLIANCE", moment) | {"x-amz-object-lock-legal-hold": "ON"})
+        assert box.send("GET", f"{bucket}/k").headers["x-amz-object-lock-legal-hold"] == "ON"
+        for until, headers in ((moment, BYPASS), (LATER, {})):
+            assert retain(box, bucket, "GOVERNANCE", until, headers).code == "AccessDenied"
+        assert hold(box, bucket, "OFF").status == 200
+        assert box.send("DELETE", f"{bucket}/k", f"versionId={version}", BYPASS).code == "AccessDenied"
+        assert hold(box, bucket, "ON", f"&versionId={version}").status == 200
+        assert b"<Status>ON</Status>" in box.send("GET", f"{bucket}/k", "legal-hold=").body
     while time.time() < soon:  # the retention ends, the hold does not
         assert box.send("DELETE", f"{bucket}/k", f"versionId={version}", BYPASS).code == "AccessDenied"
     assert box.send("DELETE", f"{bucket}/k", f"versionId={version}").code == "AccessDenied"
