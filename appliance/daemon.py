@@ -206,18 +206,18 @@ class Daemon:
         """Whether the catalogue and the devices answer and requests are welcome."""
         return not self.draining and await self.answers()
 
-    async def answers(self) -> bool:
-        """A commit passes the writer, the catalogue is read, a device is online."""
+    async def answers(self, *, journals_only: bool = False) -> bool:
+        """The writer is where it could take a batch, the catalogue and the devices are read."""
         with trio.move_on_after(ANSWER_TIMEOUT) as scope:
             try:
-                await self.store.check_ready()
+                await self.store.check_ready(journals_only=journals_only)
             except StoreError as error:
                 log.error("the store does not answer", extra={"facts": {"code": error.code.name, "cause": error.cause}})
                 return False
         if scope.cancelled_caught:
-            log.error("the writer did not answer in time", extra={"facts": {"seconds": ANSWER_TIMEOUT}})
+            log.error("writer or devices did not answer in time", extra={"facts": {"seconds": ANSWER_TIMEOUT}})
             return False
-        return any(device.state == "online" for device in self.store.devices())
+        return True
 
     # ------------------------------------------------------------------ life
 
@@ -282,10 +282,11 @@ class Daemon:
             return
 
     async def _feed_watchdog(self, until: trio.Event) -> None:
-        """Tells systemd that the loop runs (else this task does not), and that writer and devices answer."""
+        """Tells systemd that the loop runs (else this task does not), and that writer and devices answer: those that
+        every commit needs, for a disk that rests shall not be woken by nobody's need of it."""
         period = watchdog_period()
         while period is not None and not until.is_set():
-            if await self.answers():
+            if await self.answers(journals_only=True):
                 notify("WATCHDOG=1")
             with trio.move_on_after(period):
                 await until.wait()
@@ -437,8 +438,8 @@ def _end_unanswered(point: Path, process: int) -> None:
 async def _open_pool(config: Config, vault: Vault | None = None) -> AsyncIterator[ObjectStore]:
     """The running store on whichever of the configured devices are here.
 
-    One that is missing may be one of several copies: the engine decides whether the rest is enough.  One that somebody
-    else holds is another matter.  Raises what opening.open_store raises.
+    One that is missing, or dead, may be one of several copies: the engine decides whether the rest is enough.  One
+    that somebody else holds is another matter.  Raises what opening.open_store raises.
     """
     if not config.pool.devices:
         raise StoreError(
@@ -451,7 +452,8 @@ async def _open_pool(config: Config, vault: Vault | None = None) -> AsyncIterato
             try:
                 attached += attach([path])
             except StoreError as error:
-                if error.code is not Code.UNAVAILABLE or (path == config.pool.devices[-1] and not attached):
+                absent = error.code in (Code.UNAVAILABLE, Code.IO_ERROR)
+                if not absent or (path == config.pool.devices[-1] and not attached):
                     raise
                 log.error("a device is missing", extra={"facts": {"path": path, "reason": error.message}})
         devices = [(item.path, item.device) for item in attached]

@@ -19,7 +19,7 @@ from appliance.device.lanes import CallLanes, InlineLanes, Lanes
 from appliance.device.raw import RawDevice
 from appliance.encryption import KeyRing
 from appliance.engine.engine import Engine
-from appliance.engine.startup import Attached, OpenParts, open_parts, put_aside, unlinked_nodes
+from appliance.engine.startup import Attached, OpenParts, open_parts, put_aside, read_superblock, unlinked_nodes
 from appliance.errors import Code, StoreError
 from appliance.store import ObjectStore
 
@@ -65,11 +65,13 @@ def holder(state_dir: Path) -> int:
 
 
 def attach(paths: Sequence[str], *, read_only: bool = False) -> list[Attached]:
-    """Opens devices exclusively.  Raises IN_USE, UNAVAILABLE; then none stays open."""
+    """Opens devices exclusively and reads where the superblock is: a dead disk may well be opened.  Raises IN_USE,
+    UNAVAILABLE, OLD_FORMAT, IO_ERROR; then none stays open."""
     opened: list[Attached] = []
     try:
         for path in paths:
             opened.append(Attached(path, RawDevice.open(path, read_only=read_only)))
+            read_superblock(opened[-1].device)
     except BaseException:
         for item in opened:
             item.device.close()

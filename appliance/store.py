@@ -160,8 +160,11 @@ class ObjectStore(FileVerbs, UploadVerbs, KeyVerbs, QuotaVerbs):
                     raise
         return len(tickets)
 
-    async def check_ready(self) -> None:
-        """The writer and the catalogue answer.  Raises StoreError."""
+    async def check_ready(self, *, journals_only: bool = False) -> None:
+        """The writer, the catalogue and the devices answer, all or those that every commit needs.  Raises StoreError;
+        does not return while one of them hangs: cancel it."""
         self.engine.require_writable()
         self.one("SELECT 1 FROM meta LIMIT 1")
+        await self.engine.answering.ask(journals_only=journals_only)
+        await self.engine.pass_writer()
         await self.engine.settle()

@@ -25,6 +25,7 @@ from appliance.catalogue.database import connect
 from appliance.catalogue.names import DirectoryCache, node_at, node_by_id
 from appliance.device.fan import Fan
 from appliance.device.lanes import CallLanes
+from appliance.engine.answering import Answering
 from appliance.engine.commit import Committer
 from appliance.engine.filled import Filled
 from appliance.engine.housekeeper import Housekeeper
@@ -107,6 +108,7 @@ class Engine:
         self._queue: queue.SimpleQueue[Ticket | _Job | None] = queue.SimpleQueue()
         self.retrieval.long.show = self._catch_up
         self._housekeeper = Housekeeper(self, parts.database, threaded=threaded)
+        self.answering = Answering(self.pool, lanes)
         self._lingering: list[Ticket] = []
         self._lingering_bytes = 0
         self._timed = False  # the end of lingering is on its way
@@ -251,6 +253,15 @@ class Engine:
         """Everything submitted so far is durable or has failed."""
         if self.last is not None:
             await self.last.wait_done()
+
+    async def pass_writer(self) -> None:
+        """Returns when the writer has come to where a batch submitted now would begin; never if it hangs: cancel it."""
+        if not self._threaded:
+            await self.settle()
+            return
+        passed = trio.Event()
+        self._queue.put(_Job(lambda: self._token.run_sync_soon(passed.set)))
+        await passed.wait()
 
     async def between_batches(self, function: Callable[[], None]) -> None:
         """Runs `function` where no batch is under way; raises what it raises.  For changes of the pool itself."""

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -144,11 +144,13 @@ def sync(directory: Path) -> None:
 
 
 @contextmanager
-def recorded_disks(place: Path) -> Iterator[tuple[list[str], Path]]:
-    """Loop devices over the recorder's files, and the log."""
+def recorded_disks(
+    place: Path, names: Sequence[str] = DISKS, size: int = SIZE
+) -> Iterator[tuple[list[str], Path, subprocess.Popen[bytes]]]:
+    """Loop devices over the recorder's files, the log, and the recorder: killed, all of its disks are dead."""
     point, log = place / "disks", place / "log"
     point.mkdir()
-    command = [sys.executable, "-m", "tests.system.recorder", str(point), str(log), str(SIZE), *DISKS]
+    command = [sys.executable, "-m", "tests.system.recorder", str(point), str(log), str(size), *names]
     recorder = subprocess.Popen(command)
     loops: list[str] = []
     try:
@@ -157,14 +159,14 @@ def recorded_disks(place: Path) -> Iterator[tuple[list[str], Path]]:
             assert recorder.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        for name in DISKS:
+        for name in names:
             made = subprocess.run(
                 ["losetup", "--find", "--show", point / name], capture_output=True, text=True, check=False
             )
             if made.returncode:
                 left_out("TIERCE_ALLOW_NO_LOOP", f"no loop device: {made.stderr.strip()}")
             loops.append(made.stdout.strip())
-        yield loops, log
+        yield loops, log, recorder
     finally:
         for device in loops:
             subprocess.run(["losetup", "--detach", device], check=True)
@@ -253,7 +255,7 @@ def test_every_moment_of_the_block_path_opens_to_what_was_acknowledged(fuse: Non
     print(f"TIERCE_TEST_SEED={seed}")
     chance = random.Random(seed)
     changes: list[Change] = []
-    with recorded_disks(tmp_path) as (loops, log), running(tmp_path / "box", loops, copies=2) as box:
+    with recorded_disks(tmp_path) as (loops, log, _), running(tmp_path / "box", loops, copies=2) as box:
         box.s3().create_bucket(Bucket="bucket")
         first = log.stat().st_size
         until = time.monotonic() + 3 + states / 100
