@@ -226,7 +226,9 @@ class Operations(pyfuse3.Operations):
             if not file.orphan:
                 self.files.touch(file)
             self.invalidation.epoch += 1
-            if not file.writers:  # nobody's close will commit it
+            if not file.writers or (fields.update_size and fh is None):
+                # nobody's close will commit it, or none of who truncates it by its name (of ftruncate we are given the
+                # handle): S3 does not see the longer file for as long as others write it
                 await self.files.commit(file)
                 if not file.writers:
                     file.begins = True  # the next change is another version, though readers keep the file in memory

@@ -234,6 +234,24 @@ def test_a_truncate_while_a_commit_is_being_built_is_in_the_next_commit() -> Non
     run(scene)
 
 
+def test_s3_sees_what_truncate_left_though_another_program_is_still_writing(play: Play) -> None:
+    """Who truncates a file by its name closes nothing, and has its answer: S3 then sees it.  Of ftruncate(2) the close
+    tells."""
+
+    async def scene(mount: Unmounted) -> None:
+        await mount.write_file("photos/f", b"x" * 100)
+        writer = await mount.open("photos/f", os.O_WRONLY)
+        await mount.ops.write(writer, 100, b"y" * 100)
+        await mount.truncate("photos/f", 150)
+        assert await mount.door.get("photos", b"f") == b"x" * 100 + b"y" * 50
+        await mount.setattr_inode(await mount.inode("photos/f"), {"st_size": 10}, writer)
+        assert await mount.door.get("photos", b"f") == b"x" * 100 + b"y" * 50
+        await mount.close(writer)
+        assert await mount.door.get("photos", b"f") == b"x" * 10
+
+    play(scene)
+
+
 def test_a_small_file_is_given_to_the_kernel_when_it_is_opened_first(tmp_path: Path) -> None:
     """Once, and only while nobody has it open: what the kernel has of an open file may be newer, or locked."""
 

@@ -150,8 +150,8 @@ class Unmounted:
     async def setattr(self, path: str | bytes, **changes: int) -> pyfuse3.EntryAttributes:
         return await self.setattr_inode(await self.inode(path), changes)
 
-    async def setattr_inode(self, inode: int, changes: dict[str, int]) -> pyfuse3.EntryAttributes:
-        """fchmod, ftruncate and the like: the file may have no name any more."""
+    async def setattr_inode(self, inode: int, changes: dict[str, int], fh: Any = None) -> pyfuse3.EntryAttributes:
+        """fchmod and the like: the file may have no name any more.  The kernel gives a handle for ftruncate only."""
         attr = pyfuse3.EntryAttributes()
         fields: Any = SimpleNamespace(
             **{f"update_{name}": False for name in ("atime", "mtime", "ctime", "mode", "uid", "gid", "size")}
@@ -159,7 +159,7 @@ class Unmounted:
         for name, value in changes.items():
             setattr(attr, name, value)
             setattr(fields, "update_" + name.removeprefix("st_").removesuffix("_ns"), True)
-        return await self.ops.setattr(cast(Any, inode), attr, fields, None, self.ctx)
+        return await self.ops.setattr(cast(Any, inode), attr, fields, fh, self.ctx)
 
     async def mkdir(self, path: str | bytes, mode: int = 0o755) -> None:
         parent, name = await self.split(path)
