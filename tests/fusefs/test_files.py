@@ -437,7 +437,7 @@ def test_a_commit_that_a_failed_device_kept_from_being_done_is_tried_again(play:
             await mount.ops.fsync(fh, False)
         assert await mount.door.get("photos", b"closed") == b"CLosed"
         left = 1
-        await mount.setattr_inode(await mount.inode("photos/closed"), {"st_size": 3})
+        await mount.setattr_inode(await mount.inode("photos/closed"), {"st_size": 3}, fh)
         await mount.ops.write(fh, 5, b"x")
         await mount.ops.fsync(fh, False)
         assert await mount.door.get("photos", b"closed") == b"CLo\0\0x"

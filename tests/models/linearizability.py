@@ -104,18 +104,27 @@ def step_of_all(values: tuple[Value, ...], operation: Operation) -> tuple[bool, 
 def view(history: Sequence[Operation], door: str) -> list[Operation]:
     """What was seen through one door.  What went through another is known to have been done or not to have been done;
     what it saw is not asked.  A change in place that met a replacement may have gone to what was replaced, which only
-    who has it open still sees."""
+    who has it open still sees.  Who cuts off what was appended leaves what was there before, but another version of it:
+    a swap may have been refused though the value is the expected one."""
     found = []
     for operation in history:
         if operation.door == door:
-            found.append(operation)
+            refused = operation.kind is Kind.SWAP and operation.result is False
+            again = refused and any(
+                other.kind is Kind.CUT and other.result is not False and other.called < operation.returned
+                for other in history
+            )
+            found.append(dataclasses.replace(operation, optional=again))
         elif operation.kind is Kind.READ or operation.result is False:
             continue
         elif operation.kind in (Kind.CREATE, Kind.SWAP):
             found.append(dataclasses.replace(operation, kind=Kind.WRITE))
         elif operation.kind is Kind.REMOVE:
             found.append(dataclasses.replace(operation, kind=Kind.WRITE, argument=None))
+        elif operation.kind is Kind.WRITE:
+            found.append(operation)
         else:
+            assert operation.kind in (Kind.APPEND, Kind.CUT)
             met = any(
                 other.kind not in (Kind.READ, Kind.APPEND, Kind.CUT)
                 and other.result is not False

@@ -161,3 +161,16 @@ def test_what_one_door_saw_binds_the_other_only_by_what_was_done() -> None:
     lost = [*history[:2], op(R, 10, 11, result=A, door="S3")]
     assert linearizable(view(lost, "mount"))
     assert not linearizable(view(lost, "S3"))
+
+
+def test_a_swap_may_be_refused_where_what_was_appended_was_cut_off_again() -> None:
+    """The same bytes, and another ETag."""
+    swap = op(S, 9, 10, argument=B, expected=A, result=False, door="S3")
+    history = [
+        op(W, 1, 2, argument=A, door="mount"),
+        op(P, 3, 4, argument=B, result=True, door="mount"),
+        op(T, 5, 6, argument=bytes(len(A)), result=True, door="mount"),
+        swap,
+    ]
+    assert linearizable(view(history, "S3"))
+    assert not linearizable(view([history[0], swap], "S3")), "nothing but the swap's own value was ever there"
