@@ -45,6 +45,7 @@ class Gathering:
         copies = max(item.copies for _, item in items)
         devices = self._pool.place(copies, max(lengths))
         bodies = [_prepared(chunk, item) for chunk, item in items]
+        headers: list[bytes] = [b""] * len(items)  # of the first copy
         used = 0
         rows: list[tuple[Any, ...]] = []
         for copy, device_id in enumerate(devices):
@@ -60,7 +61,12 @@ class Gathering:
                 if run_start is None:
                     run_start, run_from = offset, used
                 chunk, item = items[at]
-                rows.append(self._place_page(chunk, item, device_id, offset, copy, bodies[at], used, birth))
+                if copy == 0:
+                    header = headers[at] = self._header(chunk, item, device_id, offset, bodies[at], birth)
+                else:
+                    header = page.moved(headers[at], self._pool.devices[device_id].uuid, offset)
+                self._lay(header, bodies[at].data, used, lengths[at])
+                rows.append((device_id, offset, lengths[at], chunk, 0, copy, page.header_sum(header)))
                 tx.new_pages[device_id, offset] = False
                 used += lengths[at]
                 run_end = offset + lengths[at]
@@ -84,12 +90,8 @@ class Gathering:
         gathered.extend((device_id, offset) for offset in offsets)
         return offsets
 
-    def _place_page(
-        self, chunk: int, item: NewData, device_id: int, offset: int, copy: int, body: Prepared, at: int, birth: int
-    ) -> tuple[Any, ...]:
-        """The page's image into the buffer at `at`; its row."""
-        size = len(body.data)
-        header = header_for(
+    def _header(self, chunk: int, item: NewData, device_id: int, offset: int, body: Prepared, birth: int) -> bytes:
+        return header_for(
             self._pool,
             device_id,
             offset,
@@ -97,20 +99,21 @@ class Gathering:
             chunk=chunk,
             owner=item.owner,
             logical=0,
-            payload=size,
+            payload=len(body.data),
             index=0,
             copies=item.copies,
             sums=body.sums,
             label=item.label,
             seal=body.seal,
         )
-        extent = page.extent_length(size)
-        lead = len(header)
-        image = self._buffer[at : at + extent]
-        image[:lead] = header
-        image[lead : lead + size] = body.data
-        image[lead + size :] = bytes(extent - lead - size)
-        return device_id, offset, extent, chunk, 0, copy, page.header_sum(header)
+
+    def _lay(self, header: bytes, body: bytes | bytearray, at: int, extent: int) -> None:
+        """The page's image, `extent` bytes, into the buffer at `at`."""
+        middle = at + len(header)
+        end = middle + len(body)
+        self._buffer[at:middle] = header
+        self._buffer[middle:end] = body
+        self._buffer[end : at + extent] = bytes(at + extent - end)
 
 
 def _prepared(chunk: int, item: NewData) -> Prepared:

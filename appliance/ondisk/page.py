@@ -72,6 +72,8 @@ FIELDS: Final = (
 )
 _HEAD: Final = struct.Struct("<" + "".join(code for _, code in FIELDS))
 SUMS_OFFSET: Final = _HEAD.size
+_PLACE: Final = struct.Struct("<16sQ")  # device and offset
+_DEVICE: Final = 32
 _pack: Final = _HEAD.pack
 _unpack_from: Final = _HEAD.unpack_from
 
@@ -161,6 +163,12 @@ def encode(header: PageHeader) -> bytes:
         len(label),
     )
     content = (head + sums + seal + label).ljust(length - DIGEST, b"\0")
+    return content + blake3(content).digest()
+
+
+def moved(encoded: bytes, device: bytes, offset: int) -> bytes:
+    """An encoded header as the same page's copy has it on `device`, at `offset`."""
+    content = encoded[:_DEVICE] + _PLACE.pack(device, offset) + encoded[_DEVICE + _PLACE.size : -DIGEST]
     return content + blake3(content).digest()
 
 

@@ -180,3 +180,10 @@ def test_a_lost_write_shows_by_its_header_sum() -> None:
     before, after = page.encode(SHORT_PAGE), page.encode(msgspec.structs.replace(SHORT_PAGE, birth=78))
     with pytest.raises(DamagedError, match="catalogue"):
         page.check(before, pool=POOL, device=DEVICE, offset=1 << 30, hsum=page.header_sum(after))
+
+
+def test_a_copy_has_the_header_that_is_made_for_its_place() -> None:
+    for size in (1, PAGE_PAYLOAD):
+        header = page_header(size)
+        other = msgspec.structs.replace(header, device=bytes(range(16)), offset=7 << 40)
+        assert page.moved(page.encode(header), other.device, other.offset) == page.encode(other)
