@@ -97,6 +97,7 @@ class Operations(pyfuse3.Operations):
         self.names = Names(store, self.inodes, self.files, self.pending, self.permits)
         self.invalidation = Invalidation(store, self.inodes, self.files, kernel)
         self.pending.failed = self._failed
+        self._unwatch_hidden = store.watch_hidden(self._hide)
         self.entries = Entries(store, self.permits, self.inodes, self.names, self.files, self.invalidation)
         self.metadata = Metadata(store, self.permits, self.inodes, self.names, self.files, self.invalidation)
         self._kernel = kernel
@@ -110,12 +111,15 @@ class Operations(pyfuse3.Operations):
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The background: ends only by cancellation."""
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self.files.run)
-            nursery.start_soon(self.pending.run)
-            if self.prefetch is not None:
-                nursery.start_soon(self.prefetch.run)
-            task_status.started()
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.files.run)
+                nursery.start_soon(self.pending.run)
+                if self.prefetch is not None:
+                    nursery.start_soon(self.prefetch.run)
+                task_status.started()
+        finally:
+            self._unwatch_hidden()
 
     # ------------------------------------------------------------------ names
     @finding
@@ -470,6 +474,12 @@ class Operations(pyfuse3.Operations):
         self.pending.report(handle.inode)
 
     # ------------------------------------------------------------------ answering
+    def _hide(self) -> None:
+        """What was synced in some bucket can be shown no more."""
+        for bucket in self.store.buckets():
+            if self.store.is_hidden(bucket.id):
+                self.permits.close(bucket)
+
     def _failed(self, change: Change) -> None:
         """The kernel knows what did not happen."""
         names = [(parent, tree.to_mount(name.removesuffix(b"/"))) for parent, name in change.rows]

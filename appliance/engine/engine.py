@@ -116,6 +116,7 @@ class Engine:
         self._inline_running = False
         self._thread: threading.Thread | None = None
         self._listeners: list[Callable[[Sequence[Change]], Awaitable[object] | None]] = []
+        self.when_hidden: list[Callable[[], None]] = []  # who shows what was acknowledged, and must show it no longer
         self.last: Ticket | None = None  # the newest submission: whoever waits for it has waited for all (I2)
         self.announced: Ticket | None = None  # the newest that others are told of
         self.buckets: dict[str, Bucket] = {}
@@ -414,6 +415,9 @@ class Engine:
         number of the newest that it has."""
         self.rows.deliver(batch.commits)
         self._delivered = self._delivered + 1 if runs is None else runs
+        if self.committer.hidden:
+            for hide in self.when_hidden:
+                hide()
         if self._removing:
             for node, run in list(self._removing.items()):  # the writer may be at its next batch
                 if run <= self._delivered:

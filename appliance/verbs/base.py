@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from time import monotonic_ns
 from typing import Any, Final
 
@@ -98,10 +99,20 @@ class Verbs:
         if not ticket.settled:
             with suppress(StoreError):  # told to the file's own writer; here only the order matters
                 await ticket.wait()
-        if self.engine.committer.hidden:
+        if self.is_hidden(bucket.id):
             raise StoreError(Code.UNAVAILABLE, "what was synced is not in the catalogue: restart to recover")
         if self.unsettled.get(bucket.id) is ticket:
             del self.unsettled[bucket.id]
+
+    def is_hidden(self, bucket: int) -> bool:
+        """Whether the catalogue lacks for good what was acknowledged in the bucket: only a restart has it (I10)."""
+        return self.engine.committer.hidden and bucket in self.unsettled
+
+    def watch_hidden(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """`listener()` is called on the loop when some bucket has become so, before those who wait hear of it.  What is
+        returned ends it."""
+        self.engine.when_hidden.append(listener)
+        return partial(self.engine.when_hidden.remove, listener)
 
     async def listed(self, bucket: Bucket, prefix: bytes, after: bytes) -> None:
         """H5: what a page with keys > `after` may show, the kernel has forgotten otherwise."""

@@ -527,6 +527,9 @@ class MemoryStore:
         self.listeners.append(listener)
         return lambda: self.listeners.remove(listener)
 
+    def watch_hidden(self, listener: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
     async def put(self, bucket: str, key: bytes, data: bytes) -> int:
         """As an S3 PUT: implied directories, a new node, the listener before the answer."""
         await self.drain()

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from appliance.engine import engine as engine_room
 from appliance.errors import Code, StoreError
+from appliance.upkeep.audit import audit
+from tests.appliance.engine.test_ahead import Broken
+from tests.fusefs.doors import StoreDoor
 from tests.fusefs.scenes import refused
 from tests.fusefs.unmounted import Unmounted, unmounted_pool
+from tests.models.boxes import make_devices, make_pool, store_over
 
 DATA = b"x" * 6000  # so small that a changed file is rewritten whole, unless it was synced
 
@@ -98,5 +104,60 @@ def test_fsync_tells_of_a_commit_that_failed_before_the_one_that_stands(
                 assert failing.left == 0
                 await mount.ops.fsync(fh, False)
             await mount.close(fh)
+
+    trio.run(main)
+
+
+def test_what_was_synced_and_cannot_be_shown_is_refused_until_a_restart(tmp_path: Path) -> None:
+    """I10: neither door shows the bucket as it was before; another one is read as ever."""
+    devices = make_devices(2)
+    make_pool(devices)
+
+    async def stop(mount: Unmounted) -> None:
+        engine = mount.store.engine
+        for bucket in ("photos", "other"):
+            await mount.store.create_bucket(bucket, "me")
+            await mount.write_file(f"{bucket}/log", DATA)
+            await mount.ops.files.commit_all()
+            assert await mount.door.get(bucket, b"log") == DATA
+        linger(mount)
+        inode = await mount.inode("photos/log")
+        closed = await mount.open("photos/log", os.O_RDWR)
+        fh = await mount.open("photos/log", os.O_RDONLY)
+        await mount.ops.write(closed, 0, b"new")
+        await mount.ops.fsync(closed, False)
+        assert engine.committer.is_ahead
+        broken: Any = Broken(engine.committer.connection)
+        engine.committer.connection = broken
+        await mount.close(closed)
+        with suppress(StoreError):
+            await mount.store.settled(mount.store.bucket("photos"))
+        await trio.testing.wait_all_tasks_blocked()
+        for ask in (
+            lambda: mount.ops.read(fh, 0, 10),
+            lambda: mount.ops.getattr(inode, mount.ctx),
+            lambda: mount.listdir("photos"),
+            lambda: mount.stat("photos/log"),
+            lambda: mount.write_file("photos/more", b""),
+        ):
+            async with refused(errno.EIO):
+                await ask()
+        assert mount.ops.read_directly(fh, 0, 10, print, print) is False, "nor is it read past the handlers"
+        assert sorted(await mount.listdir("")) == [b"other", b"photos"]
+        assert await mount.read_file("other/log") == DATA
+        await mount.ops.release(fh)
+
+    async def main() -> None:
+        async with store_over(devices, tmp_path / "catalogue.db") as store:
+            mount = Unmounted(store, StoreDoor(store))
+            async with trio.open_nursery() as nursery:
+                await nursery.start(mount.ops.run)
+                await stop(mount)
+                nursery.cancel_scope.cancel()
+            assert not store.engine.when_hidden
+        async with store_over(devices, tmp_path / "catalogue.db") as store:
+            mount = Unmounted(store, StoreDoor(store))
+            assert await mount.read_file("photos/log") == b"new" + DATA[3:]
+            assert (await audit(store)).healthy
 
     trio.run(main)
