@@ -107,7 +107,9 @@ class Engine:
         self._token = trio.lowlevel.current_trio_token()
         self._queue: queue.SimpleQueue[Ticket | _Job | None] = queue.SimpleQueue()
         self.retrieval.long.show = self._catch_up
-        self._housekeeper = Housekeeper(self, parts.database, threaded=threaded)
+        self._housekeeper = Housekeeper(
+            parts.database, prepare=self.checkpointer.prepare, install=self.install_snapshot, threaded=threaded
+        )
         self.answering = Answering(self.pool, lanes)
         self._lingering: list[Ticket] = []
         self._lingering_bytes = 0

@@ -7,14 +7,10 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from appliance.catalogue.database import connect
 from appliance.errors import StoreError
 from appliance.limits import MIB
-
-if TYPE_CHECKING:
-    from appliance.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +23,12 @@ class Housekeeper:
     A thread of its own; without threads (a simulation) it works in the caller's.
     """
 
-    def __init__(self, engine: Engine, database: Path, *, threaded: bool) -> None:
-        self._engine = engine
+    def __init__(
+        self, database: Path, *, prepare: Callable[[], None], install: Callable[[], None], threaded: bool
+    ) -> None:
+        """A snapshot is made by `prepare`, here, and then by `install`, which sees to it that no batch is under way."""
+        self._prepare = prepare
+        self._install = install
         self._database = database
         self._wal = database.with_name(database.name + "-wal")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="housekeeper") if threaded else None
@@ -63,11 +63,11 @@ class Housekeeper:
 
     def _snapshot(self) -> None:
         try:
-            self._engine.checkpointer.prepare()
+            self._prepare()
         except (StoreError, OSError, sqlite3.Error) as error:
             log.error("the catalogue's snapshot could not be taken: %s", error)
             return
-        self._engine.install_snapshot()
+        self._install()
 
     def close(self) -> None:
         """Waits for what is under way; begins nothing more."""
