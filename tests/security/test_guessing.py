@@ -48,5 +48,5 @@ def test_guessing_waits_and_success_does_not(monkeypatch: pytest.MonkeyPatch) ->
             with pytest.raises(BlockingIOError):
                 guessing.recv(1)
             box.call(waited.set)
-            guessing.setblocking(True)
+            guessing.settimeout(30)
             assert read_reply(guessing).code == "SignatureDoesNotMatch"

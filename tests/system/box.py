@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
 BIN: Final = Path(sys.executable).parent
 HOUSE: Final = Path(__file__).parents[2]
-START_TIMEOUT: Final = 60.0
-STOP_TIMEOUT: Final = 60.0
+START_TIMEOUT: Final = 120.0  # seconds; of whoever hangs: a busy machine is slow
+STOP_TIMEOUT: Final = 120.0
+_turns: Final = itertools.count(os.getpid())
 
 
 def digest(data: bytes) -> str:
@@ -42,10 +44,13 @@ def clean_environment() -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on now, of those that Linux gives to no connection (ip(7), ip_local_port_range): none
+    takes it before its daemon does, or while that starts again."""
+    while True:
+        port = 10_000 + 7 * next(_turns) % 22_000
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def is_mounted(point: Path) -> bool:
@@ -67,8 +72,8 @@ def s3_client(facts: dict[str, Any], certificate: Path | None = None) -> S3Clien
     config = Config(
         signature_version="s3v4",  # boto3 presigns by version 2 unless told
         retries={"total_max_attempts": 1},
-        connect_timeout=5,
-        read_timeout=60,
+        connect_timeout=60,
+        read_timeout=120,
         s3={"addressing_style": "path"},
         max_pool_connections=20,
     )

@@ -32,7 +32,7 @@ Environment=TIERCE_POOL_DEVICES=/var/lib/tierce/ssd,/var/lib/tierce/hdd TIERCE_S
 Environment=TIERCE_S3_ADDR=127.0.0.1:$PORT TIERCE_ADMIN_ADDR=127.0.0.1:$ADMIN
 StandardOutput=append:/var/lib/service.log
 StandardError=inherit
-WatchdogSec=6
+WatchdogSec=15
 TimeoutAbortSec=1
 UNIT
 for name in sysinit basic shutdown multi-user network-online local-fs rescue emergency; do

@@ -148,14 +148,14 @@ def rclone_mounted(clients: Clients, remote: str, point: Path) -> Iterator[None]
         env=clients.environment(**clients.rclone_environment()),
     )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not is_mounted(point):
             assert process.poll() is None, "rclone's mount ended"
             assert time.monotonic() < deadline, "rclone does not mount"
             time.sleep(0.05)
         yield
         subprocess.run(["fusermount3", "-u", point], check=True)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
     finally:
         process.kill()
         process.wait()
@@ -166,7 +166,7 @@ def rclone_mounted(clients: Clients, remote: str, point: Path) -> Iterator[None]
 def test_rclone_mounts_a_bucket(box: Box, clients: Clients, bucket: str, tree: Path, tmp_path: Path) -> None:
     with rclone_mounted(clients, f"box:{bucket}", tmp_path / "mnt"):
         subprocess.run(["cp", "-r", tree, tmp_path / "mnt" / "tree"], check=True)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while files(box.mount / bucket / "tree") != files(tree):  # rclone uploads what was closed in the background
             assert time.monotonic() < deadline, "rclone has not uploaded everything"
             time.sleep(0.1)

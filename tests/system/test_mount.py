@@ -127,6 +127,7 @@ def test_holes_and_shared_copies_are_the_same_bytes_through_s3(box: Box, bucket:
     data = bytearray(os.urandom(24 << 20))
     whole = digest(bytes(data))
     (there / "disk").write_bytes(data)
+    run("sync", there / "disk")
     before = os.statvfs(there)
     run("cp", there / "disk", other / "copy")  # of files with holes it reads what is between them
     taken = before.f_bavail - os.statvfs(there).f_bavail

@@ -67,7 +67,7 @@ def answered(path: Path) -> int:
     except OSError as error:
         return error.errno or -1
     finally:
-        assert time.monotonic() - started < 2, "nobody hangs"
+        assert time.monotonic() - started < 20, "nobody hangs"
     return 0
 
 
@@ -251,16 +251,17 @@ def test_sigterm_during_heavy_writing(fuse: None, tmp_path: Path) -> None:
         writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
         for writer in writers:
             writer.start()
-        time.sleep(1.0)
+        while len(closed) < 100 and not failures:
+            time.sleep(0.01)
         assert box.process is not None
         box.process.send_signal(signal.SIGTERM)
         assert box.wait() == 0
         stop.set()
         for writer in writers:
-            writer.join(30)
+            writer.join(60)
             assert not writer.is_alive()
         assert set(failures) <= {errno.ENOTCONN, errno.ECONNABORTED, errno.ENOENT, errno.EIO}
-        assert len(closed) > 20
+        assert len(closed) >= 100
         box.start()
         there = {path.name for path in (box.mount / "photos").iterdir()}
         lost = [name for name in closed if name not in there]
