@@ -529,7 +529,7 @@ def test_open_files_without_a_name_above_the_bound_stop_nobody(monkeypatch: pyte
         for number in range(12):
             handles.append(await mount.create(f"photos/{number}"))
             await mount.unlink(f"photos/{number}")
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 await mount.ops.write(handles[-1], 0, bytes(100_000))
                 await mount.ops.write(handles[-1], 100_000, b"x")
         for fh in handles:

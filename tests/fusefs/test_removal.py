@@ -34,7 +34,7 @@ class Gated(MemoryDevice):
 
     def flush(self) -> None:
         self.waiting.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(60)
         super().flush()
 
 

@@ -44,7 +44,7 @@ class RecordingKernel:
     def wait_for(self, name: tuple[int, bytes]) -> None:
         """Until it was told to forget it.  In a thread: it is told so in another one."""
         with self._told:
-            assert self._told.wait_for(lambda: name in self.names, timeout=30), f"never told to forget {name}"
+            assert self._told.wait_for(lambda: name in self.names, timeout=60), f"never told to forget {name}"
 
     def asked(self) -> int:
         return self.inode
@@ -70,7 +70,7 @@ class SlowKernel(RecordingKernel):
         self.gate = threading.Event()
 
     def forget_name(self, parent: int, name: bytes) -> None:
-        assert self.gate.wait(20)
+        assert self.gate.wait(60)
         super().forget_name(parent, name)
 
 

@@ -113,7 +113,7 @@ class Box:
         self._end: trio.Event | None = None
         self._thread = threading.Thread(target=trio.run, args=(self._live, started), daemon=True)
         self._thread.start()
-        assert started.wait(10)
+        assert started.wait(60)
         self._open()
 
     async def _live(self, started: threading.Event) -> None:

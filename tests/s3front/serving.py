@@ -224,7 +224,7 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(
-    app: Any = application, *, stock: bool = False, patience: float = 30, **options: Any
+    app: Any = application, *, stock: bool = False, patience: float = 120, **options: Any
 ) -> AsyncIterator[Running]:
     """`app` on an ephemeral port of ours, or of hypercorn's own server; stopped and waited for at the end."""
     server = Running([])

@@ -68,7 +68,7 @@ def served(box: Box, run: Run) -> Iterator[S3Client]:
 
     thread = threading.Thread(target=main)
     thread.start()
-    assert started.wait(20)
+    assert started.wait(60)
     client = boto3.client(
         "s3",
         endpoint_url=url[0],
@@ -82,7 +82,7 @@ def served(box: Box, run: Run) -> Iterator[S3Client]:
     finally:
         client.close()
         stop[0]()
-        thread.join(20)
+        thread.join(60)
     assert not thread.is_alive()
     assert box.store.open_readers == box.store.open_ingests == 0
 

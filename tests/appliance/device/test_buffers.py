@@ -59,13 +59,13 @@ def test_a_thread_waits_for_a_release() -> None:
     pool = BufferPool(1, 4096)
     buffer = pool.acquire()
     got: list[memoryview] = []
-    thread = threading.Thread(target=lambda: got.append(pool.acquire(10.0)))
+    thread = threading.Thread(target=lambda: got.append(pool.acquire(60.0)))
     thread.start()
     while not pool.waiting:
         os.sched_yield()
     assert got == []
     pool.release(buffer)
-    thread.join(10.0)
+    thread.join(60.0)
     assert got[0] is buffer
     assert pool.available == 0
     pool.release(got[0])
@@ -93,7 +93,7 @@ def test_tasks_and_threads_share_one_queue_in_order() -> None:
             pool.release(buffer)
 
         def thread(name: str) -> None:
-            buffer = pool.acquire(10.0)
+            buffer = pool.acquire(60.0)
             served.append(name)
             pool.release(buffer)
 

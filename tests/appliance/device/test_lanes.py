@@ -133,7 +133,7 @@ def test_calls_that_finish_together_share_a_wakeup() -> None:
             results.append(await lanes.call(lambda: number))
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lanes.call, loop_may_run.wait, 10.0)
+            nursery.start_soon(lanes.call, loop_may_run.wait, 60.0)
             for number in range(50):
                 nursery.start_soon(one, number)
             await trio.testing.wait_all_tasks_blocked()
@@ -141,7 +141,7 @@ def test_calls_that_finish_together_share_a_wakeup() -> None:
             nursery.start_soon(lanes.call, finished.set)
             await trio.testing.wait_all_tasks_blocked()
             loop_may_run.set()
-            finished.wait(10.0)  # blocks the loop while the one thread goes through all of them
+            finished.wait(60.0)  # blocks the loop while the one thread goes through all of them
         assert sorted(results) == list(range(50))
         assert lanes.statistics()["wakeups"] <= 3
         lanes.close()
@@ -157,7 +157,7 @@ def test_a_cancelled_call_is_waited_for_and_its_result_delivered() -> None:
 
         async def caller(scope: trio.CancelScope) -> None:
             with scope:
-                returned.append(await lanes.call(may_return.wait, 10.0))
+                returned.append(await lanes.call(may_return.wait, 60.0))
                 await trio.lowlevel.checkpoint()
                 returned.append("the cancellation was lost")  # pragma: no cover
 
@@ -200,5 +200,5 @@ def test_closed_lanes_end_their_threads_after_the_last_call() -> None:
         return lanes._threads
 
     for thread in trio.run(main):
-        thread.join(10.0)
+        thread.join(60.0)
         assert not thread.is_alive()

@@ -290,7 +290,7 @@ def test_listeners_hear_before_the_answer(tmp_path: Path) -> None:
             nursery.start_soon(s3)
             await trio.testing.wait_all_tasks_blocked()
             assert (heard, answered) == ([b"k", b"k"], [])
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 await store.settle()
                 await store.create_bucket("another", "me", announce=False)
                 await store.delete_bucket("another", announce=False)
