@@ -1,4 +1,4 @@
-"""The one part of the package that is compiled: fusefs/extra.c, against the system's libfuse3.
+"""The one part of the package that is compiled: fusefs/*.c, against the system's libfuse3.
 
 Optional: where a compiler, pkg-config or libfuse's headers are missing, the package is installed without it, and the
 mount says at its start what it then lacks.  Everything else about the package is in pyproject.toml.
@@ -29,7 +29,16 @@ def libfuse() -> dict[str, list[str]] | None:
 
 found = libfuse()
 setup(
-    ext_modules=[Extension("fusefs._extra", ["fusefs/extra.c"], optional=True, libraries=["dl"], **found)]
+    ext_modules=[
+        Extension(
+            "fusefs._extra",
+            ["fusefs/extra.c", "fusefs/reads.c", "fusefs/sums.c"],
+            depends=["fusefs/sums.h"],
+            optional=True,
+            libraries=["dl", "pthread"],
+            **found,
+        )
+    ]
     if found is not None
     else []
 )

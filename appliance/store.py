@@ -19,6 +19,7 @@ from appliance.catalogue import commands
 from appliance.device.device import BlockDevice
 from appliance.engine import membership
 from appliance.engine.ingest import Ingest as Ingest
+from appliance.engine.places import Place as Place
 from appliance.engine.pool import PoolDevice
 from appliance.engine.retrieve import Reader as Reader
 from appliance.engine.ticket import Ticket as Ticket

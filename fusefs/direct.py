@@ -22,6 +22,7 @@ import trio
 from fusefs.handles import DirectoryHandle, FileHandle
 from fusefs.observed import UNDER_WAY, operation
 from fusefs.permits import READ, WRITE, Permits
+from fusefs.streams import LONG, Streams
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
@@ -37,6 +38,7 @@ class DirectReads:
         self._under_way = 0
         self._idle = trio.Event()
         self._observed = operation("read")
+        self.streams: Streams | None = None  # where the compiled part is there
 
     def read(
         self,
@@ -45,9 +47,10 @@ class DirectReads:
         size: int,
         reply: Callable[[bytes | memoryview], object],
         again: Callable[[], None],
+        take: Callable[[int, int], object],
     ) -> bytes | bool:
-        """The bytes; True if `reply` is or will be called with them in a thread, or else `again` on the loop; False if
-        the usual handler must be asked."""
+        """The bytes; True if `reply` is or will be called with them in a thread, or else `again` on the loop, or if
+        `take` has taken it (`streams`); False if the usual handler must be asked."""
         begun = perf_counter()
         if not isinstance(handle, FileHandle):
             return False
@@ -58,8 +61,15 @@ class DirectReads:
         reader = None
         try:
             self._permits.require(WRITE if handle.writable else READ, file.bucket)
-            reader = self._store.reader(base, start, end - start)
             self._reads(handle, start, end)
+            if (
+                self.streams is not None
+                and end - start >= LONG
+                and not handle.ours
+                and self.streams.take(handle, base, start, end, take)
+            ):
+                return True
+            reader = self._store.reader(base, start, end - start)
         except Exception:  # the usual handler meets the same and says so: out of here nothing would be an answer
             if reader is not None:
                 reader.close()
@@ -94,8 +104,15 @@ class DirectReads:
             return False
         return True
 
+    def closed(self, handle: FileHandle) -> None:
+        """The program has closed it."""
+        if self.streams is not None:
+            self.streams.close(handle)
+
     async def idle(self) -> None:
         """All are answered: the session may end."""
         while self._under_way:
             self._idle = trio.Event()
             await self._idle.wait()
+        if self.streams is not None:
+            await self.streams.idle()

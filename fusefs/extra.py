@@ -18,6 +18,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Protocol
 
+import trio
 from pyfuse3 import FUSEError
 
 from fusefs import interposed
@@ -51,13 +52,21 @@ class Handlers(Protocol):
         """pread(2)."""
 
     def read_directly(
-        self, fh: int, start: int, size: int, reply: Callable[[bytes | memoryview], object], again: type_again, /
+        self,
+        fh: int,
+        start: int,
+        size: int,
+        reply: Callable[[bytes | memoryview], object],
+        again: type_again,
+        take: type_take,
+        /,
     ) -> bytes | bool:
         """The bytes, if memory has them; True if a thread will `reply` or, if it could not read, the loop call `again`:
-        then it is for `read`, as it is if False."""
+        then it is for `read`, as it is if False.  True also if `take(window, end)` has taken it (reads.c)."""
 
 
 type_again = Callable[[], None]
+type_take = Callable[[int, int], object]
 type_start = Callable[..., object]
 type_reply = Callable[[int | None, Any], object]
 
@@ -110,9 +119,24 @@ def install(library: ctypes.CDLL | None, handlers: Handlers, start: type_start) 
         else:
             library.fuse_reply_buf(request, data, len(data))
 
+    reads_take = interposed.Take(("reads_take", library)) if interposed.has_reads(library) else None
+    token = trio.lowlevel.current_trio_token()
+
+    def failed(request: int | None, fh: int, start: int, size: int) -> None:
+        """In a thread of the compiled part's."""
+        try:
+            token.run_sync_soon(read_again, request, fh, start, size)
+        except trio.RunFinishedError:
+            fail(request, errno.EIO)
+
     def read(request: int | None, fh: int, start: int, size: int) -> int:
-        reply = partial(reply_from_thread, request)
-        taken = handlers.read_directly(fh, start, size, reply, partial(read_again, request, fh, start, size))
+        reply, again = partial(reply_from_thread, request), partial(read_again, request, fh, start, size)
+
+        def take(window: int, end: int) -> int:
+            assert reads_take is not None, "there is a window"
+            return int(reads_take(window, request, fh, start, size, end))
+
+        taken = handlers.read_directly(fh, start, size, reply, again, take)
         if not isinstance(taken, bool):
             reply_buffer(request, taken, len(taken))
         return taken is not False
@@ -130,8 +154,11 @@ def install(library: ctypes.CDLL | None, handlers: Handlers, start: type_start) 
             )
         ),
     )
+    unanswered = interposed.Failed(failed)
     library.extra_install(*callbacks[1:], callbacks[0])
-    _kept[:] = callbacks
+    if reads_take is not None:
+        library.reads_install(unanswered)
+    _kept[:] = [*callbacks, unanswered]
 
 
 def is_in_place(library: ctypes.CDLL | None) -> bool:

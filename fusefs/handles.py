@@ -32,6 +32,7 @@ from fusefs.windows import Windows
 
 if TYPE_CHECKING:
     from appliance.store import Ticket
+    from fusefs.streams import Stream
 
 log = logging.getLogger(__name__)
 
@@ -235,9 +236,9 @@ class File:
 class FileHandle:
     """One open(2).  `writable` handles commit when they are closed.  `direct`: reads and writes are the
     program's own, not the kernel cache's.  `ours`: it fetches what programs will read (`prefetch`).  `unseen`: reading
-    by it is no access (O_NOATIME, open(2))."""
+    by it is no access (O_NOATIME, open(2)).  `stream`: how it is read in order (`streams`)."""
 
-    __slots__ = ("direct", "file", "ours", "unseen", "writable")
+    __slots__ = ("direct", "file", "ours", "stream", "unseen", "writable")
 
     def __init__(self, file: File, writable: bool, *, direct: bool, ours: bool = False, unseen: bool = False) -> None:
         self.file = file
@@ -245,6 +246,7 @@ class FileHandle:
         self.direct = direct
         self.ours = ours
         self.unseen = ours or unseen
+        self.stream: Stream | None = None
 
 
 class DirectoryHandle:

@@ -1,4 +1,4 @@
-"""The compiled part (extra.c), loaded where the linker finds it before it finds libfuse.
+"""The compiled part (extra.c, reads.c), loaded where the linker finds it before it finds libfuse.
 
 Has to be imported before pyfuse3, whose calls are bound when it is loaded.  Where the package was installed without a
 compiler or libfuse's headers `library` is None, and `MISSING` says what that means and what to do about it.
@@ -40,6 +40,18 @@ Read: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, 
 # these keep the interpreter's lock; the reply as pyfuse3's do: whoever took it meanwhile would not give it back at once
 Reply: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
 Arrived: Final = ctypes.PYFUNCTYPE(ctypes.py_object)
+Take: Final = ctypes.PYFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_uint64,
+    ctypes.c_int64,
+    ctypes.c_size_t,
+    ctypes.c_int64,
+)
+Ended: Final = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+# this is called by a thread that is not Python's
+Failed: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int64, ctypes.c_size_t)
 
 
 def _load() -> ctypes.CDLL | None:
@@ -57,6 +69,12 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.extra_install.restype = None
     library.extra_write_back.argtypes = [ctypes.c_uint64, ctypes.c_int64]
     library.extra_asked.restype = ctypes.c_uint64
+    if has_reads(library):
+        library.reads_install.argtypes = [Failed]
+        library.reads_window.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
+        library.reads_window.restype = ctypes.c_void_p
+        library.reads_busy.argtypes = library.reads_free.argtypes = [ctypes.c_void_p]
+        library.reads_busy.restype = ctypes.c_uint
     Arrived(("extra_arrived", library))
     for name, arguments in (
         ("fuse_reply_err", [ctypes.c_void_p, ctypes.c_int]),
@@ -66,6 +84,11 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     ):
         getattr(library, name).argtypes = arguments  # libfuse's own: the library is linked against it
     return library
+
+
+def has_reads(library: ctypes.CDLL) -> bool:
+    """Whether reads.c is in it.  It may be of an older source: then long reads are answered like all others."""
+    return hasattr(library, "reads_take")
 
 
 library: Final = _load()

@@ -40,6 +40,8 @@ from fusefs.handshake import Handshake
 from fusefs.operations import Operations
 from fusefs.ownership import ROOTS, Ownership
 from fusefs.prefetch import Prefetch
+from fusefs.reads import Reads
+from fusefs.streams import Streams
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
@@ -134,6 +136,8 @@ class Mount:
             store, self._kernel, principal=principal, durable_close=durable_close, ownership=ownership
         )
         self.prefetch = self.operations.prefetch = Prefetch(point)
+        if interposed.library is not None and interposed.has_reads(interposed.library):
+            self.operations.direct.streams = Streams(store, Reads(interposed.library))
         self._allow_other = allow_other
         self._guard: Guard | None = None
         self._tasks: trio.Nursery | None = None  # of handlers that pyfuse3 does not run

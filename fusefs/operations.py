@@ -117,6 +117,8 @@ class Operations(pyfuse3.Operations):
                 nursery.start_soon(self.pending.run)
                 if self.prefetch is not None:
                     nursery.start_soon(self.prefetch.run)
+                if self.direct.streams is not None:
+                    nursery.start_soon(self.direct.streams.run)
                 task_status.started()
         finally:
             self._unwatch_hidden()
@@ -312,10 +314,16 @@ class Operations(pyfuse3.Operations):
         return await read(self.store, file, off, end)
 
     def read_directly(
-        self, fh: int, start: int, size: int, reply: Callable[[bytes | memoryview], object], again: Callable[[], None]
+        self,
+        fh: int,
+        start: int,
+        size: int,
+        reply: Callable[[bytes | memoryview], object],
+        again: Callable[[], None],
+        take: Callable[[int, int], object],
     ) -> bytes | bool:
         """As `read`, of what is committed, but answered by the thread that has read it (`direct`)."""
-        return self.direct.read(self.handles.get(fh), start, size, reply, again)
+        return self.direct.read(self.handles.get(fh), start, size, reply, again, take)
 
     def _reads(self, handle: FileHandle, start: int, end: int) -> None:
         """A program has asked for these bytes of a file, or we have."""
@@ -408,6 +416,7 @@ class Operations(pyfuse3.Operations):
                 await self.files.commit(file)
         finally:
             del self.handles[fh]
+            self.direct.closed(handle)
             file.opens -= 1
             file.writers -= handle.writable
             if not file.writers:

@@ -94,6 +94,11 @@ class RawDevice:
             log.warning("%s: no direct I/O on this file system; the page cache is used and flushed", name)
         return cls(descriptor, name, size, sector, block=block, direct=direct)
 
+    @property
+    def descriptor(self) -> int:
+        """For who reads without the interpreter.  Raises OSError once it is closed."""
+        return self._open_descriptor()
+
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fills `buffer`.  Raises OSError naming the device; EIO for a short read."""
         self._transfer(os.preadv, "read", offset, buffer)

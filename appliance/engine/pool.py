@@ -268,8 +268,7 @@ class Pool:
         if ref.length <= page.extent_length(GATHER_MAX):
             assert not whole_blocks, "a small page is remembered whole"
             return self._read_small(device, ref, start, end, into, customer, in_clear)
-        header = self.header(device, ref)
-        _require_chunk(header, ref)
+        header = self.proven_header(device, ref)
         low = start // BLOCK * BLOCK
         high = min(-(-end // BLOCK) * BLOCK, header.payload)
         if not start <= end <= header.payload:
@@ -317,6 +316,12 @@ class Pool:
         else:
             secret = self.data_key(number)
         cipher.unseal(secret, header.seal, header.chunk, header.index, first, blocks)
+
+    def proven_header(self, device: PoolDevice, ref: PageRef) -> PageHeader:
+        """A long page's header, which is the one that `ref` means.  Raises DamagedError, OSError."""
+        header = self.header(device, ref)
+        _require_chunk(header, ref)
+        return header
 
     def header(self, device: PoolDevice, ref: PageRef) -> PageHeader:
         """A long page's header, from memory (verified when it was read: H3) or the device."""

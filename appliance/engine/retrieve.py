@@ -19,6 +19,7 @@ import outcome
 from appliance.catalogue.content import INLINE, MAPPED, WHOLE, inline_bytes, require_body
 from appliance.device.buffers import scratch
 from appliance.device.lanes import CallLanes
+from appliance.engine.places import Place, places
 from appliance.engine.plan import LongPlan, LongReads, Step, cut, steps_of
 from appliance.engine.pool import PageRef, Pool, page_room
 from appliance.errors import Code, StoreError
@@ -181,7 +182,9 @@ class Reader:
         self._steps: list[Step] = []
         self._long: LongPlan | None = None
         self._begun = False  # the long plan is heeded
+        self._node = node.id
         self._generation = node.generation
+        self._looked = seq  # the newest batch of which it is known that the node still stood
         self._whole_chunk = 0
         self._pin: int | None = None
         self._customer = customer  # what only that key opens is never remembered
@@ -327,6 +330,21 @@ class Reader:
         """`use` of the range in a thread, in one piece of memory that is valid until it returns; then, on the loop,
         `done` of how it ended.  Only then may it be closed."""
         self._retrieval.lanes.start(partial(self._use_now, use), done)
+
+    def locate(self, done: Callable[[outcome.Outcome[list[Place]]], None]) -> None:
+        """Where the range lies (`places`), found in a thread; then, on the loop, `done`.  It is true until this is
+        closed, and it may be closed only then."""
+        assert self._long is None, "what is planned by windows is told by windows"
+        self._retrieval.lanes.start(partial(places, self._retrieval.pool, self._steps, self._start), done)
+
+    def stands(self, shown: int) -> bool:
+        """Whether the node is still what it was when this was made, seen after the batch `shown`.  On the loop."""
+        if shown != self._looked:
+            rows = self._retrieval.every("SELECT generation FROM node WHERE id=?", (self._node,))
+            if not rows or rows[0][0] != self._generation:
+                return False
+            self._looked = shown
+        return True
 
     def _use_now(self, use: Callable[[bytes | memoryview], object]) -> None:
         if self._data is None and self._long is None and len(self._steps) == 1 and self.length > RANGE_KEPT_MAX:

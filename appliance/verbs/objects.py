@@ -207,6 +207,10 @@ class ObjectVerbs(Verbs):
             customer.secret if customer is not None else None,
         )
 
+    def stands(self, reader: Reader) -> bool:
+        """Whether a new reader of the same node would read the same."""
+        return reader.stands(self.engine.shown)
+
     async def ingest(
         self, bucket: Bucket, size: int | None, key: bytes = b"", encryption: DataKey | None = None
     ) -> Ingest:

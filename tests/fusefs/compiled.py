@@ -12,20 +12,34 @@ from pathlib import Path
 
 import fusefs
 
-SOURCE = Path(fusefs.__file__).parent / "extra.c"
+HOME = Path(fusefs.__file__).parent
+SOURCES = [HOME / "extra.c", HOME / "reads.c", HOME / "sums.c"]
 
 
 def build(target: Path | None = None) -> Path:
     """The library; with every warning an error."""
     if target is None:
-        target = SOURCE.with_name(f"_extra{sysconfig.get_config_var('EXT_SUFFIX')}")
-        if target.exists() and target.stat().st_mtime >= SOURCE.stat().st_mtime:
+        target = HOME / f"_extra{sysconfig.get_config_var('EXT_SUFFIX')}"
+        newest = max(source.stat().st_mtime for source in [*SOURCES, HOME / "sums.h"])
+        if target.exists() and target.stat().st_mtime >= newest:
             return target
     flags = subprocess.run(
         ["pkg-config", "--cflags", "--libs", "fuse3"], capture_output=True, text=True, check=True
     ).stdout.split()
     new = target.with_name(f"{target.name}.{os.getpid()}")
-    compiler = ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", str(SOURCE), "-o", str(new)]
+    compiler = [
+        "cc",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-shared",
+        "-fPIC",
+        "-pthread",
+        *map(str, SOURCES),
+        "-o",
+        str(new),
+    ]
     subprocess.run([*compiler, *flags, "-ldl"], check=True)
     new.rename(target)
     return target

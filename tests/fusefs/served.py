@@ -48,6 +48,7 @@ async def answer(door: Door, mount: Mount, verb: str, *arguments: str) -> object
             "cpu": sum(os.times()[:2]),
             "reads": sum(OPERATIONS["read"].counts),
             "fetched": OPERATIONS["prefetch"].bytes,
+            "taken": 0 if (streams := mount.operations.direct.streams) is None else streams.taken,
         }
     if verb == "fill":
         async with trio.open_nursery() as nursery:

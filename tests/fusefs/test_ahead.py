@@ -142,7 +142,7 @@ def test_what_was_synced_and_cannot_be_shown_is_refused_until_a_restart(tmp_path
         ):
             async with refused(errno.EIO):
                 await ask()
-        assert mount.ops.read_directly(fh, 0, 10, print, print) is False, "nor is it read past the handlers"
+        assert mount.ops.read_directly(fh, 0, 10, print, print, print) is False, "nor is it read past the handlers"
         assert sorted(await mount.listdir("")) == [b"other", b"photos"]
         assert await mount.read_file("other/log") == DATA
         await mount.ops.release(fh)

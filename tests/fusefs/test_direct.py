@@ -24,7 +24,7 @@ class Asked:
         self.replies: list[bytes] = []
         self.again = 0
         self.taken = mount.ops.read_directly(
-            fh, start, size, lambda data: self.replies.append(bytes(data)), self._ask_again
+            fh, start, size, lambda data: self.replies.append(bytes(data)), self._ask_again, lambda window, end: 0
         )
 
     def _ask_again(self) -> None:

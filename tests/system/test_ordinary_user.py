@@ -165,7 +165,12 @@ def installed_before(state: Path, venv: Path) -> None:
             (own / name).symlink_to(venv / name)
     shutil.copy(venv / "pyvenv.cfg", own)
     version = subprocess.run([venv / "bin/python", "--version"], capture_output=True, check=True).stdout
-    decisive_files = ("pyproject.toml", "constraints.txt", "setup.py", "fusefs/extra.c")
+    decisive_files = (
+        "pyproject.toml",
+        "constraints.txt",
+        "setup.py",
+        *(f"fusefs/{name}.c" for name in ("extra", "reads", "sums")),
+    )
     files = b"".join((HOUSE / name).read_bytes() for name in decisive_files)
     decisive = version + f"{HOUSE}\n".encode() + files
     (own / ".tierce-installed").write_text(f"{hashlib.sha256(decisive).hexdigest()}  -\n")
