@@ -10,7 +10,7 @@ from tests.system.box import BIN, HOUSE, Box, clean_environment, digest
 
 INSTALLED: Final = BIN.parent / "clients"
 PROGRAMS: Final = Path(__file__).parent / "programs"
-TIMEOUT: Final = 120.0
+TIMEOUT: Final = 300.0
 REGION: Final = "us-east-1"
 
 
