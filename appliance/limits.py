@@ -54,9 +54,9 @@ MOVE_CEILING: Final = 0.95  # ... background moves here; deletes, journal and sn
 DATA_KEY_AGE_MAX: Final = 365 * 86_400 * 10**9  # nanoseconds that one data key seals new data
 DATA_KEY_BYTES_MAX: Final = 16 * TIB  # ... and bytes: what a leaked key opens is bounded
 
-# --- memory
-BUFFER_COUNT: Final = 32  # 4 MiB aligned buffers shared by all large transfers: their exhaustion is the back-pressure
-BODY_CACHE: Final = 48 * MIB  # verified small bodies
+# --- memory: with all of it in use, and 32 long reads of STREAM_PIECE each besides, the daemon stays below 300 MiB
+BUFFER_COUNT: Final = 16  # 4 MiB aligned buffers shared by all large transfers: their exhaustion is the back-pressure
+BODY_CACHE: Final = 32 * MIB  # verified small bodies
 HEADER_CACHE: Final = 8192  # decoded page headers kept for range reads (2.2 KiB each at most, 3.3 sealed)
 
 # --- the mount

@@ -36,7 +36,7 @@ def test_scripts_that_are_named_exist(path: Path) -> None:
 
 def commands() -> set[str]:
     """What documents call: `tierce a b` in code or in a console."""
-    return set(re.findall(r"\btierce ((?:[a-z-]+ ?)+)", README))
+    return set(re.findall(r"\btierce (?:--state-dir \w+ )?((?:[a-z-]+ ?)+)", README))
 
 
 def test_commands_that_the_readme_names_exist() -> None:

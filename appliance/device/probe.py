@@ -69,7 +69,9 @@ def probe(path: str | os.PathLike[str], recognise: Recognise | None = None) -> P
         if stat.S_ISREG(status.st_mode):
             return _probe_file(name, status.st_size, recognise)
     except OSError as error:
-        raise StoreError(Code.UNAVAILABLE, f"{name} can't be examined: {error.strerror}", cause=str(error)) from error
+        refused = "; run as root or give this user access" if isinstance(error, PermissionError) else ""
+        text = f"{name} can't be examined: {error.strerror}{refused}"
+        raise StoreError(Code.UNAVAILABLE, text, cause=str(error)) from error
     raise StoreError(Code.UNAVAILABLE, f"{name} is neither a block device nor a regular file")
 
 

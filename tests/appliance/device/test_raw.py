@@ -189,6 +189,15 @@ def test_probing_a_file(path: Path) -> None:
     assert probe(path).signatures == ()
 
 
+def test_what_may_not_be_opened_says_who_may(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: object, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", name)
+
+    monkeypatch.setattr("appliance.device.probe.os.open", refuse)
+    with pytest.raises(StoreError, match="Permission denied; run as root or give this user access"):
+        probe(path, lambda head, tail: [])
+
+
 def test_listing_devices_writes_nothing_and_names_paths() -> None:
     devices = list_devices()
     assert all(device.kind == "block" and device.path.startswith("/dev/") and device.size > 0 for device in devices)
