@@ -78,7 +78,8 @@ def admitted(admission: Admission, handler: Callable[P, Coroutine[Any, Any, R]])
             raise FUSEError(errno.EIO) from None
         finally:
             UNDER_WAY.requests -= 1
-            observed.ended(perf_counter() - started)
+            UNDER_WAY.answered = ended = perf_counter()
+            observed.ended(ended - started)
         if moved is not None:
             observed.bytes += moved(result)
         return result

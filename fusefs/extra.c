@@ -4,8 +4,8 @@
  * binds pyfuse3's calls:
  *
  *     fuse_session_new          completes the table of operations by lseek, fallocate and copy_file_range, puts a
- *                               handler of whole replies in the place of pyfuse3's readdirplus, and one before its
- *                               read, which gets what that one does not take
+ *                               handler of whole replies in the place of pyfuse3's readdirplus, and one each before
+ *                               its read and fsync, which get what that one does not take
  *     fuse_session_receive_buf  reads the largest writes into a bytes object of Python's, which the handler keeps: libfuse
  *                               would read them into its buffer, and pyfuse3 copy them with the interpreter held.
  *                               pyfuse3's handler gets a write without bytes, and asks here for what came with it
@@ -54,6 +54,8 @@ typedef void (*copy_handler)(fuse_req_t, unsigned long long fh_in, long long off
                              long long offset_out, size_t length, int flags);
 typedef void (*list_handler)(fuse_req_t, unsigned long long fh, long long offset, size_t size);
 typedef int (*read_handler)(fuse_req_t, unsigned long long fh, long long offset, size_t size);
+typedef int (*sync_handler)(fuse_req_t, unsigned long long fh, int datasync);
+typedef void (*given_sync_handler)(fuse_req_t, fuse_ino_t, int, struct fuse_file_info *);
 typedef void (*given_handler)(fuse_req_t, fuse_ino_t, size_t, off_t, struct fuse_file_info *);
 
 static seek_handler on_seek;
@@ -61,7 +63,9 @@ static allocate_handler on_allocate;
 static copy_handler on_copy;
 static list_handler on_list;
 static read_handler on_read; /* whether it takes the request */
+static sync_handler on_sync; /* the same */
 static given_handler given_read;
+static given_sync_handler given_sync;
 static struct fuse_session *session;
 static unsigned long long asked;
 static void *vessel;  /* the bytes object that the next large write is read into */
@@ -69,13 +73,14 @@ static void *arrived; /* the one that came with the write that was taken in last
 
 /* The handlers of sessions that are made from now on. */
 void extra_install(seek_handler seek, allocate_handler allocate, copy_handler copy, list_handler list,
-                   read_handler read)
+                   read_handler read, sync_handler sync)
 {
     on_seek = seek;
     on_allocate = allocate;
     on_copy = copy;
     on_list = list;
     on_read = read;
+    on_sync = sync;
     session = NULL;
 }
 
@@ -133,6 +138,12 @@ static void read_(fuse_req_t request, fuse_ino_t inode, size_t size, off_t offse
         given_read(request, inode, size, offset, file);
 }
 
+static void sync_(fuse_req_t request, fuse_ino_t inode, int datasync, struct fuse_file_info *file)
+{
+    if (!on_sync(request, file->fh, datasync))
+        given_sync(request, inode, datasync, file);
+}
+
 /* libfuse's own function of that name. */
 static void *libfuse(const char *name)
 {
@@ -164,6 +175,8 @@ struct fuse_session *fuse_session_new(struct fuse_args *arguments, const struct 
     operations.readdirplus = list;
     given_read = operations.read;
     operations.read = read_;
+    given_sync = operations.fsync;
+    operations.fsync = sync_;
     session = real(arguments, &operations, sizeof operations, data);
     return session;
 }

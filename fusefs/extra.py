@@ -64,6 +64,13 @@ class Handlers(Protocol):
         """The bytes, if memory has them; True if a thread will `reply` or, if it could not read, the loop call `again`:
         then it is for `read`, as it is if False.  True also if `take(window, end)` has taken it (reads.c)."""
 
+    async def fsync(self, fh: int, datasync: bool, /) -> None:
+        """fsync(2), fdatasync(2)."""
+
+    def sync_directly(self, fh: int, reply: Callable[[], object], again: type_again, /) -> bool:
+        """Whether a thread will `reply` when all is durable or, if it fails, the loop call `again`: then it is for
+        `fsync`, as it is if not."""
+
 
 type_again = Callable[[], None]
 type_take = Callable[[int, int], object]
@@ -141,8 +148,14 @@ def install(library: ctypes.CDLL | None, handlers: Handlers, start: type_start) 
             reply_buffer(request, taken, len(taken))
         return taken is not False
 
+    sync_again = answer(lambda request, _: fail(request, 0), handlers.fsync)
+
+    def sync(request: int | None, fh: int, datasync: int) -> int:
+        return handlers.sync_directly(fh, partial(fail, request, 0), partial(sync_again, request, fh, bool(datasync)))
+
     callbacks = (
         interposed.Read(read),
+        interposed.Sync(sync),
         interposed.Seek(answer(library.fuse_reply_lseek, handlers.lseek)),
         interposed.Allocate(answer(lambda request, _: fail(request, 0), handlers.fallocate)),
         interposed.Copy(answer(library.fuse_reply_write, handlers.copy_file_range)),
@@ -155,7 +168,7 @@ def install(library: ctypes.CDLL | None, handlers: Handlers, start: type_start) 
         ),
     )
     unanswered = interposed.Failed(failed)
-    library.extra_install(*callbacks[1:], callbacks[0])
+    library.extra_install(*callbacks[2:], *callbacks[:2])
     if reads_take is not None:
         library.reads_install(unanswered)
     _kept[:] = [*callbacks, unanswered]

@@ -34,7 +34,9 @@ from fusefs.observed import UNDER_WAY
 BURST: Final = 32  # requests between two turns of the others
 PASS: Final = 500e-6  # seconds between two turns of the others, while looking
 LOOK: Final = 60e-6  # seconds
-EARLY: Final = 150e-6  # seconds of sleep: looking would have found it, as waking up takes some 50 us
+EARLY: Final = (
+    150e-6  # seconds of sleep, or since the last answer: looking would have found it, as waking up takes 50 us
+)
 
 
 class Lock:
@@ -127,7 +129,7 @@ class Poller:
         slept = self._clock()
         await trio.lowlevel.wait_readable(descriptor)
         self._turn = self._clock()
-        self.looks = self._turn - slept < EARLY
+        self.looks = self._turn - max(slept, UNDER_WAY.answered) < EARLY  # who waits for an answer asks nothing
 
     def notify_closing(self, descriptor: int) -> None:
         """`descriptor` is about to be closed: who waits for it, asleep or looking, gets ClosedResourceError."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from appliance import settings
 from appliance.errors import Code, StoreError
@@ -225,6 +225,26 @@ class File:
     def takes_patches(self) -> bool:
         """Whether a small change of it goes the journal's short path: cheaper than a page, and folded once it rests."""
         return self.base is not None and self.base.kind in (BodyKind.CHUNK, BodyKind.MAP) and not self.sealed
+
+    def as_submitted(self) -> dict[str, Any]:
+        """What a commit says of it now, beside its bytes: arguments of the store's `submit_file`."""
+        return {
+            "node": self.inode,
+            "create": self.create,
+            "mode": self.mode,
+            "uid": self.uid,
+            "gid": self.gid,
+            "atime_ns": self.atime_ns,
+            "mtime_ns": self.mtime_ns,
+            "ctime_ns": self.ctime_ns,
+            "made_ns": self.made_ns,
+            "attributes": self.attributes if self.attributes_changed else None,
+            "place": self.place,
+            "begins": self.begins,
+            "stays": self.stays,
+            "done": self.done,
+            "until": self.until,
+        }
 
     def current_attributes(self) -> Attributes:
         """What clients said, with what is not committed yet."""

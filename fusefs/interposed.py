@@ -39,6 +39,7 @@ List: Final = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c
 Read: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int64, ctypes.c_size_t)
 # these keep the interpreter's lock; the reply as pyfuse3's do: whoever took it meanwhile would not give it back at once
 Reply: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
+Sync: Final = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int)
 Arrived: Final = ctypes.PYFUNCTYPE(ctypes.py_object)
 Take: Final = ctypes.PYFUNCTYPE(
     ctypes.c_int,
@@ -65,7 +66,7 @@ def _load() -> ctypes.CDLL | None:
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
-    library.extra_install.argtypes = [Seek, Allocate, Copy, List, Read]
+    library.extra_install.argtypes = [Seek, Allocate, Copy, List, Read, Sync]
     library.extra_install.restype = None
     library.extra_write_back.argtypes = [ctypes.c_uint64, ctypes.c_int64]
     library.extra_asked.restype = ctypes.c_uint64

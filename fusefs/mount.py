@@ -179,6 +179,7 @@ class Mount:
         finally:
             with trio.CancelScope(shield=True):
                 await self.operations.direct.idle()
+                await self.operations.syncs.idle()
             try:
                 if by_hand and self._made_for_us is None and self._is_alone():
                     take_away(self.point)

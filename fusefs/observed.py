@@ -21,12 +21,13 @@ OPERATIONS: Final[dict[str, Operation]] = {}
 
 
 class UnderWay:
-    """How many requests are begun and not answered."""
+    """How many requests are begun and not answered, and when the last of the others was (`perf_counter`)."""
 
-    __slots__ = ("requests",)
+    __slots__ = ("answered", "requests")
 
     def __init__(self) -> None:
         self.requests = 0
+        self.answered = 0.0
 
 
 UNDER_WAY: Final = UnderWay()

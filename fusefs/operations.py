@@ -60,6 +60,7 @@ from fusefs.prefetch import SMALL, Prefetch
 from fusefs.ranges import Ranges
 from fusefs.reading import committed_now, read
 from fusefs.space import space_at
+from fusefs.syncing import DirectSyncs
 from fusefs.times import clock_ns
 from fusefs.writeback import WriteBack
 
@@ -103,6 +104,7 @@ class Operations(pyfuse3.Operations):
         self._kernel = kernel
         self.prefetch: Prefetch | None = None
         self.direct = DirectReads(store, self.permits, self._reads)
+        self.syncs = DirectSyncs(self.files, self.pending, self.permits)
         self.ranges = Ranges(store, self.files, kernel)
         self.handles: dict[int, FileHandle | DirectoryHandle] = {}
         self.positions = Positions()
@@ -379,6 +381,10 @@ class Operations(pyfuse3.Operations):
         await self.pending.named(file.inode)
         self.pending.synced(file.inode)
         self.files.promises.report(file)
+
+    def sync_directly(self, fh: int, reply: Callable[[], object], again: Callable[[], None]) -> bool:
+        """As `fsync`, of little, but answered by the thread that made it durable (`syncing`)."""
+        return self.syncs.sync(self.handles.get(fh), reply, again)
 
     @handling
     async def lseek(self, fh: int, offset: int, whence: int) -> int:

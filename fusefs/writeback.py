@@ -25,12 +25,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from appliance.errors import Code, StoreError
-from appliance.limits import CHUNK_SIZE, GATHER_MAX, MIB
+from appliance.limits import CHUNK_SIZE, GATHER_MAX, MIB, PATCH_MAX
 from appliance.model import Bucket, NewChunk, Node
 from fusefs.again import given_up, require_done, taken_back
 from fusefs.answered import BeingRemoved
@@ -419,10 +419,57 @@ class WriteBack:
             segments += await self._stage_segments(
                 file, token, [segment for segment in taken if segment.in_memory], owner=token
             )
-            assert all(segment.end <= size for segment in segments)
             punched = [] if file.create else list(punched_of(taken, size if cut is None else min(cut, size)))
-            if self._is_orphan(file):  # its last name went while its bytes were staged
-                return
+        except BaseException:
+            self._take_back(file, token, since, cut)
+            raise
+        if not self._is_orphan(file):  # its last name may have gone while its bytes were staged
+            self._enter(file, token, size, since, cut, segments, punched, late=late)
+
+    def submit_little(self, file: File, reply: Callable[[], object], told: Callable[[bool], object]) -> bool:
+        """As `commit` for `make_durable`, but without a wait, and `reply` and `told` as `engine.ticket.Ticket` has
+        them.  False, and nothing is done: there is nothing to do, or it is not so little, or not so plain, as a
+        database's page in a file of which S3 knows all but what was synced lately."""
+        overlay, last = file.overlay, file.pending[-1].ticket if file.pending else None
+        if not file.dirty or file.lock.locked() or file.cut is not None or file.orphan or file.staged:
+            return False
+        if not file.takes_patches or file.error or file.refused or overlay.fresh > PATCH_MAX:
+            return False
+        if last is not None and (not last.durable or last.done):  # what fails is told by who waits
+            return False
+        if not overlay.fresh or any(segment.owner == 0 and not segment.in_memory for segment in overlay):
+            return False
+        token, size, since = next(self._tokens), file.size, file.dirty_since
+        gathering = gather(overlay.claim(token), CHUNK_SIZE)[0]
+        chunk = self.store.carried(gathering.pieces)
+        file.staged.append(chunk)
+        self.memory += len(chunk.data)
+        overlay.stage(token, gathering.placements, chunk, token)
+        self._count(file)
+        file.dirty_since, file.building = NOT_DIRTY, size
+        segments = [Segment(start, end, chunk, skip, token) for start, end, skip in gathering.placements]
+        self._enter(file, token, size, since, None, segments, [], late=True, reply=reply, told=told)
+        return True
+
+    def _take_back(self, file: File, token: int, since: float, cut: int | None) -> None:
+        file.overlay.unclaim(token)
+        file.dirty_since = since
+        file.cut, file.building = lower(cut, file.cut), 0
+
+    def _enter(
+        self,
+        file: File,
+        token: int,
+        size: int,
+        since: float,
+        cut: int | None,
+        segments: list[Segment],
+        punched: list[tuple[int, int]],
+        **how: Any,
+    ) -> None:
+        """What `token` took is submitted; `how` as `submit_file` has it."""
+        assert all(segment.end <= size for segment in segments)
+        try:
             chunks = chunks_of(segments)
             ids = {chunk.id for chunk in chunks}
             unused = [chunk for chunk in file.staged if chunk.id not in ids]
@@ -432,34 +479,18 @@ class WriteBack:
             promised = self.promises.of_commit(file, size) if changed else (0, 0)
             ticket = self.store.submit_file(
                 file.bucket,
-                node=file.inode,
-                create=file.create,
-                mode=file.mode,
-                uid=file.uid,
-                gid=file.gid,
-                atime_ns=file.atime_ns,
-                mtime_ns=file.mtime_ns,
+                **file.as_submitted(),
                 now_ns=time.time_ns(),
-                ctime_ns=file.ctime_ns,
-                made_ns=file.made_ns,
                 size=size,
                 cut=None if file.create else cut,
                 chunks=chunks,
                 slices=slices_of(segments),
-                attributes=file.attributes if file.attributes_changed else None,
-                place=file.place,
-                begins=file.begins,
-                stays=file.stays,
-                done=file.done,
                 promised=promised,
                 punched=punched,
-                until=file.until,
-                late=late,
+                **how,
             )
         except BaseException:
-            file.overlay.unclaim(token)
-            file.dirty_since = since
-            file.cut, file.building = lower(cut, file.cut), 0
+            self._take_back(file, token, since, cut)
             raise
         file.staged = []
         makes, file.create, file.building = file.create is not None, None, 0

@@ -203,11 +203,18 @@ class Engine:
 
     # ------------------------------------------------------------------ submitting
     def submit(
-        self, command: commands.Command, *, announce: bool = False, patient: bool = False, late: bool = False
+        self,
+        command: commands.Command,
+        *,
+        announce: bool = False,
+        patient: bool = False,
+        late: bool = False,
+        reply: Callable[[], object] | None = None,
+        told: Callable[[bool], object] | None = None,
     ) -> Ticket:
         """Queues a command.  Order of submission is order of commit.  A `patient` one may linger, until somebody waits
         for it or submits one that is not.  The rows of a `late` one may be shown later than they are durable, unless
-        somebody waits for them."""
+        somebody waits for them; `reply` and `told` as `Ticket` has them."""
         chunks = command.new_chunks
         weight = 0
         for chunk in chunks:
@@ -216,7 +223,7 @@ class Engine:
                 self.staged.take(chunk.id)
         ticket = Ticket(command, weight, announce=announce)
         if late:
-            ticket.late, ticket.show = True, self._catch_up
+            ticket.late, ticket.show, ticket.reply, ticket.told = True, self._catch_up, reply, told
         self.last = ticket
         if announce:
             self.announced = ticket
@@ -285,10 +292,7 @@ class Engine:
             first = carried or self._next()
             carried = None
             if first is None or isinstance(first, _Job):
-                late = self.committer.catch_up()
-                if late is not None and not self._tell(self._deliver, late, self._runs):
-                    return
-                if first is None:
+                if not self._index() or first is None:
                     return
                 first.run()
                 continue
@@ -307,9 +311,7 @@ class Engine:
                     break
                 weight += ticket.weight
                 batch.append(ticket)
-            done = self._run(batch)
-            told = self._tell(self._stand, batch) if done is None else self._tell(self._deliver, done, self._runs)
-            if not told:
+            if not self._run(batch):
                 return
             self._between_batches()
 
@@ -320,17 +322,30 @@ class Engine:
         try:
             return self._queue.get(timeout=AHEAD_IDLE)
         except queue.Empty:
-            return _Job(_nothing)
+            return _Job()
 
-    def _run(self, batch: Sequence[Ticket]) -> Batch | None:
-        """One batch; None: it is ahead of the index."""
+    def _run(self, batch: Sequence[Ticket]) -> bool:
+        """One batch.  Who only waits until it is durable is answered, then the loop is told, then what is ahead of the
+        index is put there if it is much.  False when the loop has ended."""
         self._runs += 1
-        if self.committer.ahead < AHEAD_MAX and all(ticket.late for ticket in batch):
-            return self.committer.run_ahead(batch)
-        return self.committer.run(batch)
+        late = all(ticket.late for ticket in batch)
+        done = self.committer.run_ahead(batch) if late else self.committer.run(batch)
+        for ticket in batch:
+            ticket.answer()
+        if done is not None:
+            return self._tell(self._deliver, done, self._runs)
+        return self._tell(self._stand, batch) and (self.committer.ahead < AHEAD_MAX or self._index())
+
+    def _index(self) -> bool:
+        """What is ahead of the index is put there, and the loop told of it; False when the loop has ended."""
+        late = self.committer.catch_up()
+        return late is None or self._tell(self._deliver, late, self._runs)
 
     def _tell(self, function: Callable[..., None], *arguments: Any) -> bool:
         """The loop; False when it has ended."""
+        if not self._threaded:
+            function(*arguments)
+            return True
         try:
             self._token.run_sync_soon(function, *arguments)
         except trio.RunFinishedError:
@@ -345,11 +360,9 @@ class Engine:
     def _catch_up(self) -> None:
         """Somebody waits for rows that may be ahead of the index.  From any thread."""
         if self._threaded:
-            self._queue.put(_Job(_nothing))
-            return
-        late = self.committer.catch_up()
-        if late is not None:
-            self._deliver(late, self._runs)
+            self._queue.put(_Job())
+        else:
+            self._index()
 
     def _in_loop(self, function: Callable[[], Any]) -> Any:
         """Called by the writer's thread: `function` runs in the loop's, which is busy with nothing else meanwhile."""
@@ -371,14 +384,10 @@ class Engine:
         while self._inline or self.committer.is_ahead:
             await self._pause()
             if not self._inline:
-                self._catch_up()
+                self._index()
                 continue
             batch, self._inline[:] = self._inline[:BATCH_COMMANDS_MAX], self._inline[BATCH_COMMANDS_MAX:]
-            done = self._run(batch)
-            if done is None:
-                self._stand(batch)
-            else:
-                self._deliver(done, self._runs)
+            self._run(batch)
             self._between_batches()
         self._inline_running = False
 
@@ -557,18 +566,14 @@ class Engine:
             raise StoreError(Code.READ_ONLY, self.committer.failed.message)
 
 
-def _nothing() -> None:
-    """A job that only has what is ahead of the index put there."""
-
-
 def _at_once(function: Callable[[], Any]) -> Any:
     return function()
 
 
 class _Job:
-    """A function for the writer's thread."""
+    """A function for the writer's thread, which first puts there what is ahead of the index."""
 
-    def __init__(self, function: Callable[[], None]) -> None:
+    def __init__(self, function: Callable[[], None] = lambda: None) -> None:
         self._function = function
         self.done = threading.Event()
         self.error: Exception | None = None

@@ -20,6 +20,9 @@ class Ticket:
     Its batch is over (`done`) before it is settled, if others are told first.  What those who are told wait for must
     not wait for more than `done`: a request of the kernel that holds a directory's lock, which an invalidation wants.
     Of a `late` one the record may be durable (`durable`) before anybody sees its rows.
+
+    Who needs no task to wait gives two functions: `reply` is called by the thread that made it durable, before the loop
+    hears of it (and not at all if it failed), `told` then on the loop, once, with whether `reply` was.
     """
 
     __slots__ = (
@@ -35,9 +38,11 @@ class Ticket:
         "error",
         "hurry",
         "late",
+        "reply",
         "result",
         "settled",
         "show",
+        "told",
         "weight",
     )
 
@@ -51,6 +56,8 @@ class Ticket:
         self.durable = self.done = self.settled = False
         self.hurry: Callable[[], None] | None = None  # while it lingers: sends it to the writer
         self.show: Callable[[], None] | None = None  # of one that may be late: somebody waits for its rows
+        self.reply: Callable[[], object] | None = None  # called once
+        self.told: Callable[[bool], object] | None = None  # called once
         self.result: Any = None
         self.error: BaseException | None = None
         self._waiters: list[trio.lowlevel.Task] = []
@@ -95,20 +102,37 @@ class Ticket:
             show, self.show = self.show, None
             show()
 
+    def answer(self) -> None:
+        """From any thread, its batch being over: if it is durable who asked has the answer now (H1)."""
+        if self.reply is not None and self.error is None:
+            reply, self.reply = self.reply, None
+            self.durable = True
+            reply()
+
     def stand(self) -> None:
         """Wakes who waits for no more than that it is durable."""
         self.durable = True
+        if self.told is not None:
+            self._tell()
         _wake(self._durably)
+
+    def _tell(self) -> None:
+        told, self.told = self.told, None
+        if told is not None:
+            told(self.reply is None)
 
     def end(self) -> None:
         """Wakes who waits for no more than the batch."""
         self.durable = self.done = True
+        self._tell()
         _wake(self._durably)
         _wake(self._early)
 
     def settle(self) -> None:
         """Wakes who waits."""
         self.durable = self.done = self.settled = True
+        if self.told is not None:
+            self._tell()
         if self._durably:
             _wake(self._durably)
         if self._early:

@@ -270,7 +270,7 @@ class FileVerbs(VersionVerbs):
         size = sum(memoryview(piece).nbytes for piece in pieces)
         assert 0 < size <= CHUNK_SIZE, "a chunk's worth"
         if size <= GATHER_MAX:
-            return NewChunk(self.engine.new_id(), size, b"".join(pieces), key=encryption)
+            return self.carried(pieces, encryption)
         ingest = await self.ingest(bucket, size, encryption=encryption)
         try:
             body = await self.engine.lanes.call(_fill, ingest, pieces)
@@ -280,6 +280,11 @@ class FileVerbs(VersionVerbs):
             return body.chunks[0]
         finally:
             ingest.close()
+
+    def carried(self, pieces: Sequence[Buffer], encryption: DataKey | None = None) -> NewChunk:
+        """The same of at most limits.GATHER_MAX, without a wait."""
+        data = b"".join(pieces)
+        return NewChunk(self.engine.new_id(), len(data), data, key=encryption)
 
     async def read_staged(self, chunk: NewChunk, start: int, length: int) -> bytes:
         """Bytes of a staged chunk that no commit took yet."""
@@ -325,6 +330,8 @@ class FileVerbs(VersionVerbs):
         shared: SharedRange | None = None,
         until: int = 0,
         late: bool = False,
+        reply: Callable[[], object] | None = None,
+        told: Callable[[bool], object] | None = None,
     ) -> Ticket:
         """Commits what a mounted file's writer has: one atomic change.
 
@@ -350,7 +357,8 @@ class FileVerbs(VersionVerbs):
         `promised`: objects and bytes that `reserve` promised for this change: redeemed if it succeeds, else the
         caller's to give back.  What it adds beyond that may fail with QUOTA_EXCEEDED.
 
-        `late`: what is waited for is that it is durable (`Ticket.stands`), and its rows may be shown after that.
+        `late`: what is waited for is that it is durable (`Ticket.stands`), and its rows may be shown after that.  Who
+        waits in no task gives `reply` and `told` (`Ticket`): the first is called in another thread.
 
         `until`: the `born` of the ticket that failed, if this is tried again: a new name then replaces nothing that was
         made since, but fails with NO_SUCH_NODE.
@@ -388,7 +396,7 @@ class FileVerbs(VersionVerbs):
             until=until,
         )
         said = command if shared is None else commands.CopyRange(change=command, shared=shared)
-        ticket = self.engine.submit(said, patient=shared is None and not late, late=late)
+        ticket = self.engine.submit(said, patient=shared is None and not late, late=late, reply=reply, told=told)
         ticket.born = self.engine.new_id()
         self.leave(bucket.id, ticket)
         return ticket

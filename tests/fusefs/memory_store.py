@@ -388,13 +388,17 @@ class MemoryStore:
         if len(data) > self.longest_run:
             raise StoreError(Code.NO_SPACE, "fragmented")
         if len(data) <= GATHER_MAX:
-            return NewChunk(self.new_node_id(), len(data), data)
+            return self.carried(pieces)
         chunk = NewChunk(self.new_node_id(), len(data), b"", (NewPage(1, 0, len(data), 0, 0, b""),))
         await trio.lowlevel.checkpoint()
         if self.stage_gate is not None:
             await self.stage_gate.wait()
         self.chunks[chunk.id] = data
         return chunk
+
+    def carried(self, pieces: Sequence[Buffer], encryption: DataKey | None = None) -> NewChunk:
+        data = b"".join(pieces)
+        return NewChunk(self.new_node_id(), len(data), data)
 
     async def read_staged(self, chunk: NewChunk, start: int, length: int) -> bytes:
         data = chunk.data or self.chunks.get(chunk.id) or self.committed[chunk.id]
@@ -458,6 +462,8 @@ class MemoryStore:
         shared: SharedRange | None = None,
         until: int = 0,
         late: bool = False,
+        reply: Callable[[], object] | None = None,
+        told: Callable[[bool], object] | None = None,
     ) -> MemoryTicket:
         bodies = {chunk.id: chunk.data or self.chunks[chunk.id] for chunk in chunks}
         assert {piece.chunk for piece in slices} == set(bodies), "every chunk is used and every slice has its chunk"
@@ -504,6 +510,7 @@ class MemoryStore:
             return Written(node, self.nodes[node].etag, size, now_ns)
 
         ticket = MemoryTicket(self, apply)
+        ticket.reply, ticket.told = reply, told
         self.queue.append(ticket)
         return ticket
 

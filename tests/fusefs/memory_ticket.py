@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 class MemoryTicket:
     def __init__(self, store: MemoryStore, apply: Callable[[], object]) -> None:
         self.store, self.apply = store, apply
-        self.settled = False
+        self.durable = self.done = self.settled = False
+        self.reply: Callable[[], object] | None = None
+        self.told: Callable[[bool], object] | None = None
         self.born = 0
         self.result: object = None
         self.error: StoreError | None = None
@@ -27,7 +29,11 @@ class MemoryTicket:
             self.result = self.apply()
         except StoreError as error:
             self.error = error
-        self.settled = True
+        self.durable = self.done = self.settled = True
+        if self.reply is not None and self.error is None:
+            self.reply()
+        if self.told is not None:
+            self.told(self.reply is not None and self.error is None)
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self.wait().__await__()

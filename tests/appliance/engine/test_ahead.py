@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
@@ -79,6 +80,42 @@ def test_what_stands_is_shown_to_whoever_asks(tmp_path: Path) -> None:
         assert all(ticket.settled for ticket in tickets)
         assert (behind(store), statements.count("COMMIT")) == (0, 1)
         assert (await audit(store)).healthy
+
+    run_store(tmp_path, main, threaded=True)
+
+
+def test_who_waits_in_no_task_is_answered_by_the_writer(tmp_path: Path) -> None:
+    """H1: before the loop hears of it, and before any door shows it; of what fails the loop alone hears."""
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        node = await put(store, bucket)
+        said: list[tuple[str, object]] = []
+
+        async def submit(node: int) -> Ticket:
+            chunk = await store.stage(bucket, [b"x" * 1000])
+            return store.submit_file(
+                bucket,
+                node=node,
+                create=None,
+                **of_root(NOW),
+                size=len(DATA),
+                chunks=[chunk],
+                slices=[NewSlice(4096, 1000, chunk.id)],
+                late=True,
+                reply=lambda: said.append(("replied by", threading.current_thread().name)),
+                told=lambda replied: said.append(("told", replied)),
+            )
+
+        ticket = await submit(node.id)
+        assert await ticket.stands()
+        assert said == [("replied by", "writer"), ("told", True)]
+        assert behind(store) == 1
+        await ticket.wait()
+        assert len(said) == 2, "once"
+        said.clear()
+        with pytest.raises(StoreError):
+            await (await submit(10**9)).wait()
+        assert said == [("told", False)]
 
     run_store(tmp_path, main, threaded=True)
 

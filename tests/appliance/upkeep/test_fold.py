@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -187,7 +188,7 @@ def test_what_a_writer_changes_meanwhile_stays_the_writers(
         node = await write_scattered(store, bucket, await put(store, bucket), pieces)
         submit = store.engine.submit
 
-        def meanwhile(command: Command, **rest: bool) -> Ticket:
+        def meanwhile(command: Command, **rest: Any) -> Ticket:
             """Between reading and committing."""
             if isinstance(command, FoldMap):
                 for offset, data in late:
@@ -378,7 +379,7 @@ def test_a_change_right_behind_a_folding_while_a_long_read_is_under_way(
         changes: list[Ticket] = []
         submit = store.engine.submit
 
-        def behind(command: Command, **rest: bool) -> Ticket:
+        def behind(command: Command, **rest: Any) -> Ticket:
             ticket = submit(command, **rest)
             if isinstance(command, FoldMap):
                 monkeypatch.setattr(store.engine, "submit", submit)

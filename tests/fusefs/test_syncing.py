@@ -1,0 +1,146 @@
+"""Which fsyncs are answered without the usual handler, when, and which are the usual one's after all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import Code, StoreError
+from appliance.limits import KIB, PATCH_MAX
+from fusefs.observed import UNDER_WAY
+from tests.fusefs.scenes import refused, run_on_pool
+from tests.fusefs.test_ahead import Failing, linger
+from tests.fusefs.unmounted import Unmounted
+
+LONG = bytes(range(256)) * 256
+PAGE = b"page" * KIB
+
+
+class Asked:
+    """What one fsync was answered."""
+
+    def __init__(self, mount: Unmounted, fh: int) -> None:
+        self.replies = self.again = 0
+        self.taken = mount.ops.sync_directly(fh, self._reply, self._ask_again)
+
+    def _reply(self) -> None:
+        self.replies += 1
+
+    def _ask_again(self) -> None:
+        self.again += 1
+
+
+async def opened(mount: Unmounted, data: bytes = LONG) -> int:
+    """A committed file."""
+    await mount.write_file("photos/f", data)
+    await mount.ops.files.commit_all()
+    fh: int = await mount.open("photos/f", os.O_RDWR)
+    return fh
+
+
+def test_little_is_answered_when_it_stands_and_shown_when_asked_for(tmp_path: Path) -> None:
+    async def scene(mount: Unmounted) -> None:
+        linger(mount)
+        fh, wanted = await opened(mount), bytearray(LONG)
+        for turn in range(4):  # the ones before it stand, and are not in the catalogue
+            await mount.ops.write(fh, turn * 5000, PAGE)
+            wanted[turn * 5000 : turn * 5000 + len(PAGE)] = PAGE
+            asked = Asked(mount, fh)
+            assert (asked.taken, asked.replies) == (True, 0), "not before its barrier"
+            assert UNDER_WAY.requests == 1, "nobody looks for requests meanwhile"
+            await mount.ops.syncs.idle()
+            assert (asked.replies, asked.again, UNDER_WAY.requests) == (1, 0, 0)
+            assert mount.store.engine.committer.ahead == turn + 1
+            assert await mount.read_all(fh) == wanted
+        assert mount.ops.pending.is_synced(await mount.inode("photos/f")), "what is done with its name waits"
+        assert await mount.door.get("photos", b"f") == wanted
+        await mount.close(fh)
+
+    run_on_pool(scene, tmp_path)
+
+
+def test_what_is_not_that_simple_is_the_usual_handlers(tmp_path: Path) -> None:
+    async def scene(mount: Unmounted) -> None:
+        fh = await opened(mount)
+        directory = await mount.ops.opendir(await mount.inode("photos"), mount.ctx)
+        file = mount.ops.files.files[await mount.inode("photos/f")]
+        fresh = await mount.create("photos/new")
+        await mount.ops.write(fresh, 0, LONG)
+
+        def untaken(case: str, handle: int) -> None:
+            before = file.overlay.fresh, file.dirty, len(file.pending)
+            asked = Asked(mount, handle)
+            assert (asked.taken, asked.replies, asked.again) == (False, 0, 0), case
+            assert (file.overlay.fresh, file.dirty, len(file.pending)) == before, case
+
+        for case, handle in {"a directory": directory, "no handle": 999, "clean": fh, "never committed": fresh}.items():
+            untaken(case, handle)
+        await mount.ops.write(fh, 0, bytes(PATCH_MAX + 1))
+        untaken("much", fh)
+        await mount.ops.fsync(fh, False)
+        await mount.ops.write(fh, 0, PAGE)
+        file.error = StoreError(Code.IO_ERROR)
+        untaken("something failed before", fh)
+        async with refused(errno.EIO):
+            await mount.ops.fsync(fh, False)
+        await mount.ops.write(fh, 0, PAGE)
+        file.refused = StoreError(Code.NO_SPACE)
+        untaken("something was refused", fh)
+        file.refused = None
+        async with file.lock:
+            untaken("a commit is being built", fh)
+        await mount.ops.files.commit(file)
+        await mount.ops.write(fh, 0, PAGE)
+        untaken("a commit is under way", fh)
+        await mount.ops.fsync(fh, False)
+        await mount.ops.files.commit_all()
+        mount.ops.files.truncate(file, len(LONG) - 1, 0)
+        untaken("shorter", fh)
+        mount.ops.files.punch(file, 0, 4096, 0)
+        untaken("a hole", fh)
+        await mount.ops.fsync(fh, False)
+        await mount.ops.write(fh, 0, PAGE)
+        await mount.ops.mkdir(await mount.inode("photos"), b"d", 0o755, mount.ctx)
+        untaken("a name changes", fh)
+        await mount.ops.fsyncdir(directory, False)
+        await mount.ops.unlink(await mount.inode("photos"), b"f", mount.ctx)
+        untaken("unlinked", fh)
+        for handle in (fh, fresh):
+            await mount.close(handle)
+        await mount.ops.releasedir(directory)
+
+    run_on_pool(scene, tmp_path)
+
+
+def test_what_fails_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device's failure is tried again by who waits; an exception that gets into ctypes would be no answer at all."""
+
+    async def scene(mount: Unmounted) -> None:
+        failing = Failing(mount)
+        fh = await opened(mount)
+        await mount.ops.write(fh, 0, PAGE)
+        failing.left = 2  # what was submitted is tried again at once
+        asked = Asked(mount, fh)
+        await mount.ops.syncs.idle()
+        assert (asked.taken, asked.replies, asked.again, UNDER_WAY.requests) == (True, 0, 1, 0)
+        await mount.ops.fsync(fh, False)
+        wanted = PAGE + LONG[len(PAGE) :]
+        assert await mount.door.get("photos", b"f") == wanted
+
+        def bug(*_: object, **__: object) -> None:
+            raise KeyError("a bug")
+
+        await mount.ops.write(fh, 5000, PAGE)
+        with monkeypatch.context() as patched:
+            patched.setattr(mount.store, "submit_file", bug)
+            asked = Asked(mount, fh)
+        assert (asked.taken, asked.replies, asked.again, UNDER_WAY.requests) == (False, 0, 0, 0)
+        await mount.ops.fsync(fh, False)
+        wanted = wanted[:5000] + PAGE + wanted[5000 + len(PAGE) :]
+        assert await mount.door.get("photos", b"f") == wanted
+        await mount.close(fh)
+
+    run_on_pool(scene, tmp_path)
