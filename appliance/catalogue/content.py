@@ -184,7 +184,7 @@ def drop(tx: Rows, kind: int, ref: int) -> None:
     """One reference less; at none the chunks' pages are freed, or left to a nameless node to be reaped."""
     if not _release(tx, kind, ref):
         (end,) = tx.one("SELECT off+len FROM slice WHERE map=? ORDER BY off DESC LIMIT 1", (ref,))
-        row: dict[str, Any] = dict(zip(NODE.columns, NODE.defaults, strict=True))
+        row: dict[str, Any] = dict(zip(NODE.columns[:-1], NODE.defaults, strict=False))
         row |= {"id": tx.new_id(), "mode": stat.S_IFREG, "size": end, "kind": MAPPED, "ref": ref}
         tx.put(NODE, tuple(row.values()))
         tx.reaps.append(row["id"])
@@ -202,7 +202,7 @@ def drop_node(tx: Rows, node: Node) -> None:
     if _release(tx, node.kind, node.ref):
         tx.delete(NODE, (node.id,))
         return
-    row = dict(zip(NODE.columns, tx.one("SELECT * FROM node WHERE id=?", (node.id,)), strict=True))
+    row = dict(zip(NODE.columns[:-1], tx.one("SELECT * FROM node WHERE id=?", (node.id,)), strict=False))
     row |= {"links": 0, "generation": row["generation"] + 1}
     tx.put(NODE, tuple(row.values()))
     tx.reaps.append(node.id)

@@ -185,8 +185,8 @@ class Rows:
         sum_of = SUMS.get(number)
         if sum_of is not None:
             row = *row, sum_of(*row)
-        elif number == _NODE:
-            self.directories.pop(row[0], None)
+            if number == _NODE:
+                self.directories.pop(row[0], None)
         self._execute(_UPSERT[number], row)
         self.images[(number, *row[: table.key])] = row
         self.changes += 1
@@ -196,7 +196,6 @@ class Rows:
     def put_many(self, table: Table, rows: Sequence[type_row]) -> None:
         """`put` of each, with few statements: SQLite gives up the GIL once per statement, and the loop takes it."""
         assert table.number not in SUMS
-        assert table.number != _NODE
         done = 0
         for step in MANY:
             sql = _many(table, step)

@@ -28,7 +28,7 @@ from appliance.catalogue.commands import (
 from appliance.catalogue.content import EMPTY, MAPPED, NOTHING, Flat, Maker
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
-from appliance.catalogue.nodes import content_of, put_node, unlink_node
+from appliance.catalogue.nodes import content_of, node_to_drop, put_node, unlink_node
 from appliance.catalogue.schema import ENTRY, NODE
 from appliance.catalogue.versions import type_state
 from appliance.errors import Code, StoreError
@@ -184,11 +184,17 @@ def make_link(tx: Rows, command: MakeLink) -> Entry:
 
 def unlink(tx: Rows, cache: DirectoryCache, command: Unlink) -> None:
     """Raises NO_SUCH_NODE, LOCKED."""
-    node = names.node_at(tx.one, command.parent, command.name)
+    bucket = _directory(tx, command.parent).bucket
+    state = versions.state_of(tx, bucket)
+    if state is None and not command.until:
+        node = node_to_drop(tx, command.parent, command.name, bucket)
+    else:
+        node = names.node_at(tx.one, command.parent, command.name)
     if node is None:
         raise StoreError(Code.NO_SUCH_NODE)
     _require_meant(command.until, node)
-    state = versions.state_of(tx, node.bucket) if stat.S_ISREG(node.mode) else None
+    if not stat.S_ISREG(node.mode):
+        state = None
     history.require_free(state, node, command.lock_ns)
     if state is None:
         unlink_node(tx, node, command.now_ns)

@@ -9,11 +9,12 @@ empty name.  Directories that only keys imply vanish with their last entry.
 from __future__ import annotations
 
 import stat
+import struct
 from collections.abc import Callable
 from typing import Any, Final
 
 from appliance.catalogue.database import Rows
-from appliance.catalogue.schema import ENTRY, NODE, entry_sum
+from appliance.catalogue.schema import ENTRY, NODE, entry_sum, node_sum
 from appliance.errors import Code, StoreError
 from appliance.model import IMPLIED, UNOWNED, Change, Node
 
@@ -62,6 +63,23 @@ def _proven(parent: int, name: bytes, node: int, found: int) -> int:
     return node
 
 
+def node_of(row: tuple[Any, ...]) -> Node:
+    """The node that has a row, if the row's sum says so too.  Raises DAMAGED."""
+    require_node(row)
+    return Node(*row[:-1])
+
+
+def require_node(row: tuple[Any, ...]) -> None:
+    """That what is in a node's row is what was written there.  Raises DAMAGED."""
+    found = row[-1]
+    try:
+        proven = not found or found == node_sum(*row[:-1])
+    except (struct.error, TypeError, AttributeError):  # what is no number, text or bytes any more
+        proven = False
+    if not proven:
+        raise StoreError(Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"node {row[0]}")
+
+
 def find_parent(one: type_one, cache: DirectoryCache, root: int, directories: list[bytes]) -> int | None:
     """The last directory of the path, or None when one is missing.  `one(sql, parameters)` gives a row or None."""
     parent = root
@@ -84,13 +102,19 @@ def node_at(one: type_one, parent: int, name: bytes) -> Node | None:
     if row is None:
         return None
     _proven(parent, name, row[0], row[-1])
-    return Node(*row[:-1])
+    return node_of(row[:-1])
+
+
+def number_at(one: type_one, parent: int, name: bytes) -> int | None:
+    """The number of the node that an entry names.  Raises DAMAGED."""
+    row = one(_FIND, (parent, name))
+    return None if row is None else _proven(parent, name, *row)
 
 
 def node_by_id(one: type_one, node: int) -> Node | None:
     """The node's row."""
     row = one(_NODE, (node,))
-    return Node(*row) if row is not None else None
+    return node_of(row) if row is not None else None
 
 
 def directory_by_id(tx: Rows, number: int) -> Node | None:
@@ -202,8 +226,9 @@ def write_directories(tx: Rows) -> None:
         now_ns, links = tx.touched.get(directory, 0), tx.linked.get(directory, 0)
         row = tx.one("SELECT * FROM node WHERE id=?", (directory,))
         if row is not None and (row[8] < now_ns or links):
+            require_node(row)
             times = (now_ns, now_ns) if row[8] < now_ns else row[7:9]
-            tx.put(NODE, (*row[:4], row[4] + links, *row[5:7], *times, *row[9:]))
+            tx.put(NODE, (*row[:4], row[4] + links, *row[5:7], *times, *row[9:-1]))
 
 
 def key_of(one: type_one, parent: int, name: bytes, root: int) -> bytes:

@@ -13,7 +13,7 @@ from appliance.catalogue.commands import ChangeAttributes, CopyObject, DeleteObj
 from appliance.catalogue.content import Maker
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
-from appliance.catalogue.nodes import content_of, put_node, unlink_node
+from appliance.catalogue.nodes import content_of, node_to_drop, put_node, unlink_node
 from appliance.catalogue.schema import ENTRY
 from appliance.catalogue.versions import type_state
 from appliance.errors import Code, StoreError
@@ -53,13 +53,19 @@ def seen(node: Node | None) -> Node | None:
 
 
 def current_at(
-    tx: Rows, cache: DirectoryCache, root: int, directories: list[bytes], name: bytes
+    tx: Rows, cache: DirectoryCache, root: int, directories: list[bytes], name: bytes, going: int = 0
 ) -> tuple[int | None, Node | None]:
-    """The parent directory and the object there, as far as they exist."""
+    """The parent directory and the object there, as far as they exist.  `going`: whatever it is, it goes from this
+    bucket (`node_to_drop`)."""
     parent = names.find_parent(tx.one, cache, root, directories)
     if parent is None:
         return None, None
-    return parent, names.node_at(tx.one, parent, name)
+    return parent, node_to_drop(tx, parent, name, going) if going else names.node_at(tx.one, parent, name)
+
+
+def _going(state: type_state, command: PutObject | CopyObject | DeleteObject) -> int:
+    """The bucket, where what is at the key goes unseen: neither versions nor conditions ask what it is."""
+    return command.bucket if state is None and command.precondition is None else 0
 
 
 def place(
@@ -96,7 +102,7 @@ def put_object(tx: Rows, cache: DirectoryCache, command: PutObject) -> Written:
     """Raises NO_SUCH_BUCKET, PRECONDITION_FAILED, NO_SUCH_KEY."""
     state = versions.state_of(tx, command.bucket)
     directories, name = names.split(command.key)
-    parent, replaced = current_at(tx, cache, command.root, directories, name)
+    parent, replaced = current_at(tx, cache, command.root, directories, name, _going(state, command))
     check(command.precondition, seen(replaced))
     number = tx.new_id()
     version, flags = versions.numbered(tx, state, command.flags)
@@ -138,7 +144,7 @@ def copy_object(tx: Rows, cache: DirectoryCache, command: CopyObject) -> Written
     ):
         raise StoreError(Code.NO_SUCH_NODE, "the source was replaced meanwhile")
     directories, name = names.split(command.key)
-    parent, replaced = current_at(tx, cache, command.root, directories, name)
+    parent, replaced = current_at(tx, cache, command.root, directories, name, _going(state, command))
     check(command.precondition, seen(replaced))
     data = content_of(source).data
     content.share(tx, source.kind, source.ref)
@@ -176,7 +182,8 @@ def delete_object(tx: Rows, cache: DirectoryCache, command: DeleteObject) -> Del
     """
     state = versions.state_of(tx, command.bucket)
     directories, name = names.split(command.key)
-    parent, found = current_at(tx, cache, command.root, directories, name)
+    going = 0 if command.version_id else _going(state, command)
+    parent, found = current_at(tx, cache, command.root, directories, name, going)
     current = seen(found)
     if command.version_id:
         return _delete_version(tx, cache, command, state, parent, current)

@@ -12,7 +12,7 @@ depth <= 2.
 
 Who vouches for what:  SQLite's file has no sums, so a bit that flips in it could lead from a name to another's bytes.
 A page's header says whose chunk it is; from there up each row that leads on has a sum of its own: `slice.sum`,
-`node.dsum`, `entry.sum`, `part.sum`, `version.sum`.  A row is proven
+`node.sum` (and `node.dsum`, for who knows only which bytes it has), `entry.sum`, `part.sum`, `version.sum`.  A row is proven
 when it is followed, and one that does not match is DAMAGED: the catalogue is then rebuilt from the devices, whose
 records and snapshots have digests.  A sum of 0, or none, is that of a row that an older program wrote.
 S3's listings do not prove the names that they show: whoever follows one does.  The mount's do.
@@ -26,7 +26,7 @@ import zlib
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-VERSION: Final = 6
+VERSION: Final = 7
 _DEFAULTS: Final[dict[str, int | str | bytes]] = {"INTEGER": 0, "TEXT": "", "BLOB": b""}
 _LITERALS: Final = {"INTEGER": "0", "TEXT": "''", "BLOB": "x''"}
 
@@ -129,7 +129,8 @@ NODE: Final = _table(
     packed BLOB NOT NULL,      -- Attributes
     bucket INTEGER NOT NULL,
     dsum BLOB NOT NULL,        -- INLINE: the first 16 bytes of their BLAKE3; CHUNK, MAP: `body_sum`
-    version INTEGER NOT NULL   -- taken from the ids, so it rises with each write of a key; 0: made without versions
+    version INTEGER NOT NULL,  -- taken from the ids, so it rises with each write of a key; 0: made without versions
+    sum INTEGER NOT NULL       -- `node_sum` of the others
     """,
     rowid=True,
 )
@@ -320,6 +321,7 @@ INDEXES: Final = (
 
 
 _ENTRY_SUM: Final = struct.Struct("<qq")
+_NODE_SUM: Final = struct.Struct("<18q")
 _SLICE_SUM: Final = struct.Struct("<qqqqqq")
 _BODY_SUM: Final = struct.Struct("<qqq")
 _PART_SUM: Final = struct.Struct("<qqqqq")
@@ -329,6 +331,36 @@ _VERSION_SUM: Final = struct.Struct("<qqqq")
 def entry_sum(parent: int, name: bytes, node: int) -> int:
     """Never 0."""
     return zlib.crc32(_ENTRY_SUM.pack(parent, node) + name) or 1
+
+
+def node_sum(
+    id: int,
+    mode: int,
+    uid: int,
+    gid: int,
+    links: int,
+    size: int,
+    atime_ns: int,
+    mtime_ns: int,
+    ctime_ns: int,
+    written_ns: int,
+    generation: int,
+    etag: str,
+    kind: int,
+    ref: int,
+    data: bytes,
+    flags: int,
+    packed: bytes,
+    bucket: int,
+    dsum: bytes,
+    version: int,
+) -> int:
+    """Never 0."""
+    numbers = _NODE_SUM.pack(
+        id, mode, uid, gid, links, size, atime_ns, mtime_ns, ctime_ns, written_ns, generation, kind, ref, flags, bucket,
+        version, len(data), len(packed),
+    )  # fmt: skip
+    return zlib.crc32(b"".join((numbers, data, packed, dsum, etag.encode()))) or 1
 
 
 def slice_sum(map: int, off: int, len: int, kind: int, ref: int, roff: int) -> int:
@@ -364,6 +396,7 @@ def version_sum(bucket: int, key: bytes, version: int, node: int, flags: int) ->
 
 SUMS: Final[dict[int, Callable[..., int]]] = {
     ENTRY.number: entry_sum,
+    NODE.number: node_sum,
     SLICE.number: slice_sum,
     PART.number: part_sum,
     VERSION_TABLE.number: version_sum,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from appliance.catalogue.names import node_of
 from appliance.catalogue.schema import entry_sum
 from appliance.errors import Code, StoreError
 from appliance.model import BodyKind, Entry, Node, type_named_row, type_shown_row
@@ -36,7 +37,7 @@ def entries(every: type_every, parent: int, after: tuple[bytes, bool] | None, li
     else:
         rows = every(_ENTRIES, (parent, after[0] + b"/" if after[1] else after[0], limit))
     return [
-        Entry(row[0][:-1], True, Node(*row[1:-1])) if row[0].endswith(b"/") else Entry(row[0], False, Node(*row[1:-1]))
+        Entry(row[0][:-1], True, node_of(row[1:-1])) if row[0].endswith(b"/") else Entry(row[0], False, node_of(row[1:-1]))
         for row in _proven(parent, rows)
     ]
 

@@ -73,7 +73,7 @@ class Remembered:
                 key = (NODE.number, number)
                 if key in commit.images:
                     row = commit.images[key]
-                    return Node(*row) if row is not None and commit.done else None
+                    return Node(*row[:-1]) if row is not None and commit.done else None
         return self._nodes.get(number)
 
     # ------------------------------------------------------------------ remembering
@@ -122,7 +122,7 @@ class Remembered:
                         if row is None:
                             del nodes[key[1]]
                         else:
-                            self.put_node(Node(*row))
+                            self.put_node(Node(*row[:-1]))
                 elif key[0] == ENTRY.number:
                     _, parent, name = key
                     entries.pop((parent, name), None)
@@ -133,7 +133,7 @@ class Remembered:
                             whole[parent][name] = number = _named(row)
                             found = commit.images.get((NODE.number, number))
                             if found is not None and not found[_DATA]:  # inline bytes may be many
-                                self.put_node(Node(*found))
+                                self.put_node(Node(*found[:-1]))
 
     def _grow(self, count: int) -> None:
         """So many more directories and names in them; of too many nothing stays."""

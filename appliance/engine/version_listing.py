@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from appliance.catalogue.names import NODE_COLUMNS
+from appliance.catalogue.names import NODE_COLUMNS, node_of
 from appliance.engine.listing import current, successor, type_every, walk
 from appliance.model import (
     MARKER,
@@ -207,7 +207,7 @@ def older(
                 " WHERE v.bucket=? AND v.key=? AND v.version=?",
                 (bucket, key, version),
             )
-            found.append((key, Node(*nodes[0])))
+            found.append((key, node_of(nodes[0])))
         lower = seek
     return found
 

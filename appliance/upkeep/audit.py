@@ -24,8 +24,8 @@ import msgspec
 
 from appliance.catalogue import database as catalogue
 from appliance.catalogue import names
-from appliance.catalogue.content import data_sum
-from appliance.catalogue.schema import PART, VERSION_TABLE, body_sum, entry_sum, part_sum, slice_sum, version_sum
+from appliance.catalogue.content import data_sum, require_body
+from appliance.catalogue.schema import NODE, PART, VERSION_TABLE, entry_sum, part_sum, slice_sum, version_sum
 from appliance.device.buffers import scratch
 from appliance.engine import snapshot
 from appliance.engine.engine import Engine
@@ -165,11 +165,12 @@ def check_sums(connection: sqlite3.Connection) -> list[Problem]:
     for *row, total in connection.execute("SELECT map, off, len, kind, ref, roff, sum FROM slice"):
         if total and total != slice_sum(*row):
             found.append(Problem("sum", f"slice {row[0]}+{row[1]}", "does not match its sum"))
-    for node, kind, ref, size, total in connection.execute(
-        f"SELECT id, kind, ref, size, dsum FROM node WHERE kind IN ({int(BodyKind.CHUNK)}, {int(BodyKind.MAP)})"
-    ):
-        if total and total != body_sum(kind, ref, size):
-            found.append(Problem("sum", f"node {node}", "does not match its sum"))
+    for row in connection.execute(f"SELECT {', '.join(NODE.columns)} FROM node"):
+        try:
+            node = names.node_of(row)
+            require_body(node.id, node.kind, node.ref, node.size, node.dsum)
+        except StoreError:
+            found.append(Problem("sum", f"node {row[0]}", "does not match its sum"))
     for *row, total in connection.execute(f"SELECT {', '.join(PART.columns)} FROM part"):
         if total and total != part_sum(*row):
             found.append(Problem("sum", f"part {row[1]} of {row[0]}", "does not match its sum"))

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from appliance import settings
+from appliance.catalogue.schema import NODE
 from appliance.errors import Code, StoreError
 from appliance.model import NO_ATTRIBUTES, Bucket, NewSlice
 from appliance.store import ObjectStore
@@ -43,7 +44,12 @@ def test_a_flipped_bit_of_an_inline_body_is_never_served(tmp_path: Path) -> None
     async def work(store: ObjectStore) -> None:
         bucket = await store.create_bucket("bucket", "me")
         await store.put_object(bucket, b"k", store.small_body(b"inline bytes"), "e", NO_ATTRIBUTES)
-        hurt(tmp_path / "catalogue.db", "UPDATE node SET data=x'006E6C696E65206279746573' WHERE size=12")
+        damage = "UPDATE node SET data=x'006E6C696E65206279746573', sum={} WHERE size=12"
+        hurt(tmp_path / "catalogue.db", damage.format("sum"))
+        with pytest.raises(StoreError) as caught:
+            await store.look_up(bucket, b"k")
+        assert caught.value.code is Code.DAMAGED
+        hurt(tmp_path / "catalogue.db", damage.format(0))  # a row of an older program
         node = await store.look_up(bucket, b"k")
         with pytest.raises(StoreError) as caught:
             store.reader(node)
@@ -70,6 +76,13 @@ def test_a_page_row_that_names_another_chunk_is_never_believed(tmp_path: Path) -
         assert caught.value.code is Code.DAMAGED
 
     run(tmp_path, work)
+
+
+def forget(store: ObjectStore) -> None:
+    """What the loop remembers of rows."""
+    rows = store.engine.rows
+    for remembered in (rows._entries, rows._nodes, rows._whole):
+        remembered.clear()
 
 
 async def two_objects(store: ObjectStore, size: int = 5000, pieces: int = 1) -> Bucket:
@@ -194,11 +207,84 @@ def test_damage_gets_no_new_sum_from_a_change_of_attributes(tmp_path: Path, what
         bucket = await two_objects(store, size=1 if what == "inline" else 5000, pieces=pieces)
         store.engine.retrieval.cache.clear()
         hurt(tmp_path / "catalogue.db", sql)
-        await store.change_attributes(bucket, b"d/a", lambda _, held: msgspec.structs.replace(held, tags={"a": "b"}))
-        node = await store.look_up(bucket, b"d/a")
-        await store.set_attributes(node.id, 1, mode=0o600)
+        directory = await store.look_up(bucket, b"d/b")
+        (number,) = store.one("SELECT node FROM entry WHERE name=x'61'")
+        tag = lambda _, held: msgspec.structs.replace(held, tags={"a": "b"})  # noqa: E731
+        for change in (
+            lambda: store.change_attributes(bucket, b"d/a", tag),
+            lambda: store.set_attributes(number, 1, mode=0o600),
+            lambda: store.set_times([(number, 1, 1)]),
+        ):
+            with pytest.raises(StoreError) as caught:
+                await change()
+            assert caught.value.code is Code.DAMAGED
+        hurt(tmp_path / "catalogue.db", f"UPDATE node SET sum=0 WHERE id={number}")  # a row of an older program
+        await change()
+        assert directory == await store.look_up(bucket, b"d/b")
         with pytest.raises(StoreError) as caught:
             await read(store, bucket, b"d/a")
+        assert caught.value.code is Code.DAMAGED
+
+    run(tmp_path, work)
+
+
+def test_no_column_of_a_node_is_believed_that_was_hurt(tmp_path: Path) -> None:
+    """R6: mode, owner, times, ETag and metadata as well as bytes."""
+    texts = {name: f"CAST(x'00' || {name} AS BLOB)" for name in ("data", "packed", "dsum")} | {"etag": "'f' || etag"}
+
+    async def work(store: ObjectStore) -> None:
+        bucket = await two_objects(store)
+        (directory,) = store.entries(bucket.root, None, 10)
+        node = await store.look_up(bucket, b"d/a")
+
+        async def listed() -> object:
+            return store.entries(directory.node.id, None, 10)
+
+        async def stat() -> object:
+            return store.node(node.id)
+
+        for column in NODE.columns[1:]:
+            ((value,),) = store.every(f"SELECT {column} FROM node WHERE id={node.id}")
+            hurt(
+                tmp_path / "catalogue.db",
+                f"UPDATE node SET {column}={texts.get(column, f'{column} | 1 << 40')} WHERE id={node.id}",
+            )
+            forget(store)
+            for ask in (partial(store.look_up, bucket, b"d/a"), listed, stat):
+                with pytest.raises(StoreError) as caught:
+                    await ask()
+                assert caught.value.code is Code.DAMAGED, column
+            assert any(problem.kind == "sum" for problem in (await audit(store)).problems), column
+            connection = sqlite3.connect(tmp_path / "catalogue.db")
+            connection.execute(f"UPDATE node SET {column}=? WHERE id=?", (value, node.id))
+            connection.commit()
+            connection.close()
+            assert await store.look_up(bucket, b"d/a") == node
+
+    run(tmp_path, work)
+
+
+def test_a_node_that_was_hurt_can_be_removed_and_replaced(tmp_path: Path) -> None:
+    """Its own bytes are not freed, since nobody knows which they are, nor another's."""
+
+    async def work(store: ObjectStore) -> None:
+        bucket = await two_objects(store)
+        (directory,) = store.entries(bucket.root, None, 10)
+        for remove in (
+            partial(store.delete_object, bucket, b"d/a"),
+            partial(store.put_object, bucket, b"d/a", store.small_body(b"new"), "e", NO_ATTRIBUTES),
+            lambda: store.unlink(directory.node.id, b"a", 1),
+        ):
+            await store.put_object(bucket, b"d/a", store.small_body(b"a" * 5000), "e", NO_ATTRIBUTES)
+            hurt(tmp_path / "catalogue.db", f"UPDATE node SET mode=mode | 8 WHERE id={HURT}")
+            forget(store)
+            await remove()
+            assert await read(store, bucket, b"d/b") == b"b" * 5000
+        assert store.entry(directory.node.id, b"a", False) is None
+        await store.make_link((await store.look_up(bucket, b"d/b")).id, directory.node.id, b"other", 1)
+        hurt(tmp_path / "catalogue.db", f"UPDATE node SET mode=mode | 8 WHERE id={OTHER}")
+        with pytest.raises(StoreError) as caught:  # its other name still needs the row
+            await store.unlink(directory.node.id, b"b", 1)
         assert caught.value.code is Code.DAMAGED
 
     run(tmp_path, work)
@@ -321,7 +407,7 @@ def test_rows_of_an_older_program_are_followed(tmp_path: Path) -> None:
     async def work(store: ObjectStore) -> None:
         bucket = await two_objects(store, pieces=3)
         connection = sqlite3.connect(tmp_path / "catalogue.db")
-        for sql in ("UPDATE entry SET sum=0", "UPDATE slice SET sum=0", "UPDATE node SET dsum=x'' WHERE kind=3"):
+        for sql in ("UPDATE entry SET sum=0", "UPDATE slice SET sum=0", "UPDATE node SET sum=0, dsum=x'' WHERE kind=3"):
             connection.execute(sql)
         connection.commit()
         connection.close()

@@ -49,7 +49,7 @@ class Bucket:
 
         def add(parent: int, name: bytes, mode: int) -> int:
             number = len(nodes) + 2
-            nodes.append((number, mode, 0, 0, 1, 0, 0, 0, 0, 0, 1, "e", 0, 0, b"", 0, b"", 1, b"", 0))
+            nodes.append((number, mode, 0, 0, 1, 0, 0, 0, 0, 0, 1, "e", 0, 0, b"", 0, b"", 1, b"", 0, 0))
             entries.append((parent, name, number))
             return number
 

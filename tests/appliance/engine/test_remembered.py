@@ -18,7 +18,7 @@ def node(number: int, size: int) -> Node:
 
 
 def row(found: Node) -> tuple[object, ...]:
-    return tuple(getattr(found, field) for field in Node.__struct_fields__)
+    return *(getattr(found, field) for field in Node.__struct_fields__), 0
 
 
 changes = st.lists(

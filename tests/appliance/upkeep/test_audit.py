@@ -112,7 +112,7 @@ BROKEN = {
     "a page that is not aligned": ("UPDATE page SET off=off+512 WHERE idx=1", "extent"),
     "space that nobody accounts for": ("DELETE FROM page WHERE dev=2", "space"),
     "an unlinked node that nobody holds": (
-        "INSERT INTO node VALUES (3000, 33188, 0, 0, 0, 9, 0, 0, 0, 0, 1, '', 0, 0, x'', 0, x'', 1, x'', 0)",
+        "INSERT INTO node VALUES (3000, 33188, 0, 0, 0, 9, 0, 0, 0, 0, 1, '', 0, 0, x'', 0, x'', 1, x'', 0, 0)",
         "unlinked",
     ),
     "an implied directory without a reason": ("UPDATE node SET flags=1 WHERE data=x'6578706c696369742f'", "implied"),
