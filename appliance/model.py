@@ -379,18 +379,26 @@ class Page(Frozen, frozen=True):
 
 type_shown_row = tuple[bytes, int, int, int, int, int, int, int, int, int, int, int, int]
 """A row name (a directory's ends with "/"), then of its node: id, mode, owner, group, links, size, kind, the times of
-access, of change and of change of the inode, and flags; the entry's sum."""
+access, of change and of change of the inode, and flags; the entry's sum.  The id is 0 where the row is damaged: then it
+is a name and no more."""
 
 type_named_row = tuple[bytes, int, int, int]
-"""A row name, id and mode; the entry's sum."""
+"""A row name, id and mode; the entry's sum.  The id is 0 where the row is damaged."""
 
 
 class Entry(Frozen, frozen=True):
-    """One name in a directory as the catalogue has it.  `name` lacks the trailing slash of a directory's row."""
+    """One name in a directory as the catalogue has it.  `name` lacks the trailing slash of a directory's row.
+
+    Of a `damaged` one nobody knows where it leads, and `node` says nothing: it is only listed (`LOST`)."""
 
     name: bytes
     directory: bool
     node: Node
+    damaged: bool = False
+
+
+LOST: Final = Node(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "", 0, 0, b"", 0, b"")
+"""The node of an entry that is damaged."""
 
 
 class Upload(Frozen, frozen=True):

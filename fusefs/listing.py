@@ -30,6 +30,7 @@ import trio
 from pyfuse3 import FUSEError
 
 from appliance.authority import Action
+from appliance.errors import Code, StoreError
 from appliance.model import Entry
 from fusefs import attributes, tree
 from fusefs.dirents import Page
@@ -42,6 +43,7 @@ LIST_STEP: Final = 256  # entries per call of the store
 REPLY_MAX: Final = 1_024  # entries in a reply: some 5 ms
 BARE_FIRST: Final = 64  # bare entries in the first reply that has any: each next one may have as many as all before
 FULL_MAX: Final = 4_096  # entries of a directory that come with attributes, asked for or not
+LOST_INODE: Final = (1 << 32) - 1  # d_ino of a name of which nothing else is known: libraries pass over 0
 SEEK_STEP: Final = 1_024  # entries looked through for a forgotten cookie, between two other requests
 
 
@@ -151,6 +153,10 @@ def _committed(names: Names, handle: DirectoryHandle, page: Page) -> list[bytes]
     looked_up, of_row = names.inodes.looked_up, attributes.of_row
     for at, row in enumerate(found):
         name, inode = row[0], row[1]
+        if not inode:
+            if not _lost(page, aliases.get(name, name), cookie_of(name)):
+                return rows[:at]
+            continue
         shown = None
         if inode in overlaid or attributes.is_partial(row):
             with suppress(FUSEError):  # removed since the catalogue was asked: whoever removes it tells the kernel
@@ -173,9 +179,17 @@ def _committed_bare(names: Names, handle: DirectoryHandle, page: Page) -> list[b
     aliases = _aliases(names, handle.inode, rows, whole=len(found) < limit)
     bare = page.bare
     for at, (name, inode, mode, _) in enumerate(found):
-        if not bare(aliases.get(name, name), inode, mode, cookie_of(name)):
+        if not bare(aliases.get(name, name), inode or LOST_INODE, mode or 0, cookie_of(name)):
             return rows[:at]
     return rows
+
+
+def _lost(page: Page, name: bytes, cookie: int) -> bool:
+    """A name whose row is damaged: who asks for more than the name is answered EIO.  Raises DAMAGED where a name cannot
+    come alone."""
+    if not page.bare_allowed:
+        raise StoreError(Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"the row of {name!r}")
+    return page.bare(name, LOST_INODE, 0, cookie)
 
 
 def _aliases(names: Names, directory: int, rows: Sequence[bytes], *, whole: bool) -> dict[bytes, bytes]:
@@ -201,6 +215,12 @@ def _merged(names: Names, handle: DirectoryHandle, epoch: int, page: Page, most:
             break
         if isinstance(found, Entry):
             shown = tree.to_mount(found.name) if found.directory else _shown(names, handle, row)
+            if found.damaged:
+                if not _lost(page, shown, cookie_of(row)):
+                    break
+                rows.append(row)
+                handle.after = row
+                continue
             inode, now = found.node.id, names.file(found) or found.node
         else:
             shown, inode, now = _shown(names, handle, row), found.inode, found

@@ -24,7 +24,7 @@ DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755
 _FIND: Final = "SELECT node, sum FROM entry WHERE parent=? AND name=?"
 _NODE: Final = f"SELECT {NODE_COLUMNS} FROM node n WHERE n.id=?"
 _ENTRY_NODE: Final = (
-    f"SELECT {NODE_COLUMNS}, e.sum FROM entry e JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name=?"
+    f"SELECT {NODE_COLUMNS}, e.sum FROM entry e LEFT JOIN node n ON n.id=e.node WHERE e.parent=? AND e.name=?"
 )
 
 type_one = Callable[..., Any]
@@ -56,9 +56,9 @@ def split(key: bytes) -> tuple[list[bytes], bytes]:
     return [segment + b"/" for segment in directories], name
 
 
-def _proven(parent: int, name: bytes, node: int, found: int) -> int:
-    """The node that an entry names, if its sum says so too.  Raises DAMAGED."""
-    if found and found != entry_sum(parent, name, node):
+def _proven(parent: int, name: bytes, node: int | None, found: int) -> int:
+    """The node that an entry names, if there is one and the sum says so too.  Raises DAMAGED."""
+    if node is None or (found and found != entry_sum(parent, name, node)):
         raise StoreError(Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"entry {parent}/{name!r}")
     return node
 

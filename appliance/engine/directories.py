@@ -1,18 +1,25 @@
 """Directories as the mount reads them: names with their nodes, in pages, and what a file allocates.
 
+A row that is damaged hides nothing: the name is listed, with the others, and whoever follows it is told (DAMAGED).  A
+listing without it would be whole to look at, and rsync or rclone would remove what it lacks from the other side; none at
+all would keep the rest from its owner.
+
 Names sort as bytes, a directory's with its "/": the order of the catalogue's rows, so a page begins with a seek.  What
 S3 makes of the same rows is in `listing`.  Pure over `every(sql, parameters)`, which must see one state (H4).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Final
 
 from appliance.catalogue.names import node_of
 from appliance.catalogue.schema import entry_sum
-from appliance.errors import Code, StoreError
-from appliance.model import BodyKind, Entry, Node, type_named_row, type_shown_row
+from appliance.errors import StoreError
+from appliance.model import LOST, BodyKind, Entry, Node, type_named_row, type_shown_row
+
+log = logging.getLogger(__name__)
 
 type_every = Callable[[str, tuple[Any, ...]], list[Any]]
 
@@ -36,10 +43,16 @@ def entries(every: type_every, parent: int, after: tuple[bytes, bool] | None, li
         rows = every(_ENTRIES.replace("e.name>?", "e.name>=?"), (parent, b"", limit))
     else:
         rows = every(_ENTRIES, (parent, after[0] + b"/" if after[1] else after[0], limit))
-    return [
-        Entry(row[0][:-1], True, node_of(row[1:-1])) if row[0].endswith(b"/") else Entry(row[0], False, node_of(row[1:-1]))
-        for row in _proven(parent, rows)
-    ]
+    found = []
+    for row in _proven(parent, rows):
+        directory = row[0].endswith(b"/")
+        name = row[0][:-1] if directory else row[0]
+        try:
+            found.append(Entry(name, directory, node_of(row[1:-1])) if row[1] else Entry(name, directory, LOST, True))
+        except StoreError as error:
+            log.error("directory %d: %r is damaged in the catalogue: %s", parent, row[0], error.cause)
+            found.append(Entry(name, directory, LOST, damaged=True))
+    return found
 
 
 def shown(every: type_every, parent: int, after: bytes | None, limit: int) -> list[type_shown_row]:
@@ -57,11 +70,12 @@ def named(every: type_every, parent: int, after: bytes | None, limit: int) -> li
 
 
 def _proven(parent: int, rows: list[Any]) -> list[Any]:
-    """Rows of a directory, name and node first and the entry's sum last.  The mount shows none that lies: the kernel
-    follows what it was given, and memory what it read, without coming by the name again.  Raises DAMAGED."""
-    for row in rows:
+    """Rows of a directory, name and node first and the entry's sum last.  Of one that lies the node is 0: the kernel
+    follows what it was given, and memory what it read, without coming by the name again."""
+    for at, row in enumerate(rows):
         if row[1] is None or (row[-1] and row[-1] != entry_sum(parent, row[0], row[1])):
-            raise StoreError(Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"entry {parent}/{row[0]!r}")
+            log.error("directory %d: %r is damaged in the catalogue: rebuild it", parent, row[0])
+            rows[at] = (row[0], 0, *row[2:])
     return rows
 
 

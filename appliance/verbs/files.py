@@ -68,7 +68,7 @@ class FileVerbs(VersionVerbs):
         """In the catalogue's order: bytes of the name, a directory's with "/" appended.  `after` is the (name,
         directory) of the last one seen."""
         found = directories.entries(self.every, parent, after, limit)
-        if after is None and len(found) < limit:
+        if after is None and len(found) < limit and not any(entry.damaged for entry in found):
             self.engine.listed(parent, found)
         return found
 

@@ -292,9 +292,9 @@ def test_a_future_catalogue(devices: list[MemoryDevice], database: Path) -> None
 
 
 OLDER = (
-    ("ALTER TABLE node DROP COLUMN version", "PRAGMA user_version=1"),
+    ("ALTER TABLE node DROP COLUMN sum", "ALTER TABLE node DROP COLUMN version", "PRAGMA user_version=1"),
     ("DROP TABLE setting", "DROP INDEX upload_key", "PRAGMA user_version=1"),
-    ("ALTER TABLE node DROP COLUMN version",),  # the version's number says nothing of it
+    ("ALTER TABLE node DROP COLUMN sum",),  # the version's number says nothing of it
 )
 FOREIGN = (
     ("ALTER TABLE slice RENAME COLUMN roff TO elsewhere",),
@@ -340,7 +340,7 @@ def test_rows_of_an_older_journal_get_the_columns_that_they_lack() -> None:
     row = [7, 0o100644, 0, 0, 1, 0, 1, 1, 1, 1, 1, "etag", 0, 0, b"", 0, b"", 3]
     replay(connection, [[NODE.number, 0, *row]])
     found = connection.execute("SELECT * FROM node").fetchone()
-    assert found == (*row, b"", 0)
+    assert found == (*row, b"", 0, 0)
     with pytest.raises(StoreError) as caught:
         replay(connection, [[NODE.number, 0, *found, "one more"]])
     assert caught.value.code is Code.OLD_FORMAT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import stat
 import struct
 from pathlib import Path
@@ -242,5 +243,36 @@ def test_what_goes_while_it_is_listed_is_told_as_it_was(tmp_path: Path, monkeypa
         given = parsed(await mount.ops.readdirplus(fh, 0, 1 << 20))
         given += parsed(await mount.ops.readdirplus(fh, given[-1].cookie, 1 << 20))
         assert [(each.name, each.attributes[1]) for each in given][2:] == [(b"a", 5000), (b"b", 5000), (b"c", 5000)]
+
+    run_on_pool(scene, tmp_path)
+
+
+def test_a_damaged_row_is_a_name_that_nobody_can_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing without it would have rsync remove the name from a copy; none would keep the others from their owner."""
+
+    async def scene(mount: Unmounted) -> None:
+        await mount.mkdir("photos/d")
+        for name in ("b", "c"):
+            await mount.write_file("photos/d/" + name, b"x")
+        await mount.ops.files.commit_all()
+        await settled(mount)
+        hurt = "UPDATE entry SET sum=sum + {} WHERE name=x'62'"
+        connection = sqlite3.connect(tmp_path / "catalogue.db", isolation_level=None)
+        connection.execute(hurt.format(1))
+        for step in (256, 1):  # from the beginning, and from page to page
+            monkeypatch.setattr(listing, "LIST_STEP", step)
+            for full in (4096, 0):  # with attributes and without
+                monkeypatch.setattr(listing, "FULL_MAX", full)
+                given = [each for reply in await replies(mount, "photos/d", 400) for each in reply]
+                assert [each.name for each in given] == [b"b", b"c"]
+                assert (given[0].node, given[0].inode, given[0].type) == (0, listing.LOST_INODE, 0)
+        for ask in (mount.stat, mount.read_file, mount.unlink):
+            async with refused(errno.EIO):
+                await ask("photos/d/b")
+        async with refused(errno.ENOTEMPTY):
+            await mount.rmdir("photos/d")
+        assert await mount.read_file("photos/d/c") == b"x"
+        connection.execute(hurt.format(-1))
+        connection.close()
 
     run_on_pool(scene, tmp_path)

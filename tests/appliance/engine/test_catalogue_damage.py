@@ -139,27 +139,39 @@ LEADS = {
 }
 
 
-@pytest.mark.parametrize("what", [each for each in LEADS if "name" in each])
-def test_a_name_that_leads_elsewhere_is_not_listed(tmp_path: Path, what: str) -> None:
-    """The kernel would follow it without asking again, and memory would believe it."""
+@pytest.mark.parametrize("what", [*[each for each in LEADS if "name" in each], "a node is hurt", "a node is gone"])
+def test_a_name_that_leads_elsewhere_is_listed_as_damaged_among_the_others(tmp_path: Path, what: str) -> None:
+    """The kernel would follow it without asking again, and memory would believe it; but a listing without it would have
+    programs remove it from the other side."""
+    wanted = b"d/" if "directory" in what else b"c" if "name is" in what else b"a"
+    sql = {
+        "a node is hurt": f"UPDATE node SET mode=mode | 8 WHERE id={HURT}",
+        "a node is gone": f"DELETE FROM node WHERE id={HURT}",
+    }.get(what) or LEADS[what][0]
 
     async def work(store: ObjectStore) -> None:
         bucket = await two_objects(store)
-        (directory,) = store.entries(bucket.root, None, 10)
+        await store.put_object(bucket, b"other", store.small_body(b"other"), "e", NO_ATTRIBUTES)
+        (directory, _) = store.entries(bucket.root, None, 10)
         for entry in store.entries(directory.node.id, None, 10):
             store.node(entry.node.id)
-        hurt(tmp_path / "catalogue.db", LEADS[what][0])
-        at, beside = (bucket.root, b"") if "directory" in what else (directory.node.id, b"")
-        for list_now in (
-            lambda: store.entries(at, None, 10),
-            lambda: store.entries(at, (beside, False), 10),
-            lambda: store.shown(at, None, 10),
-            lambda: store.shown(at, beside, 10),
-            lambda: store.named(at, None, 10),
-        ):
-            with pytest.raises(StoreError) as caught:
-                list_now()
-            assert caught.value.code is Code.DAMAGED, what
+        hurt(tmp_path / "catalogue.db", sql)
+        at = bucket.root if "directory" in what else directory.node.id
+        sound = b"other" if "directory" in what else b"b"
+        for after in (None, (b"", False)):
+            listed = {entry.name: entry for entry in store.entries(at, after, 10)}
+            assert set(listed) == {wanted.rstrip(b"/"), sound}
+            assert listed[wanted.rstrip(b"/")].damaged
+            assert not listed[sound].damaged
+        for rows in (store.shown(at, None, 10), store.shown(at, b"", 10), store.named(at, None, 10)):
+            numbers = {row[0]: row[1] for row in rows}
+            assert set(numbers) == {wanted, sound}
+            assert bool(numbers[wanted]) is (what == "a node is hurt")  # a listing does not look at all of a node
+            assert numbers[sound] == listed[sound].node.id
+        forget(store)
+        with pytest.raises(StoreError) as caught:
+            store.entry(at, wanted.rstrip(b"/"), wanted.endswith(b"/"))
+        assert caught.value.code is Code.DAMAGED
 
     run(tmp_path, work)
 
