@@ -28,8 +28,8 @@ def put_node(tx: Rows, node: Node) -> None:
 
 
 def node_to_drop(tx: Rows, parent: int, name: bytes, bucket: int) -> Node | None:
-    """As `names.node_at`, of a file that is about to be removed or replaced, in a bucket without versions: one whose row
-    is damaged can be removed, too.  What is given then names no bytes, as nobody knows whose they are (`drop_node`).
+    """As `names.node_at`, of a file that is about to be removed or replaced, in a bucket without versions: one whose
+    row is damaged can be removed, too.  What is given then names no bytes: nobody knows whose they are (`drop_node`).
 
     Raises DAMAGED where the entry lies, or the file has another name: that one still needs the row."""
     try:

@@ -12,10 +12,11 @@ depth <= 2.
 
 Who vouches for what:  SQLite's file has no sums, so a bit that flips in it could lead from a name to another's bytes.
 A page's header says whose chunk it is; from there up each row that leads on has a sum of its own: `slice.sum`,
-`node.sum` (and `node.dsum`, for who knows only which bytes it has), `entry.sum`, `part.sum`, `version.sum`.  A row is proven
-when it is followed, and one that does not match is DAMAGED: the catalogue is then rebuilt from the devices, whose
-records and snapshots have digests.  A sum of 0, or none, is that of a row that an older program wrote.
-S3's listings do not prove the names that they show: whoever follows one does.  The mount's do.
+`node.sum` (and `node.dsum`, for who knows only which bytes it has), `entry.sum`, `part.sum`, `version.sum`.  A row is
+proven when it is followed, and one that does not match is DAMAGED: the catalogue is then rebuilt from the devices,
+whose records and snapshots have digests.  A sum of 0, or none, is that of a row that an older program wrote.
+S3's listings do not prove the names that they show: whoever follows one does.  The mount's do, but not the attributes
+that come along with the names of a long directory.  None leaves out a name because its row is damaged.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Directories as the mount reads them: names with their nodes, in pages, and what a file allocates.
 
 A row that is damaged hides nothing: the name is listed, with the others, and whoever follows it is told (DAMAGED).  A
-listing without it would be whole to look at, and rsync or rclone would remove what it lacks from the other side; none at
-all would keep the rest from its owner.
+listing without it would seem whole, and rsync or rclone would remove what it lacks from the other side; none at all
+would keep the rest from its owner.
 
 Names sort as bytes, a directory's with its "/": the order of the catalogue's rows, so a page begins with a seek.  What
 S3 makes of the same rows is in `listing`.  Pure over `every(sql, parameters)`, which must see one state (H4).

@@ -9,6 +9,7 @@ lie below it.  Pure over `every(sql, parameters)`, which must see one state (H4)
 from __future__ import annotations
 
 import functools
+import logging
 import stat
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -17,6 +18,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from appliance.model import Listed, Page
+
+log = logging.getLogger(__name__)
 
 type_every = Callable[[str, tuple[Any, ...]], list[Any]]
 
@@ -33,11 +36,17 @@ _LEAPS_FIRST: Final = 4  # rows of the first statement that goes through a direc
 _LEAPS_AGAIN: Final = 128  # at most, where the neighbours before gave as many
 _PATIENCE: Final = 48  # keys of a common prefix that are dropped, at most, before the rest is leapt over: cost a leap
 
-_COLUMNS: Final = "n.mode, n.size, n.etag, n.written_ns, n.packed, n.flags, n.version"
+_COLUMNS: Final = "n.size, n.etag, n.written_ns, n.packed, n.flags, n.version"
 
 
 def _is_directory(name: str) -> str:
     return f"substr({name}, -1)=x'2f'"
+
+
+def _mode(name: str) -> str:
+    """The mode of `n`, the node of a name.  One that is missing is no reason to leave the name out: who mirrors the
+    bucket would remove it there (`listed`)."""
+    return f"coalesce(n.mode, CASE WHEN {_is_directory(name)} THEN {stat.S_IFDIR} ELSE {stat.S_IFREG} END)"
 
 
 def _leaf(name: str, node: str, level: int = 0) -> str:
@@ -60,6 +69,7 @@ def _leaf(name: str, node: str, level: int = 0) -> str:
     return f"CASE WHEN {_is_directory(name)} THEN {below} ELSE {node} END"
 
 
+_LEAF_MODE: Final = f"coalesce(n.mode, CASE WHEN NOT {_is_directory('{name}')} THEN {stat.S_IFREG} END)"
 _FIND: Final = "SELECT node FROM entry WHERE parent=? AND name=?"
 _SPECIAL: Final = (  # whether a directory's bucket has anything but files and directories
     "SELECT 1 FROM node INDEXED BY node_special WHERE mode & 61440 NOT IN (16384, 32768)"
@@ -77,13 +87,15 @@ def _rows(levels: int, bounded: bool) -> str:
     """
     names = "".join(f", e{level}.name" for level in range(2, levels + 1))
     node = f"coalesce({', '.join(f'e{level}.node' for level in range(levels, 0, -1))})"
+    last = f"coalesce({', '.join(f'e{level}.name' for level in range(levels, 0, -1))})"
     below = " ".join(
         f"LEFT JOIN entry e{level} ON e{level}.parent="
         f"CASE WHEN {_is_directory(f'e{level - 1}.name')} THEN e{level - 1}.node END"
         for level in range(2, levels + 1)
     )
     return (
-        f"SELECT e1.name, {node}, {_COLUMNS}{names} FROM entry e1 {below} CROSS JOIN node n ON n.id={node}"
+        f"SELECT e1.name, {node}, {_mode(last)}, {_COLUMNS}{names}"
+        f" FROM entry e1 {below} LEFT JOIN node n ON n.id={node}"
         f" WHERE e1.parent=?1 AND e1.name>=?2{' AND e1.name<?4' if bounded else ''} ORDER BY e1.name{names} LIMIT ?3"
     )
 
@@ -92,10 +104,11 @@ def _rows(levels: int, bounded: bool) -> str:
 def _level_rows(bounded: bool) -> str:
     """The statement for the names of one directory.  Parameters as of `_rows`.
 
-    Columns: name, node, `_COLUMNS`, of a directory those of its `_leaf`: NULL where it has none.
+    Columns: name, node, mode, `_COLUMNS`, of a directory those of its `_leaf`: NULL where it has none.
     """
     return (
-        f"SELECT e.name, e.node, {_COLUMNS} FROM entry e LEFT JOIN node n ON n.id={_leaf('e.name', 'e.node')}"
+        f"SELECT e.name, e.node, {_LEAF_MODE.format(name='e.name')}, {_COLUMNS}"
+        f" FROM entry e LEFT JOIN node n ON n.id={_leaf('e.name', 'e.node')}"
         f" WHERE e.parent=?1 AND e.name>=?2{' AND e.name<?4' if bounded else ''} ORDER BY e.name LIMIT ?3"
     )
 
@@ -117,7 +130,8 @@ def _leaps(bounded: bool) -> str:
         f"SELECT x.name, x.node FROM entry x WHERE x.parent=?1 AND x.name>=?2{stop} ORDER BY x.name LIMIT 1)"
         f" UNION ALL SELECT e.name, e.node, {at.format('e.name')} FROM s CROSS JOIN entry e ON e.parent=?1 AND e.name="
         f"(SELECT x.name FROM entry x WHERE x.parent=?1 AND x.name>={following}{stop} ORDER BY x.name LIMIT 1)"
-        f" LIMIT ?3) SELECT s.name, s.node, {_COLUMNS} FROM s LEFT JOIN node n ON n.id={_leaf('s.name', 's.node')}"
+        f" LIMIT ?3) SELECT s.name, s.node, {_LEAF_MODE.format(name='s.name')}, {_COLUMNS}"
+        f" FROM s LEFT JOIN node n ON n.id={_leaf('s.name', 's.node')}"
     )
 
 
@@ -256,8 +270,12 @@ _said: Final = msgspec.msgpack.Decoder(_Said)
 
 
 def listed(key: bytes, row: Any) -> Listed:
-    """One key of a listing from a row of the walk."""
+    """One key of a listing from a row of the walk.  One whose node is missing has no size, ETag or time to show: it is
+    listed all the same, and who asks for it is told."""
     size, etag, written, packed = row[3:7]
+    if etag is None:
+        log.error("%r is damaged in the catalogue: its node %d is missing", key, row[1])
+        return Listed(key, 0, "", 0, "")
     if not packed:
         return Listed(key, size, etag, written, "")
     said = _said.decode(packed)
@@ -391,9 +409,9 @@ def _level(every: type_every, asked: _Asked, page: _Collected) -> Found:
 def _is_seen(every: type_every, mode: int | None, directory: int) -> bool:
     """Whether S3 sees a name, from the mode of its `_leaf`: a directory (0: it is none) is seen if it holds an object,
     and where its first leaf is no file, one has to look."""
-    if mode is None:
-        return False
-    return stat.S_ISREG(mode) or (bool(directory) and next(walk(every, directory, b"", 1), None) is not None)
+    if mode is not None and stat.S_ISREG(mode):
+        return True
+    return bool(directory) and next(walk(every, directory, b"", 1), None) is not None
 
 
 def _delimited(every: type_every, asked: _Asked, page: _Collected) -> Found:

@@ -10,6 +10,7 @@ Pure over `every(sql, parameters)`, which must see one state (H4).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
@@ -28,22 +29,24 @@ from appliance.model import (
     version_number,
 )
 
+log = logging.getLogger(__name__)
+
 _STEP_MIN: Final = 4  # rows of the version table: a key or two
 _COLUMNS: Final = "v.key, v.version, v.flags, n.size, n.etag, n.written_ns, n.packed"
-_FROM: Final = "FROM version v JOIN node n ON n.id=v.node WHERE v.bucket=?"
+_FROM: Final = "FROM version v LEFT JOIN node n ON n.id=v.node WHERE v.bucket=?"
 _BLOCK: Final = f"SELECT {_COLUMNS} {_FROM} AND v.key>=? ORDER BY v.key, v.version LIMIT ?"
 _DOWN: Final = f"SELECT {_COLUMNS} {_FROM} AND v.key=? AND v.version<? ORDER BY v.version DESC LIMIT ?"
 _NUMBER_MAX: Final = 2**63 - 1
 
 
 class _Version(NamedTuple):
-    """A row of either walk."""
+    """A row of either walk.  Of a node that is missing, `size` and what follows are None."""
 
     key: bytes
     version: int
     flags: int
     size: int
-    etag: str
+    etag: str | None
     written_ns: int
     packed: bytes
     latest: bool
@@ -114,7 +117,7 @@ def _has_older(every: type_every, bucket: int, prefix: bytes, lower: bytes) -> b
 
 def _current(key: bytes, row: Any) -> _Version:
     """What is current, from a row of `walk`."""
-    return _Version(key, row[8], row[7] & ~MARKER, row[3], row[4], row[5], row[6], True)
+    return _Version(key, row[8] or 0, (row[7] or 0) & ~MARKER, row[3], row[4], row[5], row[6], True)
 
 
 def _place(row: _Version) -> str:
@@ -124,6 +127,9 @@ def _place(row: _Version) -> str:
 
 
 def _listed(row: _Version) -> ListedVersion:
+    if row.etag is None:
+        log.error("%r is damaged in the catalogue: the node of its version %d is missing", row.key, row.version)
+        row = row._replace(size=0, written_ns=0, packed=b"")
     marker = bool(row.flags & MARKER)
     storage_class = owner = checksum = ""
     if row.packed:
@@ -136,7 +142,7 @@ def _listed(row: _Version) -> ListedVersion:
         row.latest,
         marker,
         row.size,
-        row.etag,
+        row.etag or "",
         row.written_ns,
         storage_class,
         owner,

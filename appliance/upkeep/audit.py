@@ -32,7 +32,7 @@ from appliance.engine.engine import Engine
 from appliance.engine.pool import PageRef, Pool, page_room
 from appliance.errors import StoreError
 from appliance.limits import MIB, PAGE_PAYLOAD
-from appliance.model import IMPLIED, MARKER, NULL_VERSION, BodyKind, Frozen
+from appliance.model import IMPLIED, MARKER, NULL_VERSION, Frozen
 from appliance.ondisk import page
 from appliance.ondisk.damaged import DamagedError
 from appliance.ondisk.geometry import UNIT, Geometry

@@ -248,7 +248,7 @@ def test_what_goes_while_it_is_listed_is_told_as_it_was(tmp_path: Path, monkeypa
 
 
 def test_a_damaged_row_is_a_name_that_nobody_can_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listing without it would have rsync remove the name from a copy; none would keep the others from their owner."""
+    """A listing without it would have rsync remove the copy; none would keep the others from their owner."""
 
     async def scene(mount: Unmounted) -> None:
         await mount.mkdir("photos/d")

@@ -249,9 +249,6 @@ def test_no_column_of_a_node_is_believed_that_was_hurt(tmp_path: Path) -> None:
         (directory,) = store.entries(bucket.root, None, 10)
         node = await store.look_up(bucket, b"d/a")
 
-        async def listed() -> object:
-            return store.entries(directory.node.id, None, 10)
-
         async def stat() -> object:
             return store.node(node.id)
 
@@ -262,7 +259,8 @@ def test_no_column_of_a_node_is_believed_that_was_hurt(tmp_path: Path) -> None:
                 f"UPDATE node SET {column}={texts.get(column, f'{column} | 1 << 40')} WHERE id={node.id}",
             )
             forget(store)
-            for ask in (partial(store.look_up, bucket, b"d/a"), listed, stat):
+            assert [entry.damaged for entry in store.entries(directory.node.id, None, 10)] == [True, False], column
+            for ask in (partial(store.look_up, bucket, b"d/a"), stat):
                 with pytest.raises(StoreError) as caught:
                     await ask()
                 assert caught.value.code is Code.DAMAGED, column
@@ -426,5 +424,37 @@ def test_rows_of_an_older_program_are_followed(tmp_path: Path) -> None:
         assert await read(store, bucket, b"d/a") == b"a" * 15_000
         report = await audit(store)
         assert report.clean, report.problems
+
+    run(tmp_path, work)
+
+
+def test_s3_lists_what_has_lost_its_node(tmp_path: Path) -> None:
+    """Who mirrors a bucket removes what its listing lacks; who asks for the key is told."""
+
+    async def work(store: ObjectStore) -> None:
+        bucket = await two_objects(store)
+        await store.put_object(bucket, b"e/only", store.small_body(b"x"), "e", NO_ATTRIBUTES)
+        for key in (b"a", b"only"):
+            hurt(
+                tmp_path / "catalogue.db",
+                f"DELETE FROM node WHERE id=(SELECT node FROM entry WHERE name=x'{key.hex()}')",
+            )
+        forget(store)
+        page = await store.list_objects(bucket)
+        assert [(each.key, each.size, each.etag) for each in page.objects] == [
+            (b"d/a", 0, ""),
+            (b"d/b", 5000, "e"),
+            (b"e/only", 0, ""),
+        ]
+        assert (await store.list_objects(bucket, delimiter=b"/")).prefixes == [b"d/", b"e/"]
+        found = await store.list_objects(bucket, prefix=b"d/", delimiter=b"/")
+        assert [each.key for each in found.objects] == [b"d/a", b"d/b"]
+        for delimiter, wanted in ((b"b", [b"d/a", b"e/only"]), (b"n", [b"d/a", b"d/b"])):
+            assert [each.key for each in (await store.list_objects(bucket, delimiter=delimiter)).objects] == wanted
+        versions = (await store.list_versions(bucket)).versions
+        assert [(each.key, each.etag) for each in versions] == [(b"d/a", ""), (b"d/b", "e"), (b"e/only", "")]
+        with pytest.raises(StoreError) as caught:
+            await store.look_up(bucket, b"d/a")
+        assert caught.value.code is Code.DAMAGED
 
     run(tmp_path, work)

@@ -224,7 +224,9 @@ def test_five_tebibytes_begin_at_once_and_hold_little(tmp_path: Path) -> None:
         connection.execute("INSERT INTO map VALUES (?, 1, 1)", (composed,))
         rows = [(composed, at * part, part, int(BodyKind.MAP), flat, 0) for at in range(parts)]
         connection.executemany("INSERT INTO slice VALUES (?,?,?,?,?,?,0)", rows)
-        connection.execute("UPDATE node SET ref=?, size=?, dsum=x'', sum=0 WHERE id=?", (composed, parts * part, node.id))
+        connection.execute(
+            "UPDATE node SET ref=?, size=?, dsum=x'', sum=0 WHERE id=?", (composed, parts * part, node.id)
+        )
         connection.execute("UPDATE usage SET bytes=?", (parts * part,))
         connection.commit()
         connection.close()
