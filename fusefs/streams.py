@@ -110,17 +110,17 @@ class Streams:
                 if window.base is not base or not self._store.stands(window.reader):
                     self._leave(stream)
                     break
-                if not take(window.number, end):
-                    break
-                window.used = True
-                self.taken += 1
                 if window is stream.windows[-1]:
                     if len(stream.windows) > 1:  # who reads ahead may still ask for the end of the one before
                         self._leave(stream, stream.windows[:-1])
                     if 2 * end > window.start + window.end:
                         self._plan(stream, base, window.end)
                 self.hear()
-                return True
+                if take(window.number, end):  # from here on nothing may be raised: it is answered elsewhere
+                    window.used = True
+                    self.taken += 1
+                    return True
+                break
         if in_order and not any(window.start <= end < window.end for window in stream.windows):
             self._leave(stream)
             self._plan(stream, base, end)

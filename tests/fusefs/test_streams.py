@@ -201,6 +201,16 @@ def test_what_threads_do_not_take_is_the_usual_handlers() -> None:
     assert scene.read(3 * MIB)
 
 
+def test_nothing_is_raised_when_a_read_is_taken() -> None:
+    """It would be answered twice."""
+    scene = Scene()
+    scene.begin()
+    scene.store.closed = True
+    with pytest.raises(trio.ClosedResourceError):  # another window is due
+        scene.read(PLAN_WINDOW - 2 * MIB)
+    assert sum(scene.threads.windows.values()) == 1
+
+
 def test_what_nobody_reads_is_closed() -> None:
     async def main() -> None:
         scene = Scene()
