@@ -242,8 +242,8 @@ int reads_take(struct window *window, fuse_req_t request, unsigned long long han
     last = &job->next;
     busy++;
     window->busy++;
-    pthread_cond_signal(&wanted);
     pthread_mutex_unlock(&lock);
+    pthread_cond_signal(&wanted); /* now: whoever is woken takes the lock */
     return 1;
 }
 
