@@ -1,11 +1,14 @@
-"""What every test shares: one Hypothesis profile, and an environment without the machine's own settings."""
+"""What every test shares: one Hypothesis profile, one order of tasks, and an environment without the machine's own
+settings."""
 
 from __future__ import annotations
 
 import os
+from typing import Any, Final
 
 import hypothesis
 import pytest
+import trio
 
 from tests.effort import USUAL
 
@@ -15,7 +18,17 @@ from tests.effort import USUAL
 hypothesis.settings.register_profile("tierce", deadline=None, print_blob=True, max_examples=USUAL, derandomize=True)
 hypothesis.settings.register_profile("quick", deadline=None, print_blob=True, max_examples=10, database=None)
 hypothesis.settings.register_profile("long", deadline=None, print_blob=True, max_examples=2000)
-hypothesis.settings.load_profile(os.environ.get("TIERCE_TEST_PROFILE", "tierce"))
+PROFILE: Final = os.environ.get("TIERCE_TEST_PROFILE", "tierce")
+hypothesis.settings.load_profile(PROFILE)
+
+
+@pytest.fixture(autouse=True)
+def _same_schedule() -> None:
+    """In CI trio's tasks take turns as they did the last time, where no thread decides: as with the examples above."""
+    if PROFILE == "tierce":
+        run: Any = trio._core._run
+        run._ALLOW_DETERMINISTIC_SCHEDULING = True
+        run._r.seed(0)
 
 
 @pytest.fixture(autouse=True)

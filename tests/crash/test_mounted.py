@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,12 +16,11 @@ from fusefs.writeback import WriteBack
 from tests.crash import mounted
 from tests.crash.observed import Broken
 from tests.crash.simulation import Counts, small_world
+from tests.fusefs.test_pending import test_fsync_of_a_directory_waits_for_the_names_that_were_answered as scene
 
 QUICK: Final = 2  # seeds in every run
 LONG: Final = 60
 BOUND: Final = 60  # seeds within which a fault must be noticed
-
-Break = Callable[[pytest.MonkeyPatch], None]
 
 
 @pytest.fixture
@@ -47,34 +47,28 @@ def test_many_crashes_keep_every_promise(world: Path) -> None:
         assert counts[happened] > LONG, f"no {happened} in {counts}"
 
 
-def _fsync_that_does_not_wait(patch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_an_fsync_that_does_not_wait_is_noticed(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def make_durable(self: WriteBack, file: File, **_: bool) -> None:
         await self.commit(file)
 
-    patch.setattr(WriteBack, "make_durable", make_durable)
-
-
-def _directories_that_are_not_waited_for(patch: pytest.MonkeyPatch) -> None:
-    async def settle(self: Engine, **_: bool) -> None:
-        """Nothing."""
-
-    patch.setattr(Engine, "settle", settle)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "breaking",
-    [_fsync_that_does_not_wait, _directories_that_are_not_waited_for],
-    ids=lambda breaking: breaking.__name__.strip("_"),
-)
-def test_a_mount_that_breaks_a_promise_is_noticed(
-    world: Path, monkeypatch: pytest.MonkeyPatch, breaking: Break
-) -> None:
-    breaking(monkeypatch)
+    monkeypatch.setattr(WriteBack, "make_durable", make_durable)
     for seed in range(BOUND):
         if _is_noticed(seed, world):
             return
     pytest.fail(f"{BOUND} seeds noticed nothing")
+
+
+def test_names_that_are_not_waited_for_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the scene that was made for it: programs seldom sync a directory while nothing but names is on its way."""
+
+    async def settle(self: Engine, **_: bool) -> None:
+        """Nothing."""
+
+    monkeypatch.setattr(Engine, "settle", settle)
+    with pytest.raises((AssertionError, ExceptionGroup)) as raised:
+        scene(tmp_path)
+    assert "a crash could undo" in "".join(traceback.format_exception(raised.value))
 
 
 def _is_noticed(seed: int, world: Path) -> bool:

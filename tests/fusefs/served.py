@@ -1,7 +1,7 @@
 """A real mount, of the store over dicts or of a pool on sparse files, in a process of its own, with the other door on
 its standard input.
 
-    python -m tests.fusefs.served MOUNTPOINT [dict | pool [durable]]
+    python -m tests.fusefs.served MOUNTPOINT [dict | pool [durable] [settling]]
 
 Each line is a JSON list: ["put", bucket, key, hex], ["get", bucket, key], ["delete", bucket, key], ["fill", count],
 ["statistics"].  The answer is one line of JSON.  The end of input unmounts.
@@ -29,6 +29,7 @@ from appliance.formatting import format_pool
 from appliance.mountpoints import type_at
 from appliance.opening import open_pool
 from appliance.store import ObjectStore
+from fusefs import prefetch
 from fusefs.mount import Mount
 from fusefs.observed import OPERATIONS
 from tests.fusefs.doors import DictDoor, Door, StoreDoor
@@ -48,6 +49,7 @@ async def answer(door: Door, mount: Mount, verb: str, *arguments: str) -> object
             "cpu": sum(os.times()[:2]),
             "reads": sum(OPERATIONS["read"].counts),
             "fetched": OPERATIONS["prefetch"].bytes,
+            "fetching": len(mount.prefetch._wanted) + len(mount.prefetch._flying),
             "taken": 0 if (streams := mount.operations.direct.streams) is None else streams.taken,
         }
     if verb == "fill":
@@ -100,6 +102,8 @@ async def main(point: str, kind: str = "dict", *flags: str) -> None:
     async with opened(kind, Path(point + ".pool")) as (store, door):
         root = os.geteuid() == 0  # others need the machine's word in /etc/fuse.conf
         mount = Mount(store, Path(point), allow_other=root, durable_close="durable" in flags)
+        if "settling" in flags:
+            prefetch.SETTLE_TIMEOUT = 60.0  # type: ignore[misc]
         async with trio.open_nursery() as nursery:
             await nursery.start(mount.run)
             print(json.dumps("ready"), flush=True)

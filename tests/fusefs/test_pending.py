@@ -378,6 +378,29 @@ class ByHand:
         self.engine._inline_running = False
 
 
+def test_fsync_of_a_directory_waits_for_the_names_that_were_answered(tmp_path: Path) -> None:
+    async def scene(mount: Unmounted) -> None:
+        directory = await mount.ops.opendir(await mount.inode("photos"), mount.ctx)
+        writer = ByHand(mount)
+        await mount.mkdir("photos/d")
+        answered = trio.Event()
+
+        async def sync() -> None:
+            await mount.ops.fsyncdir(directory, False)
+            answered.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sync)
+            await trio.testing.wait_all_tasks_blocked()
+            early = answered.is_set()
+            await writer.commit()()
+        writer.go_on()
+        await mount.ops.releasedir(directory)
+        assert not early, "a crash could undo what the program was told"
+
+    run_on_pool(scene, tmp_path)
+
+
 def test_a_new_name_that_s3_replaces_is_there_in_the_instant_of_the_commit(tmp_path: Path) -> None:
     """The file's making is over, its rename and the PUT of its new name share the next batch: that is in the catalogue
     before the mount hears of it, and the row of the rename leads to a node that is gone."""
