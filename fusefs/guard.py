@@ -37,16 +37,20 @@ class Guard:
     """One mount's.  Start it in the thread that answers the mount's requests."""
 
     def __init__(self, control: int) -> None:
-        """`control`: the connection's control file (connections.opened); ours from now on."""
+        """`control`: the connection's control file (connections.opened); ours from now on.  Raises OSError."""
         self._control = control
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__, str(control), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            cwd="/",
-            pass_fds=(control,),
-            start_new_session=True,  # a terminal's ^C is not for it
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", __file__, str(control), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                cwd="/",
+                pass_fds=(control,),
+                start_new_session=True,  # a terminal's ^C is not for it
+            )
+        except BaseException:
+            os.close(control)
+            raise
 
     def wait_until_armed(self) -> None:
         """Blocks for some 20 ms: the mount answers nobody before.  Raises OSError if it did not start: it is gone."""
@@ -56,9 +60,23 @@ class Guard:
             self._close()
             raise OSError(errno.ESRCH, f"it ended with {code}")
 
+    @property
+    def pipe(self) -> int:
+        """Can be read, once it is armed, when the process has ended."""
+        assert self._process.stdout is not None
+        return self._process.stdout.fileno()
+
+    def another(self) -> Guard:
+        """In the place of this one, which has ended.  From the same thread.  Raises OSError."""
+        return Guard(os.dup(self._control))
+
     def end(self) -> None:
         """The mount is served no more: whoever still waits for it is told so.  Blocks for an instant."""
         os.write(self._control, b"1")  # where it is unmounted, nothing happens
+        self.bury()
+
+    def bury(self) -> None:
+        """Of it nothing is left, whether it lives or not.  Blocks for an instant."""
         self._process.kill()
         self._process.wait()
         self._close()

@@ -35,7 +35,7 @@ from appliance.authority import MOUNT, Principal
 from appliance.errors import Code, StoreError
 from appliance.mountpoints import FILE_SYSTEM, Mounted
 from fusefs import extra, fastloop
-from fusefs.guard import Guard
+from fusefs.guarding import Guarding
 from fusefs.handshake import Handshake
 from fusefs.operations import Operations
 from fusefs.ownership import ROOTS, Ownership
@@ -139,7 +139,7 @@ class Mount:
         if interposed.library is not None and interposed.has_reads(interposed.library):
             self.operations.direct.streams = Streams(store, Reads(interposed.library))
         self._allow_other = allow_other
-        self._guard: Guard | None = None
+        self._guarding = Guarding(point)
         self._tasks: trio.Nursery | None = None  # of handlers that pyfuse3 does not run
         self._ended = trio.Event()
         self._closed = trio.Event()
@@ -185,12 +185,12 @@ class Mount:
                     take_away(self.point)
             finally:  # whatever becomes of the place, nobody serves it any more
                 if by_hand:  # otherwise libfuse unmounts, but not what is ended: it takes that for unmounted
-                    self._end_guard()
+                    self._guarding.end()
                     with trio.CancelScope(shield=True):
                         if not await trio.to_thread.run_sync(self._kernel.are_back, RETURN_TIMEOUT):
                             log.warning("threads still wait in the kernel for the mount, which is not served any more")
                 pyfuse3.close(unmount=not by_hand)
-                self._end_guard()
+                self._guarding.end()
                 self._closed.set()
             log.info("unmounted from %s", self.point)
 
@@ -202,10 +202,8 @@ class Mount:
                 if found is None or found.type != FILE_SYSTEM:
                     return  # somebody was quick
                 self._control = mountpoints.control(found)
-            self._guard = Guard(self._control)
-            await trio.to_thread.run_sync(self._guard.wait_until_armed)
+            await self._guarding.begin(self._control)
         except OSError as error:
-            self._guard = None
             log.warning(
                 "%s: if the daemon is killed while the kernel writes, the mount may hang instead of answering "
                 "ENOTCONN: nobody guards it (%s); it needs root, or `mount -t fusectl fusectl %s` by root",
@@ -213,11 +211,6 @@ class Mount:
                 error,
                 connections.PLACE,
             )
-
-    def _end_guard(self) -> None:
-        guard, self._guard = self._guard, None
-        if guard is not None:
-            guard.end()
 
     def _mount(self) -> bool:
         """Begins the session; true if mount(2) was called here, so that unmounting is also ours."""
@@ -277,6 +270,7 @@ class Mount:
                 self._tasks = nursery
                 await nursery.start(self.operations.run)
                 nursery.start_soon(self._serve)
+                nursery.start_soon(self._guarding.run)
                 task_status.started()
 
     def _start(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
