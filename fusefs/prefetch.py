@@ -7,7 +7,8 @@ removes the file meanwhile.  The later reads of the window do not reach us at al
 Bounded: a file must be a small part of the memory that is to be had (the process says so), `FLYING_MAX` windows are
 asked for and not answered at once, and whatever does not fit in is not remembered.  The process needs root, or
 CAP_DAC_READ_SEARCH: a daemon that is not root asks one that systemd starts for it (advising.py).  Where there is none
-that may do its work nothing is fetched.
+that may do its work nothing is fetched.  One that ends, or does not start, is started anew when there is work, after a
+while that doubles each time: whoever has ended it may do so again.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ FLYING_MAX: Final = 4
 IDLE: Final = 20.0  # seconds after which the process ends
 END_TIMEOUT: Final = 5.0  # seconds for what is being opened when the mount ends
 SETTLE_TIMEOUT: Final = 0.1  # seconds that close(2) waits for what is being opened
+REST_MIN: Final = 1.0  # seconds without a process after one has ended
+REST_MAX: Final = 300.0  # and at most; of one that lasted so long, or until it was idle, it is not held against it
 CONNECT_TIMEOUT: Final = 5.0  # seconds that the service manager has to take a connection
 OBSERVED: Final = operation("prefetch")
 REMEDY: Final = (
@@ -60,12 +63,16 @@ class Prefetch:
         self._pid = -1
         self._known = False  # its requests come with its number
         self._forbidden = False
+        self._rest = 0.0  # how long the last one was ...
+        self._rests_until = 0.0  # ... and its end
         self._large = sys.maxsize  # bytes of a file that was too large for the memory
         self._large_until = 0.0
 
     def missed(self, file: File, start: int, end: int) -> None:
         """A program's small read came to us."""
         if self._forbidden or len(self._wanted) + len(self._flying) >= FLYING_MAX:
+            return
+        if self._rests_until and time.monotonic() < self._rests_until:
             return
         if file.size >= self._large:
             if time.monotonic() < self._large_until:
@@ -119,8 +126,12 @@ class Prefetch:
             try:
                 process = await trio.to_thread.run_sync(_start, self._point)
             except OSError as error:
-                self._give_up(str(error))
-                await trio.sleep_forever()
+                if error.errno == errno.ENOENT:  # not mounted any more
+                    self._give_up(str(error))
+                else:
+                    self._pause(str(error))
+                continue
+            began = time.monotonic()
             try:
                 await self._converse(process)
             finally:
@@ -129,6 +140,8 @@ class Prefetch:
                     _landed(file, window)
                 self._flying.clear()
                 self._answered_now()
+                if time.monotonic() - began >= REST_MAX:
+                    self._rest = 0.0
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(process.end)
 
@@ -137,7 +150,7 @@ class Prefetch:
         connection = process.connection
         number = await _received(connection, advise.STARTED.size)
         if len(number) != advise.STARTED.size:
-            self._give_up(f"their process did not start{'' if process.child else ': systemctl status tierce-advise@*'}")
+            self._pause(f"their process did not start{'' if process.child else ': systemctl status tierce-advise@*'}")
             return
         (self._pid,) = advise.STARTED.unpack(number)
         async with trio.open_nursery() as nursery:
@@ -153,13 +166,14 @@ class Prefetch:
                 with trio.move_on_after(process.patience) as idle:
                     await self._woken.wait()
                 if idle.cancelled_caught and not self._wanted:
+                    self._rest = 0.0
                     nursery.cancel_scope.cancel()
 
     async def _take_answers(self, connection: socket.socket, ended: trio.CancelScope) -> None:
         while True:
             answers = await _received(connection, 4096)
-            if not answers:  # whoever has ended it may do so again, a process for every few reads
-                self._give_up("their process has ended")
+            if not answers:
+                self._pause("their process has ended")
                 ended.cancel()
                 return
             for answer in answers:
@@ -179,9 +193,20 @@ class Prefetch:
         if not self._forbidden:
             self._forbidden = True
             log.info("from here on nothing is fetched for random reads: %s", why)
+        self._drop_wanted()
+
+    def _pause(self, why: str) -> None:
+        """Asks for nothing for a while."""
+        self._rest = min(max(2 * self._rest, REST_MIN), REST_MAX)
+        self._rests_until = time.monotonic() + self._rest
+        log.info("for %g s nothing is fetched for random reads: %s", self._rest, why)
+        self._drop_wanted()
+
+    def _drop_wanted(self) -> None:
         for wanted in self._wanted:
             _landed(*wanted)
         self._wanted.clear()
+        self._woken = trio.Event()
 
     def _answered_now(self) -> None:
         self._answered.set()
