@@ -5,7 +5,8 @@ which nobody else can use meanwhile: that was what bounded a long read.  Here th
 no wait), and hears of its end.  What memory has is answered at once, without a task.
 
 Whatever is not that simple is for the usual handler: bytes that are not committed, a node that was replaced, an error.
-The usual handler is asked also when a thread could not read: it says what went wrong, or finds the bytes elsewhere.
+The usual handler is asked also when a thread could not read: it says what went wrong (`failure`: reading it once more
+would count every bad copy twice), or finds the bytes elsewhere, if they were written since.
 
 Deliberately unknown here: requests and replies (`extra`).
 """
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING
 import outcome
 import trio
 
+from appliance.errors import StoreError
+from appliance.model import Node
 from fusefs.handles import DirectoryHandle, FileHandle
 from fusefs.observed import UNDER_WAY, operation
 from fusefs.permits import READ, WRITE, Permits
@@ -38,6 +41,7 @@ class DirectReads:
         self._under_way = 0
         self._idle = trio.Event()
         self._observed = operation("read")
+        self._failures: dict[tuple[FileHandle, int, int], tuple[Node, StoreError]] = {}  # nobody was told yet
         self.streams: Streams | None = None  # where the compiled part is there
 
     def read(
@@ -89,6 +93,8 @@ class DirectReads:
             if not self._under_way:
                 self._idle.set()
             if isinstance(result, outcome.Error):
+                if isinstance(result.error, StoreError):
+                    self._failures[handle, start, end] = base, result.error
                 again()
             else:
                 self._observed.ended(perf_counter() - begun)
@@ -104,6 +110,16 @@ class DirectReads:
             reader.close()
             return False
         return True
+
+    def failure(self, handle: FileHandle, start: int, end: int) -> StoreError | None:
+        """What a thread met that was to read this, once; None as well if other bytes are there now."""
+        if not self._failures:
+            return None
+        base, error = self._failures.pop((handle, start, end), (None, None))
+        if error is None or base is not handle.file.base or handle.file.overlay:
+            return None
+        error.add_note(f"inode {handle.file.inode}, bytes {start} to {end}")
+        return error
 
     def closed(self, handle: FileHandle) -> None:
         """The program has closed it."""

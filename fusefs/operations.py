@@ -310,6 +310,9 @@ class Operations(pyfuse3.Operations):
         handle = self._file_handle(fh)
         file = handle.file
         end = min(off + size, file.size)
+        failure = self.direct.failure(handle, off, end)
+        if failure is not None:
+            raise failure
         self._reads(handle, off, end)
         if off >= end:
             return b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import trio
 
 from appliance.limits import KIB, MIB
 from fusefs.observed import OPERATIONS, UNDER_WAY
-from tests.fusefs.scenes import run, run_on_pool
+from tests.fusefs.scenes import refused, run, run_on_pool
 from tests.fusefs.test_devices import Vanishing, over
 from tests.fusefs.unmounted import Unmounted
 
@@ -87,8 +88,14 @@ def test_what_a_thread_cannot_read_is_asked_again(tmp_path: Path) -> None:
         asked = Asked(mount, fh, 0, MIB)
         assert (asked.taken, asked.replies, asked.again) == (True, [], 1)
         assert UNDER_WAY.requests == 0
+        counted = [device.read_errors for device in mount.store.engine.pool.devices.values()]
+        assert sorted(counted) == [0, 1, 1], "of two copies"
+        async with refused(errno.EIO):
+            await mount.ops.read(fh, 0, MIB)
+        assert counted == [device.read_errors for device in mount.store.engine.pool.devices.values()]
         for device in devices:
             device.gone = False
+        assert await mount.ops.read(fh, 0, MIB) == LONG[:MIB], "it was told once"
         assert Asked(mount, fh, 0, MIB).replies == [LONG[:MIB]]
         await mount.close(fh)
 
