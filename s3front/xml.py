@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import re
 import xml.parsers.expat
+from collections.abc import Callable, Iterable
 from typing import Final
-from urllib.parse import quote_from_bytes
 
 from appliance.limits import XML_MAX
 from s3front.errors import S3Error
@@ -32,6 +32,9 @@ _ILLEGAL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uff
 # A quick look at a key's bytes: anything here needs the careful way.  (0xED and 0xEF begin the odd three-byte forms.)
 UNSAFE_BYTES: Final = re.compile(b'[&<>"\x00-\x1f\x7f\xed\xef]')
 _NAMED: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
+# What encoding-type=url leaves as it is, and how it writes each byte of a key.
+_URL_PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/*-_.~"
+_URL: Final = {byte: chr(byte) if byte in _URL_PLAIN else f"%{byte:02X}" for byte in range(256)}
 
 
 def _reference(match: re.Match[str]) -> str:
@@ -67,7 +70,15 @@ def needs_no_escape(text: bytes) -> bool:
 
 def url_key(key: bytes) -> str:
     """A key under encoding-type=url.  A space is %20, which every client decodes (AWS writes `+`)."""
-    return quote_from_bytes(key, safe="/*-_.~")
+    return key.decode("latin-1").translate(_URL)  # half the cost of urllib's
+
+
+def quickest(write: Callable[[bytes], str], keys: Iterable[bytes]) -> Callable[[bytes], str]:
+    """`write`, which is `escape_key` or `url_key`, or `bytes.decode` if that writes every one of these keys as it does:
+    for most keys one look at all of them is enough."""
+    text = b"/".join(keys)
+    plain = needs_no_escape(text) if write is escape_key else not text.translate(None, _URL_PLAIN)
+    return bytes.decode if plain else write
 
 
 def document(root: str, content: str) -> bytes:

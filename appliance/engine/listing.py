@@ -9,17 +9,13 @@ lie below it.  Pure over `every(sql, parameters)`, which must see one state (H4)
 from __future__ import annotations
 
 import functools
-import logging
 import stat
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
-from appliance.model import Listed, Page
-
-log = logging.getLogger(__name__)
+from appliance.engine.listed import listed
+from appliance.model import Page
 
 type_every = Callable[[str, tuple[Any, ...]], list[Any]]
 
@@ -114,10 +110,11 @@ def _level_rows(bounded: bool) -> str:
 
 
 @functools.cache
-def _leaps(bounded: bool) -> str:
+def _leaps(bounded: bool, lean: bool) -> str:
     """The same, leaping over the names that share a common prefix: each costs a seek however many they are.
 
     Further parameters: ?5 where in a name the delimiter may begin (from 1), ?6 the delimiter, ?7 its successor.
+    `lean`: the node of a file that has a common prefix is not looked into: for buckets without specials.
     """
     stop = " AND x.name<?4" if bounded else ""
     at = "instr(substr({}, ?5), ?6)"
@@ -125,13 +122,16 @@ def _leaps(bounded: bool) -> str:
         "CASE WHEN s.at THEN CAST(substr(s.name, 1, ?5 - 2 + s.at) || ?7 AS BLOB)"
         " ELSE CAST(s.name || x'00' AS BLOB) END"
     )
+    leaf = _leaf("s.name", "s.node")
+    if lean:
+        leaf = f"CASE WHEN s.at AND NOT {_is_directory('s.name')} THEN NULL ELSE {leaf} END"
     return (
         f"WITH RECURSIVE s(name, node, at) AS (SELECT name, node, {at.format('name')} FROM ("
         f"SELECT x.name, x.node FROM entry x WHERE x.parent=?1 AND x.name>=?2{stop} ORDER BY x.name LIMIT 1)"
         f" UNION ALL SELECT e.name, e.node, {at.format('e.name')} FROM s CROSS JOIN entry e ON e.parent=?1 AND e.name="
         f"(SELECT x.name FROM entry x WHERE x.parent=?1 AND x.name>={following}{stop} ORDER BY x.name LIMIT 1)"
         f" LIMIT ?3) SELECT s.name, s.node, {_LEAF_MODE.format(name='s.name')}, {_COLUMNS}"
-        f" FROM s LEFT JOIN node n ON n.id={_leaf('s.name', 's.node')}"
+        f" FROM s LEFT JOIN node n ON n.id={leaf}"
     )
 
 
@@ -252,35 +252,6 @@ def walk(
 def _unresolved(row: Any) -> bool:
     """Whether a row of `_rows` is a directory that lay too deep to be looked into."""
     return row[-1] is not None and stat.S_ISDIR(row[2])
-
-
-class _Kind(msgspec.Struct, frozen=True, gc=False):
-    algorithm: str
-
-
-class _Said(msgspec.Struct, frozen=True, gc=False):
-    """What a listing shows of Attributes: the rest is passed over, at a third of the cost."""
-
-    storage_class: str = ""
-    owner: str = ""
-    checksum: _Kind | None = None
-
-
-_said: Final = msgspec.msgpack.Decoder(_Said)
-
-
-def listed(key: bytes, row: Any) -> Listed:
-    """One key of a listing from a row of the walk.  One whose node is missing has no size, ETag or time to show: it is
-    listed all the same, and who asks for it is told."""
-    size, etag, written, packed = row[3:7]
-    if etag is None:
-        log.error("%r is damaged in the catalogue: its node %d is missing", key, row[1])
-        return Listed(key, 0, "", 0, "")
-    if not packed:
-        return Listed(key, size, etag, written, "")
-    said = _said.decode(packed)
-    algorithm = said.checksum.algorithm if said.checksum is not None else ""
-    return Listed(key, size, etag, written, said.storage_class, algorithm, said.owner)
 
 
 def successor(prefix: bytes) -> bytes | None:
@@ -527,12 +498,11 @@ def _leap(every: type_every, asked: _Asked, page: _Collected, place: _Place, pas
     start = max(len(asked.prefix) - len(place.base), 0)
     first, width = place.first, _LEAPS_FIRST
     base, delimiter = place.base, asked.delimiter
+    lean = not every(_SPECIAL, (asked.directory,))
+    statement = _leaps(place.stop is not None, lean)
     while True:
         width = min(width, page.room + 1)
-        bound = None if place.stop is None else place.stop
-        rows = every(
-            _leaps(bound is not None), (place.directory, first, width, bound, start + 1, asked.delimiter, past)
-        )
+        rows = every(statement, (place.directory, first, width, place.stop, start + 1, delimiter, past))
         room, objects = page.room, len(page.objects)
         for row in rows:
             name: bytes = row[0]

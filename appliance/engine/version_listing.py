@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from appliance.catalogue.names import NODE_COLUMNS, node_of
+from appliance.engine.listed import said
 from appliance.engine.listing import current, successor, type_every, walk
 from appliance.model import (
     MARKER,
@@ -24,7 +25,6 @@ from appliance.model import (
     ListedVersion,
     Node,
     VersionPage,
-    unpack_attributes,
     version_id,
     version_number,
 )
@@ -67,7 +67,7 @@ def list_versions(
             below, lower = (after_key, _position(every, bucket, after_key, after_version)), after_key
     run = 0
     while lower is not None and limit > 0:
-        if delimiter and below is None and not _has_older(every, bucket.id, prefix, lower):
+        if below is None and not _has_older(every, bucket.id, prefix, lower):
             room = limit - len(found) - len(prefixes)
             rest = current(every, bucket.root, prefix, delimiter, next_key or after_key, max(room, 1), _current)
             if not room:
@@ -127,23 +127,19 @@ def _place(row: _Version) -> str:
 
 
 def _listed(row: _Version) -> ListedVersion:
-    if row.etag is None:
-        log.error("%r is damaged in the catalogue: the node of its version %d is missing", row.key, row.version)
-        row = row._replace(size=0, written_ns=0, packed=b"")
-    marker = bool(row.flags & MARKER)
-    storage_class = owner = checksum = ""
-    if row.packed:
-        attributes = unpack_attributes(row.packed)
-        storage_class, owner = attributes.storage_class, attributes.owner
-        checksum = attributes.checksum.algorithm if attributes.checksum is not None else ""
+    key, version, flags, size, etag, written, packed, latest = row
+    if etag is None:
+        log.error("%r is damaged in the catalogue: the node of its version %d is missing", key, version)
+        size, etag, written, packed = 0, "", 0, b""
+    storage_class, owner, checksum = said(packed)
     return ListedVersion(
-        row.key,
-        version_id(row.version, row.flags),
-        row.latest,
-        marker,
-        row.size,
-        row.etag or "",
-        row.written_ns,
+        key,
+        version_id(version, flags),
+        latest,
+        bool(flags & MARKER),
+        size,
+        etag,
+        written,
         storage_class,
         owner,
         checksum,

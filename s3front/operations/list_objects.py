@@ -102,8 +102,7 @@ async def contents(objects: list[Listed], write: Write, whose: Owners | None) ->
 
 
 def _contents(objects: list[Listed], write: Write, owner: str) -> str:
-    if write is xml.escape_key and xml.needs_no_escape(b"/".join([o.key for o in objects])):
-        write = bytes.decode  # one look at the whole slice, for the common keys
+    write = xml.quickest(write, [o.key for o in objects])
     return "".join(
         [
             f"<Contents><Key>{write(o.key)}</Key><LastModified>{iso_date(o.written_ns // NS)}</LastModified>"
@@ -119,6 +118,7 @@ def common_prefixes(prefixes: list[bytes], write: Write) -> str:
     """One CommonPrefixes element each."""
     if not prefixes:
         return ""
-    if write is xml.escape_key and xml.needs_no_escape(b"/".join(prefixes)):
+    write = xml.quickest(write, prefixes)
+    if write is bytes.decode:
         return f"{_BEFORE}{_BETWEEN.encode().join(prefixes).decode()}{_AFTER}"
     return f"{_BEFORE}{_BETWEEN.join([write(prefix) for prefix in prefixes])}{_AFTER}"

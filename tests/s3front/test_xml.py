@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 import pytest
 from hypothesis import given
@@ -117,7 +117,16 @@ def test_url_encoding_is_plain_and_reversible(text: str) -> None:
     assert written.isascii()
     assert xml.escape(written) == written
     assert unquote_to_bytes(written) == key
-    assert "+" not in written
+    assert written == quote(key, safe="/*-_.~")
+
+
+@given(st.lists(st.binary(max_size=9) | st.text("ab/é &%~", max_size=9).map(str.encode), max_size=4))
+def test_the_quickest_way_to_write_keys_writes_the_same(keys: list[bytes]) -> None:
+    for write in (xml.escape_key, xml.url_key):
+        quick = xml.quickest(write, keys)
+        assert [quick(key) for key in keys] == [write(key) for key in keys]
+    assert xml.quickest(xml.url_key, [b"plain/key-1~", b"*"]) == xml.quickest(xml.escape_key, [b"a b"]) == bytes.decode
+    assert xml.quickest(xml.url_key, [b"plain", b"a b"]) is xml.url_key
 
 
 @given(st.binary(max_size=300))

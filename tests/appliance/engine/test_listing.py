@@ -66,6 +66,21 @@ def test_an_empty_directory_that_comes_first_hides_no_prefix() -> None:
         assert page.prefixes == [b"a/"], depth
 
 
+def test_names_that_s3_does_not_see_make_no_common_prefix() -> None:
+    """Leapt over like any others: a prefix under which there are symbolic links alone is none."""
+    catalogue = Catalogue()
+    bucket = catalogue.create_bucket()
+    for run in range(12):
+        for number in range(9):
+            name = b"p%02d-%d" % (run, number)
+            if run % 5 == 3:
+                catalogue.do(MakeSpecial(parent=bucket.root, name=name, mode=stat.S_IFLNK, uid=0, gid=0, now_ns=NOW))
+            else:
+                put(catalogue, bucket, name)
+    page = listing.list_objects(catalogue.every, bucket.root, b"", b"-", b"", 100)
+    assert page.prefixes == [b"p%02d-" % run for run in range(12) if run % 5 != 3]
+
+
 @given(st.lists(keys, max_size=25, unique=True), st.data())
 def test_listings_are_the_models(present: list[bytes], data: st.DataObject) -> None:
     catalogue, model = Catalogue(), ModelBucket()
