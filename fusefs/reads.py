@@ -15,7 +15,7 @@ from fusefs import interposed
 if TYPE_CHECKING:
     from appliance.store import Place
 
-HEARD: Final = 256  # requests whose end is told at once
+HEARD: Final = 1024  # requests whose end is told at once: as many as reads.c remembers
 
 
 class Piece(ctypes.Structure):

@@ -5,6 +5,10 @@ that wait for one interpreter.  So for a handle that reads in order a *window* i
 where its bytes lie, and which sums their blocks have.  The next requests within it are handed to the compiled part
 (reads.c) as they come, and Python hears of one again only if it cannot be answered: then it is asked like any other.
 
+Who reads slowly, a player of music for one, is answered like all others: the kernel asks for some MiB at once and then
+for nothing for long, and a window would be planned for each such burst.  So after a pause the reads must have gone on
+for STEADY bytes before there is another.
+
 A window is a reader, pinned like every other (I11), and is used only while a new reader would see the same: while the
 file has the node that it was made of, nothing of it is changed in memory, and the catalogue has the node as it was.  It
 is closed when the reads have left it, when the file is closed or changed, and after IDLE without a read, for what is
@@ -15,6 +19,7 @@ Deliberately unknown here: requests, replies (`extra`); what a block is (reads.c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -34,6 +39,7 @@ LONG: Final = MIB // 4  # bytes of a read that may be one of many in order: shor
 WORTH: Final = 4 * MIB  # bytes still to be read: for less no window is made
 WINDOWS_MAX: Final = 64  # of all files
 IDLE: Final = 1.0  # seconds
+STEADY: Final = 8 * MIB  # two bursts of the kernel's reading ahead (mountpoints.READ_AHEAD_KIB)
 
 type_take = Callable[[int, int], object]
 
@@ -75,19 +81,23 @@ class Window:
 class Stream:
     """How one handle is read."""
 
-    __slots__ = ("ahead", "closed", "planning", "windows")
+    __slots__ = ("ahead", "closed", "gone", "last", "planning", "windows")
 
     def __init__(self) -> None:
         self.ahead = 0  # where the next read begins if it is in order
         self.windows: list[Window] = []  # in order; the last one is read next
         self.planning = False  # another is made
+        self.last = 0.0  # when it was read
+        self.gone = STEADY  # bytes since it paused; there was no pause at first
         self.closed = False
 
 
 class Streams:
     """One mount's."""
 
-    def __init__(self, store: ObjectStore, threads: Threads) -> None:
+    def __init__(self, store: ObjectStore, threads: Threads, clock: Callable[[], float] = time.perf_counter) -> None:
+        """`clock` in seconds."""
+        self._clock = clock
         self._store = store
         self._threads = threads
         self._streams: set[Stream] = set()  # those that have windows
@@ -104,7 +114,10 @@ class Streams:
         stream = handle.stream
         if stream is None:
             stream = handle.stream = Stream()
+            stream.last = self._clock()
         in_order, stream.ahead = start == stream.ahead, end
+        now = self._clock()
+        stream.gone, stream.last = end - start if now - stream.last > IDLE else stream.gone + end - start, now
         for window in stream.windows:
             if window.start <= start and end <= window.end:
                 if window.base is not base or not self._store.stands(window.reader):
@@ -121,7 +134,7 @@ class Streams:
                     self.taken += 1
                     return True
                 break
-        if in_order and not any(window.start <= end < window.end for window in stream.windows):
+        if in_order and stream.gone > STEADY and not any(window.start <= end < window.end for window in stream.windows):
             self._leave(stream)
             self._plan(stream, base, end)
         return False

@@ -17,7 +17,7 @@ from appliance.model import Node
 from appliance.store import ObjectStore, Place
 from fusefs.handles import FileHandle
 from fusefs.observed import OPERATIONS
-from fusefs.streams import LONG, Streams
+from fusefs.streams import IDLE, LONG, Streams
 
 SIZE = 3 * PLAN_WINDOW + 5 * MIB
 PLACES = [Place(0, SIZE, 0, 0, SIZE, 0, b"")]
@@ -98,7 +98,8 @@ class Scene:
 
     def __init__(self, size: int = SIZE) -> None:
         self.store, self.threads = Store(), Threads()
-        self.streams = Streams(cast("ObjectStore", self.store), self.threads)
+        self.now = 0.0
+        self.streams = Streams(cast("ObjectStore", self.store), self.threads, lambda: self.now)
         self.base = cast("Node", SimpleNamespace(size=size))
         self.handle = FileHandle(cast("Any", SimpleNamespace()), writable=False, direct=False)
 
@@ -155,6 +156,26 @@ def test_what_is_short_or_in_no_order_gets_no_window() -> None:
         assert not any(scene.read(start) for start in reads)
         assert scene.readers == [], reads
     assert LONG > 64 * KIB  # such reads are `prefetch`'s
+
+
+def test_who_reads_slowly_gets_none() -> None:
+    """The kernel reads ahead 4 MiB at once."""
+    scene = Scene()
+    scene.begin()
+    scene.streams.tick()
+    scene.threads.answer()
+    scene.streams.tick()
+    assert not any(reader.open for reader in scene.readers)
+    for start in range(2 * MIB, 42 * MIB, MIB):
+        if start % (4 * MIB) == 0 or start == 2 * MIB:
+            scene.now += 1.5 * IDLE
+        assert not scene.read(start)
+    assert len(scene.readers) == 1
+    for start in range(42 * MIB, 49 * MIB, MIB):  # now it goes on and on
+        assert not scene.read(start)
+    assert len(scene.readers) == 2
+    scene.readers[-1].found()
+    assert scene.read(49 * MIB)
 
 
 def test_a_second_pass_and_a_leap_begin_anew() -> None:
