@@ -52,6 +52,7 @@ from appliance.catalogue.schema import META, PAGE, USAGE
 from appliance.device.buffers import aligned
 from appliance.device.fan import Fan
 from appliance.engine import journal
+from appliance.engine.again import repeatable
 from appliance.engine.gathering import Gathering
 from appliance.engine.journal import Place, Ring
 from appliance.engine.ledger import NONE, Ledger, Promise
@@ -228,8 +229,8 @@ class Committer:
             # one by one: a body that does not fit must not keep a delete from happening (a full box still deletes),
             # nor a damaged file, or a bug that it meets, other people's writes
             return joined([self.run([ticket]) for ticket in tickets])
-        answered = _answered(tickets)
-        if answered and failure.code is Code.UNAVAILABLE:
+        answered = repeatable(tickets, self._is_online) if failure.code is Code.UNAVAILABLE else []
+        if answered:
             return self._repeat(tickets, answered, failure)
         return self._refuse(tickets, failure)
 
@@ -240,12 +241,15 @@ class Committer:
         return self.failed
 
     def _repeat(self, tickets: Sequence[Ticket], answered: Sequence[Ticket], error: StoreError) -> Batch:
-        """A device failed the batch and is fenced.  Others hear of it; what was answered is the next batch, once:
-        what S3 has submitted behind it must not find the names as they were before, and replace what was moved away."""
+        """A device failed the batch and is fenced.  Others hear of it; this is the next batch."""
         for ticket in answered:
             ticket.answered, ticket.result, ticket.error = False, None, None
         refused = self._refuse([ticket for ticket in tickets if ticket not in answered], error)
         return joined([refused, self.run(answered)])
+
+    def _is_online(self, device: int) -> bool:
+        found = self.pool.devices.get(device)
+        return found is not None and found.online
 
     def _refuse(self, tickets: Sequence[Ticket], error: StoreError) -> Batch:
         for ticket in tickets:
@@ -567,18 +571,6 @@ class Committer:
             while self._limbo and self._limbo[0][0] <= oldest:
                 _, extents = self._limbo.popleft()
                 self.pool.allocator.release(extents)
-
-
-def _answered(tickets: Sequence[Ticket]) -> list[Ticket]:
-    """What of a failed batch can be committed once more: its bytes are in memory, not in pages that are given back, and
-    so are those of what may stand on it."""
-    found = []
-    for ticket in tickets:
-        if ticket.answered:
-            if any(chunk.pages for chunk in ticket.command.new_chunks):
-                break
-            found.append(ticket)
-    return found
 
 
 def _catalogue_error(error: sqlite3.Error) -> StoreError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import trio.testing
 
 from appliance.engine import engine as engine_room
 from appliance.errors import Code, StoreError
+from appliance.limits import GATHER_MAX, MIB
 from appliance.upkeep.audit import audit
 from tests.appliance.engine.test_ahead import Broken
 from tests.fusefs.doors import StoreDoor
@@ -159,5 +161,29 @@ def test_what_was_synced_and_cannot_be_shown_is_refused_until_a_restart(tmp_path
             mount = Unmounted(store, StoreDoor(store))
             assert await mount.read_file("photos/log") == b"new" + DATA[3:]
             assert (await audit(store)).healthy
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("size", [100, GATHER_MAX, 3 * MIB, 20 * MIB])
+def test_what_was_synced_is_tried_again_whether_it_is_in_memory_or_on_devices(tmp_path: Path, size: int) -> None:
+    """A device has failed the batch, and not the pages: nobody is told, and no page is given to anybody meanwhile."""
+
+    async def main() -> None:
+        async with unmounted_pool(tmp_path) as mount:
+            failing = Failing(mount)
+            data = random.Random(size).randbytes(size)
+            fh = await mount.create("photos/f")
+            for start in range(0, size, MIB):
+                await mount.ops.write(fh, start, data[start : start + MIB])
+            failing.left = 1
+            await mount.ops.fsync(fh, False)
+            assert failing.left == 0
+            mount.store.engine.retrieval.cache.clear()
+            assert await mount.read_all(fh) == data
+            assert await mount.door.get("photos", b"f") == data
+            await mount.close(fh)
+            await mount.ops.files.commit_all()
+            assert (await audit(mount.store, verify=True)).healthy
 
     trio.run(main)
