@@ -244,7 +244,7 @@ class Direct:
         assert self._do(self._mount.ops.write, handle[0], offset, data) == len(data)
 
     def cut(self, handle: Any, size: int) -> None:
-        self._do(self._mount.setattr_inode, handle[1], {"st_size": size})
+        self._do(self._mount.setattr_inode, handle[1], {"st_size": size}, handle[0])
 
     def sync(self, handle: Any) -> None:
         self._do(self._mount.ops.fsync, handle[0], False)
