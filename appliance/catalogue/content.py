@@ -151,9 +151,9 @@ def add_map(tx: Rows, slices: Sequence[tuple[int, int, int, int, int]]) -> Conte
 
 def count_chunk(tx: Rows, chunk: int, change: int) -> None:
     """So many references more or, at none, the chunk goes with its pages."""
-    row = tx.one("SELECT len, refs, copies, key FROM chunk WHERE id=?", (chunk,))
+    row = tx.row(CHUNK, chunk)
     assert row is not None, f"chunk {chunk} is counted but not there"
-    length, refs, copies, key = row
+    _, length, refs, copies, key = row
     refs += change
     assert refs >= 0, f"chunk {chunk} has fewer than no references"
     if refs:
@@ -162,7 +162,8 @@ def count_chunk(tx: Rows, chunk: int, change: int) -> None:
     tx.delete(CHUNK, (chunk,))
     if tx.new_data.pop(chunk, None) is not None:
         return
-    pages = tx.all("SELECT dev, off, len FROM page WHERE chunk=?", (chunk,))
+    is_patch = tx.at_hand(PATCH, chunk) is not None
+    pages = [] if is_patch else tx.all("SELECT dev, off, len FROM page WHERE chunk=?", (chunk,), PAGE)
     for dev, off, size in pages:
         tx.delete(PAGE, (dev, off))
         tx.freed.append((dev, off, size))
@@ -176,7 +177,7 @@ def share(tx: Rows, kind: int, ref: int) -> None:
     if kind == WHOLE:
         count_chunk(tx, ref, 1)
     elif kind == MAPPED:
-        refs, composed = tx.one("SELECT refs, composed FROM map WHERE id=?", (ref,))
+        _, refs, composed = tx.row(MAP, ref)
         tx.put(MAP, (ref, refs + 1, composed))
 
 
@@ -214,7 +215,7 @@ def _release(tx: Rows, kind: int, ref: int) -> bool:
     if kind == WHOLE:
         count_chunk(tx, ref, -1)
     elif kind == MAPPED:
-        refs, composed = tx.one("SELECT refs, composed FROM map WHERE id=?", (ref,))
+        _, refs, composed = tx.row(MAP, ref)
         if refs == 1:
             return _empty(tx, ref, composed)
         tx.put(MAP, (ref, refs - 1, composed))
@@ -425,9 +426,9 @@ def _own_map(tx: Rows, content: Content, size: int, maker: Maker) -> int:
         made = add_body(tx, Body(len(content.data), content.data), maker, inline=False)
         return add_map(tx, [(0, len(content.data), WHOLE, made.ref, 0)]).ref
     if content.kind == WHOLE:
-        (length,) = tx.one("SELECT len FROM chunk WHERE id=?", (content.ref,))
+        length = tx.row(CHUNK, content.ref)[1]
         return add_map(tx, [(0, length, WHOLE, content.ref, 0)]).ref  # the node's reference becomes the slice's
-    refs, composed = tx.one("SELECT refs, composed FROM map WHERE id=?", (content.ref,))
+    _, refs, composed = tx.row(MAP, content.ref)
     if refs == 1 and not composed:
         return content.ref
     if tx.bound != UNBOUNDED and len(tx.all("SELECT 1 FROM slice WHERE map=? LIMIT ?", (content.ref, _STEP))) == _STEP:
@@ -445,7 +446,7 @@ def _punch(tx: Rows, number: int, start: int, end: int, *, replaced: bool = Fals
 
     Returns how many bytes of it were none before.  `replaced`: a slice at `start` is put next, so none is deleted."""
     held = 0
-    for offset, length, kind, ref, inner in _overlap(tx.all, number, start, end):
+    for offset, length, kind, ref, inner in _overlap(tx.slices, number, start, end):
         if offset + length <= start:
             continue
         left, right = start - offset, offset + length - end

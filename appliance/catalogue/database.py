@@ -1,7 +1,7 @@
 """Connections to the catalogue, and `Rows`: the one way to change it.
 
-Every change goes through `Rows.put` and `Rows.delete`, which execute the statement *and* remember the row's image: the
-images of a batch are its journal record, so no free-hand UPDATE can slip past the journal.
+Every change goes through `Rows.put` and `Rows.delete`, which execute the statement (or have it `postponed`) *and*
+remember the row's image: the images of a batch are its journal record, so no free-hand UPDATE slips past the journal.
 
 Commands check everything first and write last: a StoreError is only ever raised before a command's first `put`, so a
 failed command needs no savepoint (`Rows.changes` says whether it kept the rule).  Two may come later: DAMAGED, where a
@@ -11,7 +11,6 @@ all that it adds has been counted (then the batch is undone and applied again wi
 
 from __future__ import annotations
 
-import functools
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -21,7 +20,8 @@ from typing import Any, Final, NamedTuple
 import sqlite_utils
 
 from appliance.catalogue import schema
-from appliance.catalogue.schema import BY_NUMBER, META, NODE, PAGE, SUMS, TABLES, Table
+from appliance.catalogue.postponed import REMOVE, Postponed, carry_out, put_rows, type_due
+from appliance.catalogue.schema import BY_NUMBER, META, NODE, PAGE, SLICE, SUMS, TABLES, Table
 from appliance.errors import Code, StoreError
 from appliance.limits import DROP_STEP, PATCHES_MAX
 from appliance.model import Change, DataKey, Node
@@ -41,7 +41,7 @@ ID_STEP: Final = 1 << 20  # ids are promised to the journal in such steps, so th
 
 _UPSERT: Final = {table.number: table.upsert for table in TABLES}
 _NODE: Final = NODE.number
-_REMOVE: Final = {table.number: table.remove for table in TABLES}
+_SELECT: Final = {table.number: table.select for table in TABLES}
 
 
 def connect(path: Path | str, *, read_only: bool = False, cache_kib: int = 2048) -> sqlite3.Connection:
@@ -88,14 +88,6 @@ def open_writer(path: Path | str) -> sqlite3.Connection:
     return connection
 
 
-MANY: Final = (64, 16, 4, 1)  # rows of one statement: few lengths, so that each stays prepared
-
-
-@functools.cache
-def _many(table: Table, count: int) -> str:
-    return table.upsert + f",({','.join('?' * len(table.columns))})" * (count - 1)
-
-
 class NewData(NamedTuple):
     """Bytes of a new chunk that travel with the commit."""
 
@@ -140,7 +132,11 @@ class Rows:
         drops: int = DROP_STEP,
         short: int = PATCHES_MAX,
         keep: type_keep | None = None,
+        postponed: Postponed | None = None,
     ) -> None:
+        """With `postponed` what is changed here is not carried out before a query needs it, nor before COMMIT."""
+        self._postponed = postponed
+        self.due: type_due = {}
         self._execute = connection.execute
         self.connection = connection
         self._take_id = take_id
@@ -172,11 +168,42 @@ class Rows:
     # -- reading
     def one(self, sql: str, parameters: type_row = ()) -> Any:
         """The first row or None."""
+        self._carry_out(None)
         return self._execute(sql, parameters).fetchone()
 
-    def all(self, sql: str, parameters: type_row = ()) -> list[Any]:
-        """Every row."""
+    def all(self, sql: str, parameters: type_row = (), of: Table | None = None) -> list[Any]:
+        """Every row; `of` is the one table that the query reads, if it reads only one."""
+        self._carry_out(of)
         return self._execute(sql, parameters).fetchall()
+
+    def slices(self, sql: str, parameters: type_row = ()) -> list[Any]:
+        """The same of a query that reads maps' slices only."""
+        return self.all(sql, parameters, SLICE)
+
+    def row(self, table: Table, *key: Any) -> Any:
+        """The row with this primary key, as `put` had it, or None."""
+        place = (table.number, *key)
+        if place in self.images:
+            return self.images[place]
+        if self._postponed is None:
+            return self._execute(_SELECT[table.number], key).fetchone()
+        known = self._postponed.known
+        if place not in known:
+            known[place] = self._execute(_SELECT[table.number], key).fetchone()
+        return known[place]
+
+    def at_hand(self, table: Table, *key: Any) -> Any:
+        """The same if memory has it; None also if that is not known."""
+        place = (table.number, *key)
+        if place in self.images or self._postponed is None:
+            return self.images.get(place)
+        return self._postponed.known.get(place)
+
+    def _carry_out(self, of: Table | None) -> None:
+        if self._postponed is not None:
+            number = None if of is None else of.number
+            carry_out(self._execute, self._postponed.due, number)
+            carry_out(self._execute, self.due, number)
 
     # -- writing
     def put(self, table: Table, row: type_row) -> None:
@@ -187,8 +214,12 @@ class Rows:
             row = *row, sum_of(*row)
             if number == _NODE:
                 self.directories.pop(row[0], None)
-        self._execute(_UPSERT[number], row)
-        self.images[(number, *row[: table.key])] = row
+        key = row[: table.key]
+        if self._postponed is None:
+            self._execute(_UPSERT[number], row)
+        else:
+            self.due.setdefault(number, {})[key] = row
+        self.images[(number, *key)] = row
         self.changes += 1
         if self.changes > self.bound:
             raise Prolonged
@@ -196,13 +227,11 @@ class Rows:
     def put_many(self, table: Table, rows: Sequence[type_row]) -> None:
         """`put` of each, with few statements: SQLite gives up the GIL once per statement, and the loop takes it."""
         assert table.number not in SUMS
-        done = 0
-        for step in MANY:
-            sql = _many(table, step)
-            while len(rows) - done >= step:
-                self._execute(sql, [value for row in rows[done : done + step] for value in row])
-                done += step
         number, key = table.number, table.key
+        if self._postponed is None:
+            put_rows(self._execute, table, rows)
+        else:
+            self.due.setdefault(number, {}).update((row[:key], row) for row in rows)
         for row in rows:
             self.images[(number, *row[:key])] = row
         self.changes += len(rows)
@@ -212,7 +241,10 @@ class Rows:
         number = table.number
         if number == _NODE:
             self.directories.pop(key[0], None)
-        self._execute(_REMOVE[number], key)
+        if self._postponed is None:
+            self._execute(REMOVE[number], key)
+        else:
+            self.due.setdefault(number, {})[key] = None
         self.images[(number, *key)] = None
         self.changes += 1
         if self.changes > self.bound:
@@ -311,7 +343,7 @@ def replay(connection: sqlite3.Connection, images: list[list[Any]]) -> None:
             raise StoreError(Code.OLD_FORMAT, f"the journal names table {image[0]}, which this tierce does not know")
         table, row = BY_NUMBER[image[0]], image[2:]
         if image[1]:
-            connection.execute(_REMOVE[table.number], row)
+            connection.execute(REMOVE[table.number], row)
             continue
         if len(row) > len(table.columns):
             raise StoreError(Code.OLD_FORMAT, f"the journal's rows of {table.name} are longer than this tierce knows")

@@ -436,9 +436,10 @@ def write_file(
         flags, packed, etag, written_ns = TIMED, b"", "", 0
         version = 0
     else:
-        before = node = names.node_by_id(tx.one, command.node)
-        if node is None:
+        row = tx.row(NODE, command.node)
+        if row is None:
             raise StoreError(Code.NO_SUCH_NODE)
+        before = node = names.node_of(row)
         version = node.version
         old, old_size, links, generation = content_of(node), node.size, node.links, node.generation
         flags, packed, etag, written_ns = (node.flags | TIMED) & ~UNOWNED, node.packed, node.etag, node.written_ns

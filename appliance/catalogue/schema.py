@@ -53,8 +53,15 @@ class Table(NamedTuple):
 
     @property
     def remove(self) -> str:
-        where = " AND ".join(f"{column}=?" for column in self.columns[: self.key])
-        return f"DELETE FROM {self.name} WHERE {where}"
+        return f"DELETE FROM {self.name} WHERE {self._by_key}"
+
+    @property
+    def select(self) -> str:
+        return f"SELECT * FROM {self.name} WHERE {self._by_key}"
+
+    @property
+    def _by_key(self) -> str:
+        return " AND ".join(f"{column}=?" for column in self.columns[: self.key])
 
 
 def _table(number: int, name: str, key: int, body: str, *, rowid: bool = False) -> Table:

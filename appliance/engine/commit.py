@@ -10,7 +10,8 @@ A batch of whose commands only the durability is waited for (fsync) may run *ahe
 acknowledged by its record, which is the truth, and its COMMIT is left to `catch_up`, so that what follows soon shares
 it.  Until then no door reads its rows (H2: who would waits for the catching up), and what it freed stays (I5: readers
 pin what is `shown`).  Should a later batch fail, what is ahead of the index is put there from its images, as a restart
-would.
+would.  Their rows are changed in SQLite when a query of the writer's needs them, at the latest before COMMIT
+(`postponed`).
 
     I1  an acknowledgement follows the barrier over the batch's data and its record: `run` returns only then
     I2  the next record is issued after this batch's barrier: one thread, one batch at a time
@@ -48,11 +49,13 @@ from appliance.catalogue.database import (
     set_meta,
 )
 from appliance.catalogue.names import DirectoryCache
-from appliance.catalogue.schema import META, PAGE, USAGE
+from appliance.catalogue.postponed import Postponed, carry_out
+from appliance.catalogue.schema import META, PAGE, SLICE, USAGE
 from appliance.device.buffers import aligned
 from appliance.device.fan import Fan
 from appliance.engine import journal
 from appliance.engine.again import repeatable
+from appliance.engine.failures import Bug, OverQuota, RingFull, catalogue_error
 from appliance.engine.gathering import Gathering
 from appliance.engine.journal import Place, Ring
 from appliance.engine.ledger import NONE, Ledger, Promise
@@ -145,6 +148,7 @@ class Committer:
         self._limbo: collections.deque[tuple[int, list[tuple[int, int, int]]]] = collections.deque()
         self._limbo_lock = threading.Lock()
         self._ahead: list[_Ahead] = []  # batches that stand and were not given to the caller
+        self._postponed = Postponed()  # of their rows
         self.shown = ring.seq  # the newest batch whose rows readers see
         self._commits = 0  # batches in the index that the caller was not given
         self.failed: StoreError | None = None
@@ -209,6 +213,16 @@ class Committer:
         commits, self._commits = self._commits, 0
         return joined([item.batch for item in ahead])._replace(commits=commits)
 
+    def follow(self) -> None:
+        """After the answer: of what stands the transaction gets what the next batch's queries will ask for."""
+        if self.is_ahead and self.failed is None:
+            try:
+                carry_out(self.connection.execute, self._postponed.due, SLICE.number)
+            except sqlite3.Error:  # a transaction that has met one is not to be trusted
+                self._roll_back()
+                if not self.is_ahead:
+                    self.retrieval.long.batch.release()
+
     def _run_in(self, tickets: Sequence[Ticket], *, ahead: bool) -> Batch:
         if self.failed is not None:
             return self._refuse(tickets, self.failed)
@@ -225,7 +239,7 @@ class Committer:
                 self.retrieval.long.batch.release()
         if self.failed is not None:
             return self._refuse(tickets, failure)
-        if len(tickets) > 1 and (failure.code in _ALONE or isinstance(failure, _Bug)):
+        if len(tickets) > 1 and (failure.code in _ALONE or isinstance(failure, Bug)):
             # one by one: a body that does not fit must not keep a delete from happening (a full box still deletes),
             # nor a damaged file, or a bug that it meets, other people's writes
             return joined([self.run([ticket]) for ticket in tickets])
@@ -269,7 +283,7 @@ class Committer:
         while True:
             try:
                 return self._attempt(tickets, guarded=guarded, apart=apart, ahead=ahead)
-            except _OverQuota:
+            except OverQuota:
                 guarded = True
             except Prolonged:
                 apart = True
@@ -284,13 +298,17 @@ class Committer:
             min(DROP_STEP, self.ring.length // DROP_SHARE),
             PATCHES_MAX - self.patched,
             self.retrieval.long.keep,
+            self._postponed if ahead and not guarded else None,
         )
         tx.buckets = self._buckets
         try:
             if not self.is_ahead:
+                self._postponed.clear()
                 connection.execute("BEGIN IMMEDIATE")
+            elif guarded:
+                carry_out(connection.execute, self._postponed.due)
         except sqlite3.Error as error:
-            raise _catalogue_error(error) from error
+            raise catalogue_error(error) from error
         offset: int | None = None
         gathered: list[tuple[int, int]] = []  # extents reserved here
         freeing: list[tuple[int, int, int]] = []
@@ -319,7 +337,7 @@ class Committer:
             writes, image, digest, total = self._undisturbed(build) if small else build()
             offset = self.ring.room_for(total)
             if offset is None:
-                raise _RingFull
+                raise RingFull
             made = set(tx.new_pages)
             freeing = [extent for extent in tx.freed if extent[:2] not in made]
             self.pool.allocator.begin_free(freeing)
@@ -327,12 +345,7 @@ class Committer:
                 set_meta(connection, "applied_seq", seq)
             self._barrier(tx, writes, image, offset)
         except Exception as error:
-            if connection.in_transaction:  # SQLite ends it by itself after some errors ("The ROLLBACK command")
-                connection.execute("ROLLBACK")
-            if self.is_ahead:
-                self._restore()
-            self.cache.known.clear()
-            self._buckets.clear()
+            self._roll_back()
             self._ledger.rollback()
             self.pool.allocator.cancel_free(freeing)
             if self.failed is None:
@@ -340,16 +353,18 @@ class Committer:
                     self.pool.allocator.forfeit(device_id, at)
             if self.failed is not None:
                 raise self.failed from error
-            if isinstance(error, _RingFull):
+            if isinstance(error, RingFull):
                 self._checkpoint()
                 return self._run(tickets)
-            if isinstance(error, StoreError | _OverQuota | Prolonged):
+            if isinstance(error, StoreError | OverQuota | Prolonged):
                 raise
             if isinstance(error, sqlite3.Error):
-                raise _catalogue_error(error) from error
+                raise catalogue_error(error) from error
             log.exception("a batch failed in a way that must not happen")
-            kind = _Bug if offset is None else StoreError
+            kind = Bug if offset is None else StoreError
             raise kind(Code.UNAVAILABLE, "internal error", cause=repr(error)) from error
+        if ahead:
+            self._postponed.stand(tx.images, tx.due)
         self._stand(tx, tickets, Place(seq, offset, total), digest)
         done = Batch(tickets, tx.notes, announced, tx.dropped, 0, tx.reaps)
         if ahead and tx.changes <= AHEAD_CHANGES:
@@ -384,7 +399,7 @@ class Committer:
                     assert late, f"{type(ticket.command).__name__} changed rows before it failed"
                     raise failure
                 if mark is None:
-                    raise _OverQuota
+                    raise OverQuota
                 tx.undo(mark)
                 self.cache.known.clear()
                 ticket.result = None
@@ -520,6 +535,7 @@ class Committer:
             batches.append(last)
         begun = [self._rows.begin(tx.images, announced=announced and tx is last) for tx in batches]
         try:
+            carry_out(self.connection.execute, self._postponed.due)
             if mark:
                 set_meta(self.connection, "applied_seq", self.ring.seq)
             self.connection.execute("COMMIT")
@@ -540,6 +556,16 @@ class Committer:
             if not item.indexed:
                 item.indexed = True
                 self._put_in_limbo(item.seq, item.freeing)
+
+    def _roll_back(self) -> None:
+        """What the open transaction has is in memory no longer, but for what stands, which is put into the index."""
+        if self.connection.in_transaction:  # SQLite ends it by itself after some errors ("The ROLLBACK command")
+            self.connection.execute("ROLLBACK")
+        self._postponed.clear()
+        if self.is_ahead:
+            self._restore()
+        self.cache.known.clear()
+        self._buckets.clear()
 
     def _restore(self) -> None:
         """After a ROLLBACK that took what was ahead of the index with it: from its images, as a restart would (I9)."""
@@ -571,22 +597,3 @@ class Committer:
             while self._limbo and self._limbo[0][0] <= oldest:
                 _, extents = self._limbo.popleft()
                 self.pool.allocator.release(extents)
-
-
-def _catalogue_error(error: sqlite3.Error) -> StoreError:
-    """SQLite's failure before anything was written to a device: the batch is as if it had never been."""
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
-        return StoreError(Code.NO_SPACE, "the host's disk is full: the catalogue cannot grow", cause=str(error))
-    return StoreError(Code.UNAVAILABLE, "the catalogue cannot be written now", cause=str(error))
-
-
-class _OverQuota(Exception):
-    """A command adds more than a quota allows: the batch is applied again so that the command can be left out."""
-
-
-class _Bug(StoreError):
-    """A failed assertion or the like, before anything was written: the command that met it must fail, and no other."""
-
-
-class _RingFull(Exception):
-    """The ring must be checkpointed before this record fits (I8)."""

@@ -328,13 +328,14 @@ class Engine:
         """One batch.  Who only waits until it is durable is answered, then the loop is told, then what is ahead of the
         index is put there if it is much.  False when the loop has ended."""
         self._runs += 1
-        late = all(ticket.late for ticket in batch)
-        done = self.committer.run_ahead(batch) if late else self.committer.run(batch)
+        done = (self.committer.run_ahead if all(ticket.late for ticket in batch) else self.committer.run)(batch)
         for ticket in batch:
             ticket.answer()
         if done is not None:
             return self._tell(self._deliver, done, self._runs)
-        return self._tell(self._stand, batch) and (self.committer.ahead < AHEAD_MAX or self._index())
+        told = self._tell(self._stand, batch)
+        self.committer.follow()
+        return told and (0 < self.committer.ahead < AHEAD_MAX or self._index())
 
     def _index(self) -> bool:
         """What is ahead of the index is put there, and the loop told of it; False when the loop has ended."""

@@ -362,3 +362,38 @@ def test_a_broken_variant_is_noticed(
         scene(tmp_path / "broken")
     (tmp_path / "sound").mkdir()
     scene(tmp_path / "sound")
+
+
+def test_sqlite_that_fails_behind_the_answer_loses_nothing(tmp_path: Path) -> None:
+    """I9: what stands comes back from its images; what follows finds it."""
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        node = await put(store, bucket)
+        committer: Any = store.engine.committer
+        actual = committer.connection
+        tickets = await synced(store, node.id, PIECES[:1])
+
+        class Failing:
+            """Of the connection: the next change of a slice."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(actual, name)
+
+            def execute(self, sql: str, *rest: Any) -> Any:
+                if "INTO slice" in sql:
+                    committer.connection = actual
+                    raise sqlite3.OperationalError("database or disk is full")
+                return actual.execute(sql, *rest)
+
+        committer.connection = Failing()
+        tickets.append(await write(store, node.id, PIECES[1]))
+        await tickets[-1].wait()
+        assert (committer.connection, behind(store)) == (actual, 0)
+        tickets += await synced(store, node.id, PIECES[2:])
+        assert await read_all(store, await store.look_up(bucket, b"k")) == changed(DATA, PIECES)
+        for ticket in tickets:
+            await ticket.wait()
+        assert not store.engine.retrieval.long.batch.locked()
+        assert (await audit(store)).healthy
+
+    run_store(tmp_path, main, threaded=True)
