@@ -8,12 +8,15 @@ words; each other line is one call:
 USER is root (and is left out), alice, bob, or carol, who is in alice's group.  ANSWER is an errno's name, or what the
 call returned: `key=value` pairs of stat(2), or words.  Without one the call has to succeed.  Of times, `a=same`,
 `m=newer` and the like compare with the last `note PATH`.  `x*255` is a name of 255 bytes; `_` an empty word.
+`readonly` and `writable` say what the whole file system is from then on; the end of a scene makes it writable.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -22,6 +25,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT = 1, 2, 4, 32  # linux/mount.h
 USERS = {"root": ("0", "0"), "alice": ("2001", "2001"), "bob": ("2002", "2002"), "carol": ("2003", "2003,2001")}
 TABLES = Path(__file__).parent / "tables"
 
@@ -100,7 +104,21 @@ class Users(AbstractContextManager["Users"]):
         for user in USERS:
             assert self.ask(user, "reset", str(place)) == ["ok", None]
         noted: dict[str, dict[str, str]] = {}
+        try:
+            wrong = self._steps(scene, place, noted)
+        finally:
+            if any(step.call == "readonly" for step in scene.steps):
+                remount(place, read_only=False)
+        if wrong is None:
+            for user in USERS:
+                self.ask(user, "reset", "/")
+        return wrong
+
+    def _steps(self, scene: Scene, place: Path, noted: dict[str, dict[str, str]]) -> str | None:
         for step in scene.steps:
+            if step.call in ("readonly", "writable"):
+                remount(place, read_only=step.call == "readonly")
+                continue
             if step.call == "note":
                 noted[step.arguments[0]] = self.ask("root", "lstat", step.arguments[0])[1]
                 self.ask("root", "tick")
@@ -109,9 +127,16 @@ class Users(AbstractContextManager["Users"]):
             wrong = differs(step, kind, value, last_noted(noted, step))
             if wrong is not None:
                 return f"{scene.title}: `{step.text}`: {wrong}"
-        for user in USERS:
-            self.ask(user, "reset", "/")
         return None
+
+
+def remount(place: Path, *, read_only: bool) -> None:
+    """mount(2) with MS_REMOUNT, of the file system that has `place`: mount(8) would ask the type's helper."""
+    point = next(path for path in place.parents if path.is_mount())
+    flags = MS_NOSUID | MS_NODEV | MS_REMOUNT | (MS_RDONLY if read_only else 0)
+    if ctypes.CDLL(None, use_errno=True).mount(None, bytes(point), None, flags, None):
+        number = ctypes.get_errno()
+        raise OSError(number, f"{os.strerror(number)}: {point}")
 
 
 def last_noted(noted: dict[str, dict[str, str]], step: Step) -> dict[str, str]:
