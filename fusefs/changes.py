@@ -39,6 +39,13 @@ def set_attributes(file: File, attr: EntryAttributes, fields: SetattrFields, now
     file.ctime_ns = attr.st_ctime_ns if fields.update_ctime else now_ns
 
 
+def is_kernels_own(fields: SetattrFields) -> bool:
+    """Whether this may be what the kernel tells of a file on its own: after a removal or a replacement, too, it says
+    when the file was changed (fuse_flush_times, fs/fuse/dir.c), and keeps an error for who calls syncfs(2) next."""
+    asked = fields.update_atime or fields.update_mode or fields.update_uid or fields.update_gid or fields.update_size
+    return fields.update_ctime and not asked
+
+
 def has_list(node: Node | None) -> bool:
     """Whether the node may have an access control list: a look at its packed bytes."""
     return node is not None and acl.MARK in node.packed

@@ -212,11 +212,16 @@ class Operations(pyfuse3.Operations):
         now_ns = clock_ns()
         file = self.files.get(inode)
         if file is None:
-            node = self.names.node(inode)
-            if not stat.S_ISREG(node.mode):
-                await self.metadata.set_node(node, attr, fields)
-                return self.names.told(inode)
-            file = self._found(inode)
+            try:
+                node = self.names.node(inode)
+                file = self._found(inode) if stat.S_ISREG(node.mode) else None
+            except FUSEError as error:
+                if error.errno == errno.ESTALE and changes.is_kernels_own(fields):
+                    return attributes.answer((inode, stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0, 0, 0), 0)
+                raise
+        if file is None:
+            await self.metadata.set_node(node, attr, fields)
+            return self.names.told(inode)
         try:
             if fields.update_atime:
                 self.files.times.read.pop(inode, None)

@@ -358,6 +358,24 @@ def test_odd_names(mount: Served) -> None:
         (mount.bucket / ".tierce~reserved").touch()
 
 
+def test_syncfs_after_files_were_removed_and_replaced(mount: Served) -> None:
+    """The kernel tells us when it marked what unlink and rename took away as changed, and keeps an error for syncfs(2)."""
+    for name in ("removed", "replaced", "new", "two"):
+        (mount.bucket / name).write_bytes(b"x")
+    os.link(mount.bucket / "two", mount.bucket / "names")
+    before = (mount.bucket / "names").stat().st_ctime_ns
+    (mount.bucket / "removed").unlink()
+    (mount.bucket / "new").replace(mount.bucket / "replaced")
+    (mount.bucket / "two").unlink()
+    assert (mount.bucket / "names").stat().st_ctime_ns >= before
+    libc = ctypes.CDLL(None, use_errno=True)
+    descriptor = os.open(mount.bucket, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert libc.syncfs(descriptor) == 0, os.strerror(ctypes.get_errno())
+    finally:
+        os.close(descriptor)
+
+
 def test_attributes(mount: Served) -> None:
     path = mount.bucket / "f"
     path.write_text("x")

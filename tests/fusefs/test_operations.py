@@ -108,6 +108,23 @@ def test_an_unlinked_open_file_lives_until_its_last_close() -> None:
     run(scene)
 
 
+def test_the_kernel_may_tell_the_times_of_what_is_gone(play: Play) -> None:
+    """As it does after each unlink (fuse_flush_times, fs/fuse/dir.c); whoever asks for anything else looks it up again."""
+
+    async def scene(mount: Unmounted) -> None:
+        await mount.write_file("photos/f", b"x")
+        inode = await mount.inode("photos/f")
+        await mount.unlink("photos/f")
+        await settled(mount)
+        told = await mount.setattr_inode(inode, {"st_mtime_ns": 5, "st_ctime_ns": 6})
+        assert (told.st_ino, told.st_mode, told.st_nlink, told.attr_timeout) == (inode, stat.S_IFREG, 0, 0)
+        for changes in ({"st_mtime_ns": 5}, {"st_mtime_ns": 5, "st_ctime_ns": 6, "st_mode": 0o600}, {"st_size": 0}):
+            async with refused(errno.ESTALE):
+                await mount.setattr_inode(inode, changes)
+
+    play(scene)
+
+
 def test_rename_over_commits_the_new_bytes_first(play: Play) -> None:
     async def scene(mount: Unmounted) -> None:
         await mount.door.put("photos", b"conf", b"old")
