@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from appliance.store import ObjectStore
 
 TIMEOUT: Final = 60.0  # seconds for names, attributes and absent names
+WRITTEN_TIMEOUT: Final = 1.0  # for the attributes of a file that a program writes: the kernel counts no blocks
 BLOCK_SIZE: Final = 4096
 IO_SIZE: Final = 1 << 20  # st_blksize: cp and cat then ask for 1 MiB at a time
 
@@ -83,13 +84,15 @@ def of_row(row: type_shown_row, ownership: Ownership) -> type_shown:
 
 
 def of_file(store: ObjectStore, file: File) -> type_shown:
-    """A file as memory has it."""
+    """A file as memory has it.  While somebody may write it, it has a block: the kernel may have bytes that did not come
+    here yet, or keep what it was told when there were none (until a close: fuse_flush, fs/fuse/file.c), and who meets
+    bytes and no blocks, as tar(1) with --sparse, takes them all for zeros."""
     committed = 0 if file.base is None else allocated(store, file.base)
     if committed and file.base is not None:
         for hole in file.overlay.holes():
             if hole.start < file.base.size:
                 committed -= store.allocated(file.base, hole.start, min(hole.end, file.base.size))
-    held = blocks(min(file.size, committed + file.overlay.bytes_held()))
+    held = blocks(min(file.size, committed + file.overlay.bytes_held()) or bool(file.writers))
     times = file.atime_ns, file.mtime_ns, file.ctime_ns
     return (file.inode, file.mode, file.uid, file.gid, file.links, file.size, held, *times, 0)
 

@@ -124,16 +124,16 @@ def list_directory(names: Names, handle: DirectoryHandle, epoch: int, page: Page
     looked_up = names.bare.get(handle.inode, 0)
     full = handle.full < FULL_MAX or not page.bare_allowed or (handle.bare > 0 and 2 * looked_up >= handle.bare)
     if handle.pending or names.pending.changes(handle.inode) or (handle.whole and handle.epoch == epoch):
-        rows = _merged(names, handle, epoch, page, REPLY_MAX, full=full)
+        rows, cookies = _merged(names, handle, epoch, page, REPLY_MAX, full=full)
     elif handle.after is None:  # of a short directory the store then remembers what is asked for next
-        rows = _merged(names, handle, epoch, page, min(LIST_STEP, REPLY_MAX), full=full)
+        rows, cookies = _merged(names, handle, epoch, page, min(LIST_STEP, REPLY_MAX), full=full)
     else:
         handle.epoch = -1
-        rows = _committed(names, handle, page) if full else _committed_bare(names, handle, page)
+        rows, cookies = _committed(names, handle, page) if full else _committed_bare(names, handle, page)
     if not rows:
         return
-    handle.after, handle.cookie = rows[-1], cookie_of(rows[-1])
-    handle.places.give(rows)
+    handle.after, handle.cookie = rows[-1], cookies[-1]
+    handle.places.give(cookies, rows)
     if full:
         handle.full += len(rows)
     else:
@@ -141,11 +141,12 @@ def list_directory(names: Names, handle: DirectoryHandle, epoch: int, page: Page
         names.bare.setdefault(handle.inode, 0)
 
 
-def _committed(names: Names, handle: DirectoryHandle, page: Page) -> list[bytes]:
-    """Entries of the catalogue alone, one state of them; the row names that the reply took."""
+def _committed(names: Names, handle: DirectoryHandle, page: Page) -> tuple[list[bytes], list[int]]:
+    """Entries of the catalogue alone, one state of them; the row names that the reply took, and their cookies."""
     limit = min(REPLY_MAX, page.most)
     found = names.store.shown(handle.inode, handle.after, limit)
     rows = [row[0] for row in found]
+    cookies = [cookie_of(row) for row in rows]
     aliases = _aliases(names, handle.inode, rows, whole=len(found) < limit)
     overlaid = names.overlaid([row[1] for row in found])
     bucket, ownership, add, owned = names.bucket_id(handle.inode), names.files.ownership, page.add, names.owned
@@ -154,8 +155,8 @@ def _committed(names: Names, handle: DirectoryHandle, page: Page) -> list[bytes]
     for at, row in enumerate(found):
         name, inode = row[0], row[1]
         if not inode:
-            if not _lost(page, aliases.get(name, name), cookie_of(name)):
-                return rows[:at]
+            if not _lost(page, aliases.get(name, name), cookies[at]):
+                return rows[:at], cookies[:at]
             continue
         shown = None
         if inode in overlaid or attributes.is_partial(row):
@@ -163,25 +164,26 @@ def _committed(names: Names, handle: DirectoryHandle, page: Page) -> list[bytes]
                 shown = names.shown(names.files.get(inode) or names.node(inode))
         if shown is None:
             shown = owned(of_row(row, ownership))
-        if not add(aliases.get(name, name), shown, cookie_of(name)):
-            return rows[:at]
+        if not add(aliases.get(name, name), shown, cookies[at]):
+            return rows[:at], cookies[:at]
         looked_up(inode, bucket)
         if placed:
             names.inodes.placed(inode, (handle.inode, name.removesuffix(b"/")))
-    return rows
+    return rows, cookies
 
 
-def _committed_bare(names: Names, handle: DirectoryHandle, page: Page) -> list[bytes]:
+def _committed_bare(names: Names, handle: DirectoryHandle, page: Page) -> tuple[list[bytes], list[int]]:
     """The same, without attributes."""
     limit = min(REPLY_MAX, page.most, max(BARE_FIRST, handle.bare))
     found = names.store.named(handle.inode, handle.after, limit)
     rows = [row[0] for row in found]
+    cookies = [cookie_of(row) for row in rows]
     aliases = _aliases(names, handle.inode, rows, whole=len(found) < limit)
     bare = page.bare
     for at, (name, inode, mode, _) in enumerate(found):
-        if not bare(aliases.get(name, name), inode or LOST_INODE, mode or 0, cookie_of(name)):
-            return rows[:at]
-    return rows
+        if not bare(aliases.get(name, name), inode or LOST_INODE, mode or 0, cookies[at]):
+            return rows[:at], cookies[:at]
+    return rows, cookies
 
 
 def _lost(page: Page, name: bytes, cookie: int) -> bool:
@@ -207,9 +209,12 @@ def _aliases(names: Names, directory: int, rows: Sequence[bytes], *, whole: bool
     return {row: tree.to_mount(row.removesuffix(b"/"), row in shadowed) for row in rows}
 
 
-def _merged(names: Names, handle: DirectoryHandle, epoch: int, page: Page, most: int, *, full: bool) -> list[bytes]:
+def _merged(
+    names: Names, handle: DirectoryHandle, epoch: int, page: Page, most: int, *, full: bool
+) -> tuple[list[bytes], list[int]]:
     """The same with what the catalogue lacks, from step to step, `most` of them."""
     rows: list[bytes] = []
+    cookies: list[int] = []
     for row, found in _following(names, handle, epoch):
         if len(rows) == most:
             break
@@ -230,8 +235,9 @@ def _merged(names: Names, handle: DirectoryHandle, epoch: int, page: Page, most:
         if full:
             names.known(handle.inode, inode, found)
         rows.append(row)
+        cookies.append(cookie)
         handle.after = row
-    return rows
+    return rows, cookies
 
 
 def _following(names: Names, handle: DirectoryHandle, epoch: int) -> Iterator[tuple[bytes, Entry | File]]:

@@ -196,7 +196,11 @@ class Operations(pyfuse3.Operations):
         if inode == ROOT:
             return self._root()
         try:
-            return self.names.told(inode)
+            answer = self.names.told(inode)
+            file = self.files.get(inode)
+            if file is not None and file.writers:
+                answer.attr_timeout = attributes.WRITTEN_TIMEOUT
+            return answer
         except FUSEError as error:
             removed = self._removed(inode) if error.errno == errno.ESTALE else None
             if removed is None:

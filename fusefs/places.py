@@ -5,10 +5,11 @@ Knows nothing of what is in a directory now."""
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Final
 from zlib import crc32
 
-KEPT_MAX: Final = 65_536  # names remembered of one directory; and of all that were closed
+KEPT_MAX: Final = 65_536  # names remembered of one directory, and half of those of all that were closed
 SELF: Final = 1  # the cookie of "."
 PARENT: Final = 2  # of ".."
 
@@ -22,34 +23,31 @@ def cookie_of(row: bytes) -> int:
 
 
 class Places:
-    """Which names the cookies of one directory stand for: those of its latest replies."""
+    """Which names the cookies of one directory stand for: at least those of the `KEPT_MAX` that were listed last, however
+    often each was; at most twice as many.  In two generations: a full one becomes the elder, whose elder is forgotten."""
 
-    __slots__ = ("_replies", "count")
+    __slots__ = ("_elder", "_young")
 
     def __init__(self) -> None:
-        self._replies: OrderedDict[tuple[bytes, bytes], list[bytes]] = OrderedDict()  # by first and last row name
-        self.count = 0  # row names
+        self._young: dict[int, bytes] = {}  # cookie -> row name
+        self._elder: dict[int, bytes] = {}
 
-    def give(self, rows: list[bytes]) -> None:
-        """A reply has these, at least one, in order."""
-        key = rows[0], rows[-1]
-        self.count += len(rows) - len(self._replies.pop(key, ()))
-        self._replies[key] = rows
-        while self.count > KEPT_MAX and len(self._replies) > 1:
-            _, forgotten = self._replies.popitem(last=False)
-            self.count -= len(forgotten)
+    def give(self, cookies: Iterable[int], rows: Iterable[bytes]) -> None:
+        """A reply has these."""
+        self._young.update(zip(cookies, rows, strict=True))
+        if len(self._young) >= KEPT_MAX:
+            self._young, self._elder = {}, self._young
 
     def find(self, cookie: int) -> bytes | None:
         """The row name; None when it is remembered no more."""
-        for rows in reversed(self._replies.values()):
-            for row in rows:
-                if cookie_of(row) == cookie:
-                    return row
-        return None
+        return self._young.get(cookie) or self._elder.get(cookie)
 
-    def rows(self) -> list[bytes]:
+    def __len__(self) -> int:
+        return len(self._young) + len(self._elder)
+
+    def rows(self) -> set[bytes]:
         """All that are remembered."""
-        return [row for rows in self._replies.values() for row in rows]
+        return {*self._young.values(), *self._elder.values()}
 
 
 class Positions:
@@ -65,7 +63,7 @@ class Positions:
         handles, places = self._open.get(directory, (0, None))
         if places is None:
             places = self._closed.pop(directory, None) or Places()
-            self._kept -= places.count
+            self._kept -= len(places)
         self._open[directory] = handles + 1, places
         return places
 
@@ -74,9 +72,9 @@ class Positions:
         handles, places = self._open.pop(directory)
         if handles > 1:
             self._open[directory] = handles - 1, places
-        elif places.count:
+        elif places:
             self._closed[directory] = places
-            self._kept += places.count
-            while self._kept > KEPT_MAX:
+            self._kept += len(places)
+            while self._kept > 2 * KEPT_MAX:
                 _, forgotten = self._closed.popitem(last=False)
-                self._kept -= forgotten.count
+                self._kept -= len(forgotten)

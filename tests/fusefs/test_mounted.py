@@ -376,6 +376,18 @@ def test_syncfs_after_files_were_removed_and_replaced(mount: Served) -> None:
         os.close(descriptor)
 
 
+def test_a_file_that_is_written_has_blocks(mount: Served) -> None:
+    """Else tar(1) with --sparse, as old versions of cp(1), take all of it for a hole."""
+    with (mount.bucket / "f").open("wb", buffering=0) as file:
+        file.write(os.urandom(1 << 20))
+        assert os.fstat(file.fileno()).st_blocks
+        os.fsync(file.fileno())
+        assert os.fstat(file.fileno()).st_blocks
+    assert (mount.bucket / "f").stat().st_blocks * 512 == 1 << 20
+    (mount.bucket / "f").write_bytes(b"")
+    assert (mount.bucket / "f").stat().st_blocks == 0
+
+
 def test_attributes(mount: Served) -> None:
     path = mount.bucket / "f"
     path.write_text("x")

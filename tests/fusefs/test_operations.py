@@ -13,6 +13,7 @@ import pyfuse3
 import pytest
 
 from appliance.errors import Code, StoreError
+from fusefs import attributes
 from tests.fusefs.scenes import Play, refused, run, run_on_pool, settled
 from tests.fusefs.unmounted import Unmounted
 
@@ -288,6 +289,23 @@ def test_a_listing_can_go_back(play: Play) -> None:
 
 
 # ---------------------------------------------------------------------- attributes
+def test_what_is_told_of_a_written_file_is_soon_asked_again(play: Play) -> None:
+    """The kernel keeps sizes and times of what it writes itself, but not how many blocks it has."""
+
+    async def scene(mount: Unmounted) -> None:
+        fh = await mount.create("photos/f")
+        inode = await mount.inode("photos/f")
+        told = await mount.ops.getattr(inode, mount.ctx)
+        assert (told.st_size, told.st_blocks, told.attr_timeout) == (0, 8, attributes.WRITTEN_TIMEOUT)
+        await mount.ops.write(fh, 0, bytes(5000))
+        assert (await mount.ops.getattr(inode, mount.ctx)).st_blocks == 16
+        await mount.close(fh)
+        told = await mount.ops.getattr(inode, mount.ctx)
+        assert (told.st_blocks, told.attr_timeout) == (16, attributes.TIMEOUT)
+
+    play(scene)
+
+
 def test_attributes_are_kept_and_committed(play: Play) -> None:
     async def scene(mount: Unmounted) -> None:
         await mount.write_file("photos/f", b"x")

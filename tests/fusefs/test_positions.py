@@ -97,8 +97,26 @@ def test_a_handle_goes_back_to_what_was_removed(play: Play) -> None:
     play(scene)
 
 
+def test_who_goes_back_and_forth_forgets_nothing(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is how many names were listed since, not how often."""
+    monkeypatch.setattr(places, "KEPT_MAX", COUNT + 1)
+
+    async def scene(mount: Unmounted) -> None:
+        expected = await made(mount)
+        fh: Any = await mount.ops.opendir(await mount.inode("photos"), mount.ctx)
+        given = await mount.list_once(fh, 0, 1000)
+        gone = set(expected[::4])
+        for name in gone:
+            await mount.unlink(b"photos/" + name)
+        for at in (*range(1, COUNT, 2), *range(0, COUNT, 4)):
+            told = [name for name, _, _ in await mount.list_once(fh, given[at][2], 1000)]
+            assert told == [name for name in expected[at + 1 :] if name not in gone]
+
+    play(scene)
+
+
 def test_what_is_remembered_is_bounded(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "KEPT_MAX", 5)
+    monkeypatch.setattr(places, "KEPT_MAX", 2)
 
     async def scene(mount: Unmounted) -> None:
         for directory in range(4):
