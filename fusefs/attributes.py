@@ -84,7 +84,7 @@ def of_row(row: type_shown_row, ownership: Ownership) -> type_shown:
 
 
 def of_file(store: ObjectStore, file: File) -> type_shown:
-    """A file as memory has it.  While somebody may write it, it has a block: the kernel may have bytes that did not come
+    """A file as memory has it.  While somebody may write it, it has a block: the kernel may have bytes that never came
     here yet, or keep what it was told when there were none (until a close: fuse_flush, fs/fuse/file.c), and who meets
     bytes and no blocks, as tar(1) with --sparse, takes them all for zeros."""
     committed = 0 if file.base is None else allocated(store, file.base)

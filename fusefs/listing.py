@@ -218,18 +218,19 @@ def _merged(
     for row, found in _following(names, handle, epoch):
         if len(rows) == most:
             break
+        cookie = cookie_of(row)
         if isinstance(found, Entry):
             shown = tree.to_mount(found.name) if found.directory else _shown(names, handle, row)
             if found.damaged:
-                if not _lost(page, shown, cookie_of(row)):
+                if not _lost(page, shown, cookie):
                     break
                 rows.append(row)
+                cookies.append(cookie)
                 handle.after = row
                 continue
             inode, now = found.node.id, names.file(found) or found.node
         else:
             shown, inode, now = _shown(names, handle, row), found.inode, found
-        cookie = cookie_of(row)
         if not (page.add(shown, names.shown(now), cookie) if full else page.bare(shown, inode, now.mode, cookie)):
             break
         if full:

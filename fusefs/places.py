@@ -23,8 +23,8 @@ def cookie_of(row: bytes) -> int:
 
 
 class Places:
-    """Which names the cookies of one directory stand for: at least those of the `KEPT_MAX` that were listed last, however
-    often each was; at most twice as many.  In two generations: a full one becomes the elder, whose elder is forgotten."""
+    """Which names the cookies of one directory stand for: at least the `KEPT_MAX` that were listed last, however
+    often each was; at most twice as many.  In two generations: a full one becomes the elder, and that goes."""
 
     __slots__ = ("_elder", "_young")
 

@@ -359,7 +359,7 @@ def test_odd_names(mount: Served) -> None:
 
 
 def test_syncfs_after_files_were_removed_and_replaced(mount: Served) -> None:
-    """The kernel tells us when it marked what unlink and rename took away as changed, and keeps an error for syncfs(2)."""
+    """The kernel tells when it marked as changed what unlink and rename took away, and keeps an error for syncfs(2)."""
     for name in ("removed", "replaced", "new", "two"):
         (mount.bucket / name).write_bytes(b"x")
     os.link(mount.bucket / "two", mount.bucket / "names")

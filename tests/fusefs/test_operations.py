@@ -110,7 +110,7 @@ def test_an_unlinked_open_file_lives_until_its_last_close() -> None:
 
 
 def test_the_kernel_may_tell_the_times_of_what_is_gone(play: Play) -> None:
-    """As it does after each unlink (fuse_flush_times, fs/fuse/dir.c); whoever asks for anything else looks it up again."""
+    """After each unlink (fuse_flush_times, fs/fuse/dir.c); whoever asks for anything else looks it up again."""
 
     async def scene(mount: Unmounted) -> None:
         await mount.write_file("photos/f", b"x")
