@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from appliance.limits import MIB
+from appliance.limits import GIB, MIB
 from tests.system.box import Box, digest, running
+from tests.system.conftest import left_out
 from tests.system.test_service import second
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
@@ -22,6 +23,19 @@ def block_box(loops: list[str], tmp_path_factory: pytest.TempPathFactory) -> Ite
     with running(tmp_path_factory.mktemp("block"), loops, mount=False, copies=2) as box:
         box.s3().create_bucket(Bucket="bucket")
         yield box
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[str]:
+    """A loop device of its own, empty."""
+    with (tmp_path / "disk").open("xb") as file:
+        file.truncate(GIB)
+    made = run("losetup", "--find", "--show", str(tmp_path / "disk"))
+    if made.returncode:
+        left_out("TIERCE_ALLOW_NO_LOOP", f"no loop device: {made.stderr.strip()}")
+    device = made.stdout.strip()
+    yield device
+    subprocess.run(["losetup", "--detach", device], check=True)
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -59,6 +73,36 @@ def test_other_tools_see_whose_disk_it_is(block_box: Box) -> None:
         assert "PTTYPE=gpt" in shown.stdout
     label = block_box.tierce("device", "label", block_box.devices[0]).stdout
     assert "blaze" in label
+
+
+def ends(device: str) -> bytes:
+    """Where everything known would be."""
+    with open(device, "rb") as file:
+        head = file.read(4 * MIB)
+        file.seek(-4 * MIB, os.SEEK_END)
+        return head + file.read()
+
+
+def test_what_others_left_is_spared_until_the_disk_is_named(block_box: Box, disk: str) -> None:
+    """By both commands that would write to it."""
+
+    def spared(name: str) -> None:
+        before = ends(disk)
+        for words in (("pool", "create", "--hdd", disk, "--erase", "yes"), ("device", "add", "--hdd", disk)):
+            refused = block_box.tierce(*words, check=False)
+            assert (refused.returncode, refused.stdout) == (1, "")
+            assert name in refused.stderr
+            assert f"--erase {disk}" in refused.stderr
+        assert ends(disk) == before
+
+    with open(disk, "r+b") as file:
+        file.write(bytes(512) + b"LABELONE" + bytes(16) + b"LVM2 001")
+    spared("LVM2 physical volume")
+    run("mkfs.ext4", "-q", "-F", disk)
+    spared("ext4")
+    block_box.tierce("pool", "create", "--name", "another", "--hdd", disk, "--erase", disk)
+    assert "PTTYPE=gpt" in run("blkid", "-p", "-o", "export", disk).stdout
+    spared("of pool another")
 
 
 def test_every_device_is_online(block_box: Box) -> None:

@@ -1,7 +1,7 @@
 """R8: a daemon on five devices, eight clients, and an end again and again, mostly by kill -9: whatever was acknowledged
 is there, whole, nothing is half done, and it is back within seconds.
 
-Twenty passes, or as many as TIERCE_TEST_SECONDS allows: scripts/torture says how many."""
+Until it was killed twenty times, or for as long as TIERCE_TEST_SECONDS says: scripts/torture tells how often."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import contextlib
 import io
 import os
 import random
-import statistics
 import threading
 import time
 from pathlib import Path
@@ -23,12 +22,12 @@ from tests.system.box import Box, digest, running
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
-ROUNDS = 20
+KILLED = 20  # times, at least
 LOAD = 80  # acknowledged changes at most before the end
 DEVICES = (("ssd0", 2), ("hdd0", 2), ("hdd1", 4), ("hdd2", 2), ("hdd3", 3))  # GiB
 CLIENTS = 8
-KILLS = 0.8  # of all ends; the others are SIGTERM
-RESTART_MAX = 5.0  # seconds to be ready again, of most starts: one may meet a busy machine
+KILLS = 0.9  # of all ends; the others are SIGTERM
+RESTART_MAX = 5.0  # seconds to be ready again, on a machine that does nothing else: of CPU, for waits are short
 GONE = None  # the state of a key without an object
 SIZES = (0, 100, 2048, 5000, 60_000, 131_072, 400_000)
 
@@ -153,6 +152,13 @@ def held(box: Box) -> dict[str, str]:
     return {key: digest(client.get_object(Bucket="bucket", Key=key)["Body"].read()) for key in keys}
 
 
+def spent(box: Box) -> float:
+    """Seconds of CPU that the daemon has taken since its process began (proc(5), fields 14 and 15)."""
+    assert box.process is not None
+    fields = Path(f"/proc/{box.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def test_nothing_acknowledged_is_lost_to_kill_9(fuse: None, tmp_path: Path) -> None:
     seconds = float(os.environ.get("TIERCE_TEST_SECONDS", 0))
     seed = int(os.environ.get("TIERCE_TEST_SEED", time.time_ns() % 1_000_000 if seconds else 1))
@@ -169,7 +175,7 @@ def test_nothing_acknowledged_is_lost_to_kill_9(fuse: None, tmp_path: Path) -> N
     deadline = time.monotonic() + seconds
     with running(tmp_path / "box", paths, copies=2) as box:
         box.s3().create_bucket(Bucket="bucket")
-        while turn < ROUNDS or time.monotonic() < deadline:
+        while kills < KILLED or time.monotonic() < deadline:
             turn += 1
             kinds: list[type[Load]] = [S3Load, S3Load, S3Load, MountLoad] * (CLIENTS // 4)
             told = threading.Semaphore(0)
@@ -202,6 +208,6 @@ def test_nothing_acknowledged_is_lost_to_kill_9(fuse: None, tmp_path: Path) -> N
             assert set(found) <= set(states), f"seed {seed}, round {turn}: objects that nobody wrote"
             box.audit()
     assert acknowledged > turn * 10, "a load that does nothing proves nothing"
-    assert kills >= 0.5 * turn
-    assert statistics.median(restarts) <= RESTART_MAX, restarts
-    print(f"{turn} passes, {kills} kills, {acknowledged} changes, restarts {max(restarts):.1f} s at most")
+    assert kills >= 0.5 * turn, "an end in peace proves little"
+    assert max(restarts) <= RESTART_MAX, restarts
+    print(f"{turn} passes, {kills} kills, {acknowledged} changes, restarts {max(restarts):.1f} s of CPU at most")
