@@ -26,7 +26,6 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
     "ContentSHA256Mismatch": (400, "The provided 'x-amz-content-sha256' header does not match what was computed."),
     "EntityTooLarge": (400, "Your proposed upload exceeds the maximum allowed object size."),
     "EntityTooSmall": (400, "Your proposed upload is smaller than the minimum allowed object size."),
-    "ExpiredToken": (400, "The provided token has expired."),
     "IdempotencyParameterMismatch": (
         400,
         "The client token was used for a previous request whose parameters were different.",
@@ -51,7 +50,6 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
     "InvalidChunkSizeError": (403, "Only the last chunk is allowed to have a size less than 8192 bytes"),
     "InvalidDigest": (400, "The Content-MD5 or checksum value that you specified is not valid."),
     "InvalidEncryptionAlgorithmError": (400, "The encryption request that you specified is not valid."),
-    "InvalidLocationConstraint": (400, "The specified location constraint is not valid."),
     "InvalidPart": (
         400,
         (
@@ -70,7 +68,6 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
     "InvalidRange": (416, "The requested range is not satisfiable"),
     "InvalidRequest": (400, "Invalid Request"),
     "InvalidRetentionPeriod": (400, "Default retention period must be a positive integer value."),
-    "InvalidSecurity": (403, "The provided security credentials are not valid."),
     "InvalidStorageClass": (400, "The storage class you specified is not valid"),
     "InvalidTag": (400, "The tag provided was not a valid tag."),
     "InvalidToken": (400, "The provided token is malformed or otherwise not valid."),
@@ -113,7 +110,6 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
     "NoSuchVersion": (404, "The specified version does not exist."),
     "NoSuchWebsiteConfiguration": (404, "The specified bucket does not have a website configuration"),
     "NotImplemented": (501, "A header or query you provided implies functionality that is not implemented."),
-    "NotModified": (304, "Not Modified"),
     "ObjectLockConfigurationNotFoundError": (404, "Object Lock configuration does not exist for this bucket"),
     "OperationAborted": (409, "A conflicting conditional operation is currently in progress against this resource."),
     "OwnershipControlsNotFoundError": (404, "The bucket ownership controls were not found"),
@@ -138,13 +134,11 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
         ),
     ),
     "SlowDown": (503, "Please reduce your request rate."),
-    "TooManyParts": (400, "The request contained more parts than allowed."),
     "UnexpectedContent": (400, "This request does not support content"),
     "UnresolvableGrantByEmailAddress": (
         400,
         "The e-mail address you provided does not match any account on record.",
     ),
-    "XAmzContentChecksumMismatch": (400, "The provided checksum header does not match what was computed."),
     "XAmzContentSHA256Mismatch": (
         400,
         "The provided 'x-amz-content-sha256' header does not match what was computed.",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+import s3front
 from appliance.errors import Code, StoreError
 from s3front.app import S3Middleware
 from s3front.errors import ERRORS, STORE_CODES, from_store
@@ -88,6 +90,12 @@ def test_every_code_of_the_store_has_an_answer(box: Box, code: Code) -> None:
     expected = STORE_CODES.get(code, "InternalError")
     assert (answer.status, answer.code) == (ERRORS[expected][0], expected)
     assert b"device 3" not in answer.body
+
+
+def test_every_code_of_the_table_is_somebodys_answer() -> None:
+    """A code that nobody raises says of an operation what it does not do."""
+    said = "".join(path.read_text() for path in Path(s3front.__file__).parent.rglob("*.py") if path.name != "errors.py")
+    assert [code for code in ERRORS if f'"{code}"' not in said and code not in STORE_CODES.values()] == []
 
 
 def test_the_stores_own_words_help_where_they_can() -> None:

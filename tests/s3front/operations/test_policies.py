@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from appliance.model import NO_ATTRIBUTES, AccessKey, Bucket, Node
+from appliance.model import NO_ATTRIBUTES, AccessKey, Attributes, Bucket, Node
 from tests.rows import rows
 from tests.s3front.box import KEY, Box
 from tests.s3front.operations.people import (
@@ -317,3 +317,20 @@ def test_an_object_that_takes_the_place_of_a_shared_one_is_judged_anew(
     answer = ask(double, OTHER, "GET", "/b/k")
     assert looks
     assert (answer.status, answer.code) == (403, "AccessDenied")
+
+
+def test_a_list_that_was_understood_for_anothers_object_is_not_given_to_it(
+    double: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between reading the list and storing it somebody else puts an object there, whose list it would be."""
+    double.send("PUT", "/b/k", body=b"mine")
+    store, change_attributes = double.store, double.store.change_attributes
+
+    async def overtaken(bucket: Bucket, key: bytes, change: Any, *, version_id: str = "") -> Node:
+        await store.put_object(bucket, key, store.small_body(b"theirs"), "etag", Attributes(owner="oth"))
+        return await change_attributes(bucket, key, change, version_id=version_id)
+
+    monkeypatch.setattr(store, "change_attributes", overtaken)
+    answer = double.send("PUT", "/b/k", "acl=", {"x-amz-acl": "public-read"})
+    assert (answer.status, answer.code) == (409, "OperationAborted")
+    assert ask(double, "", "GET", "/b/k").status == 403
