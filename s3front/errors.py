@@ -23,7 +23,6 @@ ERRORS: Final[dict[str, tuple[int, str]]] = {
     "BucketAlreadyExists": (409, "The requested bucket name is not available. Select a different name and try again."),
     "BucketAlreadyOwnedByYou": (409, "The bucket that you tried to create already exists, and you own it."),
     "BucketNotEmpty": (409, "The bucket that you tried to delete is not empty."),
-    "ContentSHA256Mismatch": (400, "The provided 'x-amz-content-sha256' header does not match what was computed."),
     "EntityTooLarge": (400, "Your proposed upload exceeds the maximum allowed object size."),
     "EntityTooSmall": (400, "Your proposed upload is smaller than the minimum allowed object size."),
     "IdempotencyParameterMismatch": (
