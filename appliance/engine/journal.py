@@ -106,7 +106,7 @@ class Ring:
     def room_for(self, total: int) -> int | None:
         """The offset for a record of `total` bytes, or None while older records are in the way."""
         if total > self.length:
-            raise StoreError(Code.TOO_LARGE, "a batch does not fit the journal")
+            raise record.too_large(total)
         if not self.live:
             return self.head if self.head + total <= self.length else 0
         oldest = self.live[0].offset

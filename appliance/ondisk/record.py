@@ -87,6 +87,16 @@ _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(tuple[list[list[Any]], list[tuple[int, int]]])
 
 
+def too_large(size: int) -> StoreError:
+    """What is said of a change whose rows take so many bytes, more than the journal has."""
+    return StoreError(
+        Code.TOO_LARGE,
+        "the file is in too many pieces to be changed while a copy or an older version shares them: remove that, or "
+        "copy its bytes to a new file",
+        cause=f"{size:,} bytes do not fit the journal",
+    )
+
+
 def encode(
     epoch: int,
     seq: int,
@@ -103,7 +113,7 @@ def encode(
     """
     body = _encoder.encode((images, covered))
     if len(body) > BODY_MAX:
-        raise StoreError(Code.TOO_LARGE, f"a batch of {len(body):,} bytes does not fit the journal")
+        raise too_large(len(body))
     assert len(previous) == CHAIN
     start = _UNSIGNED.pack(MAGIC, epoch, seq, len(body), len(images), previous)
     digest = blake3(start, key=_key(pool)).update(body).digest()
