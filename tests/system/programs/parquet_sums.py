@@ -1,4 +1,4 @@
-"""Reads a local parquet file and compares the sum of a column: arguments file, column, sum."""
+"""Reads local parquet files and compares the sum of a column: arguments file or glob, column, sum."""
 
 from __future__ import annotations
 
