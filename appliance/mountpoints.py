@@ -27,7 +27,9 @@ from appliance.errors import Code, StoreError
 
 FILE_SYSTEM: Final = "fuse.tierce"
 MOUNTINFO: Final = "/proc/self/mountinfo"
-READ_AHEAD_KIB: Final = 4096  # four requests of 1 MiB at once: the kernel's 128 would split reads
+READ_AHEAD_KIB: Final = (
+    2048  # requests of 1 MiB, two and two more ahead: a quarter faster than 4096, which leaves the processor's cache
+)
 PATIENCE: Final = 10.0  # seconds for an answer: a living daemon gives one though its devices are slow
 
 # mount(2), umount2(2)

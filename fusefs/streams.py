@@ -39,7 +39,7 @@ LONG: Final = MIB // 4  # bytes of a read that may be one of many in order: shor
 WORTH: Final = 4 * MIB  # bytes still to be read: for less no window is made
 WINDOWS_MAX: Final = 64  # of all files
 IDLE: Final = 1.0  # seconds
-STEADY: Final = 8 * MIB  # two bursts of the kernel's reading ahead (mountpoints.READ_AHEAD_KIB)
+STEADY: Final = 8 * MIB  # four bursts of the kernel's reading ahead (mountpoints.READ_AHEAD_KIB)
 
 type_take = Callable[[int, int], object]
 

@@ -159,7 +159,7 @@ def test_what_is_short_or_in_no_order_gets_no_window() -> None:
 
 
 def test_who_reads_slowly_gets_none() -> None:
-    """The kernel reads ahead 4 MiB at once."""
+    """The kernel reads some MiB ahead at once."""
     scene = Scene()
     scene.begin()
     scene.streams.tick()
