@@ -29,7 +29,10 @@ from appliance.ondisk.superblock import SnapshotPointer
 log = logging.getLogger(__name__)
 
 COPIES: Final = 2
-SNAPSHOT_PAGE: Final = PAGE_PAYLOAD // 8  # less than an object's: a full and fragmented box must still find room
+# Less than an object's, and quarters of it where no run is so long: a full and fragmented box must still find room, or
+# its ring fills up and nothing can even be deleted.
+SNAPSHOT_PAGE: Final = PAGE_PAYLOAD // 8
+SNAPSHOT_PAGE_LEAST: Final = SNAPSHOT_PAGE // 64
 FREE_SHARE: Final = 0.5  # of the ring: at this fill the next checkpoint is due
 
 
@@ -117,17 +120,28 @@ class Checkpointer:
             source.close()
 
     def _store(self, path: Path, seq: int) -> _Prepared:
+        size = SNAPSHOT_PAGE
+        while True:
+            try:
+                return self._store_in(path, seq, size)
+            except StoreError as error:
+                if error.code is not Code.NO_SPACE or size <= SNAPSHOT_PAGE_LEAST:
+                    raise
+            size //= 4
+
+    def _store_in(self, path: Path, seq: int, size: int) -> _Prepared:
+        """In pages of `size` bytes."""
         pool = self._pool
         reserved: list[tuple[int, int]] = []
         try:
             pages: list[IndexPage] = []
             length = path.stat().st_size
             with path.open("rb") as file:
-                for index in range(-(-length // SNAPSHOT_PAGE)):
-                    payload = file.read(SNAPSHOT_PAGE)
-                    pages += self._write(payload, index, page.SNAPSHOT, seq, reserved)
+                for index in range(-(-length // size)):
+                    payload = file.read(size)
+                    pages += self._write(payload, index, page.SNAPSHOT, seq, reserved, index * size)
             body = encode_index(SnapshotIndex(seq, length, pool.generation, tuple(pages)))
-            index_pages = self._write(body, 0, page.INDEX, seq, reserved)
+            index_pages = self._write(body, 0, page.INDEX, seq, reserved, 0)
             pool.flush(sorted({number for number, _ in reserved}))
             pointer = SnapshotPointer(
                 seq, len(body), tuple((item.device, item.offset, item.length, item.hsum) for item in index_pages)
@@ -139,7 +153,7 @@ class Checkpointer:
         return _Prepared(pointer, reserved)
 
     def _write(
-        self, payload: bytes, index: int, flags: int, seq: int, reserved: list[tuple[int, int]]
+        self, payload: bytes, index: int, flags: int, seq: int, reserved: list[tuple[int, int]], logical: int
     ) -> list[IndexPage]:
         pool = self._pool
         extent = page.extent_length(len(payload))
@@ -163,7 +177,7 @@ class Checkpointer:
                 birth=seq,
                 chunk=0,
                 owner=0,
-                logical=index * SNAPSHOT_PAGE,
+                logical=logical,
                 payload=len(payload),
                 index=index,
                 copies=COPIES,
@@ -195,6 +209,15 @@ def read_index(pool: Pool, pointer: SnapshotPointer) -> SnapshotIndex:
         return decode_index(bytes(pool.read_any(refs, 0, pointer.length, room)))
 
 
+def page_size(index: SnapshotIndex) -> int:
+    """Bytes of the catalogue in each page but the last: the one of halves, quarters and so on that makes so many."""
+    count = 1 + max((item.index for item in index.pages), default=0)
+    size = SNAPSHOT_PAGE
+    while -(-index.length // size) < count:
+        size //= 2
+    return size
+
+
 def restore(pool: Pool, index: SnapshotIndex, target: Path) -> None:
     """Writes the snapshot's SQLite file to `target`, verified, and makes it durable."""
     with target.open("wb") as file:
@@ -208,8 +231,9 @@ def _pieces(pool: Pool, index: SnapshotIndex) -> Iterator[memoryview]:
     copies: dict[int, list[PageRef]] = {}
     for item in index.pages:
         copies.setdefault(item.index, []).append(PageRef(item.device, item.offset, item.length, item.index, item.hsum))
-    with scratch(page_room(0, SNAPSHOT_PAGE)) as room:
-        for number in range(-(-index.length // SNAPSHOT_PAGE)):
-            length = min(SNAPSHOT_PAGE, index.length - number * SNAPSHOT_PAGE)
+    size = page_size(index)
+    with scratch(page_room(0, size)) as room:
+        for number in range(-(-index.length // size)):
+            length = min(size, index.length - number * size)
             refs: Sequence[PageRef] = copies.get(number, ())
             yield pool.read_any(refs, 0, length, room)

@@ -415,8 +415,9 @@ class _Proof:
         except (StoreError, DamagedError) as error:
             self._tell("damaged", "snapshot index", str(error))
         else:
+            size = snapshot.page_size(index)
             for item in index.pages:
-                payload = min(snapshot.SNAPSHOT_PAGE, index.length - item.index * snapshot.SNAPSHOT_PAGE)
+                payload = min(size, index.length - item.index * size)
                 self._prove(
                     PageRef(item.device, item.offset, item.length, item.index, item.hsum), payload, "snapshot page"
                 )
