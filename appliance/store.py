@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from appliance.catalogue import commands
+from appliance.device.buffers import aligned
 from appliance.device.device import BlockDevice
 from appliance.engine import membership
 from appliance.engine.ingest import Ingest as Ingest
@@ -39,6 +40,11 @@ DEFAULT_USER: Final = User("default", "default", "default", "", 0)  # who owns w
 
 class ObjectStore(FileVerbs, UploadVerbs, KeyVerbs, QuotaVerbs):
     """Buckets, objects, uploads, files, credentials, and the state of the box."""
+
+    @staticmethod
+    def memory(length: int) -> memoryview:
+        """Zeros to write to, which `stage` need not copy; in huge pages, if they are many."""
+        return aligned(length)
 
     # ------------------------------------------------------------------ credentials
     def access_key(self, key_id: str) -> AccessKey | None:

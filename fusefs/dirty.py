@@ -2,7 +2,7 @@
 
 A segment covers [start, end) and says where those bytes are now:
 
-    memory   bytes or a bytearray
+    memory   bytes, a view of them, or a bytearray
     staged   anything else: bytes that left memory for a device but are not committed (the map never looks inside)
     hole     None: zeros, whatever the committed map says (left by truncate and punch)
 
@@ -12,7 +12,8 @@ writes go on, and ends with `settle(token)`: the segments that still bear its to
 map shows them now.
 
 Nothing here is ever proportional to a file's size: truncating to 10^15 bytes is one segment.  Small adjacent writes
-grow one bytearray; a large write keeps the kernel's own bytes without a copy.
+grow one bytearray; a large write keeps the kernel's own bytes without a copy.  Whoever hands in a view never changes
+what it shows.
 
 Pure: knows neither store nor clock.
 """
@@ -26,9 +27,8 @@ from typing import Final, NamedTuple
 END: Final = 1 << 63  # no file is longer
 GROW_MAX: Final = 128 << 10  # a bytearray grows up to here
 KEEP_MIN: Final = 32 << 10  # writes of this size keep their own buffer; smaller ones may grow
+MEMORY: Final = (bytes, bytearray, memoryview)
 OVERHEAD: Final = 256  # bytes a segment costs beside its buffer: counted, so that tiny writes cannot evade the bound
-
-Memory = bytes | bytearray
 
 
 class Segment:
@@ -46,11 +46,11 @@ class Segment:
     @property
     def in_memory(self) -> bool:
         """Whether its bytes are here."""
-        return isinstance(self.source, bytes | bytearray)
+        return isinstance(self.source, MEMORY)
 
     def view(self) -> memoryview:
         """The bytes of a segment in memory."""
-        assert isinstance(self.source, bytes | bytearray)
+        assert isinstance(self.source, MEMORY)
         return memoryview(self.source)[self.skip : self.skip + self.end - self.start]
 
     def __repr__(self) -> str:
@@ -99,7 +99,7 @@ class Overlay:
         return (segment for segment in self._segments if segment.source is None)
 
     # ------------------------------------------------------------------ changing
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         """`data` becomes the file's bytes at `offset`.  Keeps `data` when it is large; never changes it."""
         if not data:
             return
@@ -289,7 +289,7 @@ class Overlay:
         for index in (low - 1, low):  # a sliver must not keep a megabyte alive
             if 0 <= index < len(self._segments):
                 segment = self._segments[index]
-                if type(segment.source) is bytes and segment.owner == 0:
+                if isinstance(segment.source, bytes | memoryview) and segment.owner == 0:
                     visible = segment.end - segment.start
                     if 2 * visible < len(segment.source):
                         segment.source, segment.skip = bytes(segment.view()), 0

@@ -6,8 +6,9 @@
  *     fuse_session_new          completes the table of operations by lseek, fallocate and copy_file_range, puts a
  *                               handler of whole replies in the place of pyfuse3's readdirplus, and one each before
  *                               its read and fsync, which get what that one does not take
- *     fuse_session_receive_buf  reads the largest writes into a bytes object of Python's, which the handler keeps: libfuse
- *                               would read them into its buffer, and pyfuse3 copy them with the interpreter held.
+ *     fuse_session_receive_buf  reads large writes into a room that the handler has offered, or the largest into a bytes
+ *                               object of Python's, which the handler keeps: libfuse would read them into its buffer,
+ *                               and pyfuse3 copy them with the interpreter held.
  *                               pyfuse3's handler gets a write without bytes, and asks here for what came with it
  *     fuse_session_process_buf  gives a FUSE_TMPFILE to the handler of FUSE_CREATE: both have one layout, request and
  *                               reply (linux/fuse.h, protocol 7.37), and O_TMPFILE in the flags tells them apart;
@@ -42,11 +43,14 @@
 #define OPCODE_TMPFILE 51
 
 #define LARGEST (1 << 20) /* what one write brings at most: 256 pages of 4 KiB, as libfuse asks for */
+#define LARGE (1 << 17)   /* from here on a write is worth a room of its own */
 
 /* Python's stable ABI, so that its headers need not be there. */
 extern void *PyBytes_FromStringAndSize(const char *, ssize_t);
 extern char *PyBytes_AsString(void *);
 extern void PyErr_Clear(void);
+extern void *PyEval_SaveThread(void);
+extern void PyEval_RestoreThread(void *);
 
 typedef void (*seek_handler)(fuse_req_t, unsigned long long fh, long long offset, int whence);
 typedef void (*allocate_handler)(fuse_req_t, unsigned long long fh, int mode, long long offset, long long length);
@@ -70,6 +74,9 @@ static struct fuse_session *session;
 static unsigned long long asked;
 static void *vessel;  /* the bytes object that the next large write is read into */
 static void *arrived; /* the one that came with the write that was taken in last */
+static void *room;    /* LARGEST bytes that were offered */
+static size_t in_room; /* so many of them came with the write that was taken in last */
+static int flowing;    /* it was a large one: the next request likely is, too */
 
 /* The handlers of sessions that are made from now on. */
 void extra_install(seek_handler seek, allocate_handler allocate, copy_handler copy, list_handler list,
@@ -96,6 +103,19 @@ void *extra_arrived(void)
     void *taken = arrived;
     arrived = NULL;
     return taken != NULL ? taken : PyBytes_FromStringAndSize(NULL, 0);
+}
+
+/* Where the next large write may go: LARGEST bytes at a page boundary, or NULL.  Once one is there it is the caller's. */
+void extra_offer(void *offered) { room = offered; }
+
+/* How many bytes of the room came with the write that was taken in last, once; if any, the room is withdrawn. */
+size_t extra_in_room(void)
+{
+    size_t taken = in_room;
+    in_room = 0;
+    if (taken)
+        room = NULL;
+    return taken;
 }
 
 /* Has the kernel write back what it holds of an inode from `offset` on; 0 or -errno.  Blocks while it writes, and not
@@ -197,6 +217,21 @@ static int has_no_capability(struct fuse_session *of, const struct fuse_buf *req
     return write(fuse_session_fd(of), &reply, sizeof reply) == sizeof reply;
 }
 
+/* One request: what comes before a write's bytes into `head`, the rest into `body`.  While large writes flow in, others
+ * may have the interpreter meanwhile: the kernel copies a MiB, and who writes to devices waits for it. */
+static ssize_t receive(int descriptor, void *head, void *body)
+{
+    struct iovec parts[] = {{head, IN_WRITE}, {body, LARGEST}};
+    if (!flowing)
+        return readv(descriptor, parts, 2);
+    void *thread = PyEval_SaveThread();
+    ssize_t count = readv(descriptor, parts, 2);
+    int number = errno;
+    PyEval_RestoreThread(thread);
+    errno = number;
+    return count;
+}
+
 /* pyfuse3 calls it with the interpreter held, and has it processed before it receives the next. */
 int fuse_session_receive_buf(struct fuse_session *of, struct fuse_buf *request)
 {
@@ -206,13 +241,17 @@ int fuse_session_receive_buf(struct fuse_session *of, struct fuse_buf *request)
         real = libfuse("fuse_session_receive_buf");
     if (of != session || request->mem == NULL || small) /* libfuse makes the buffer with the first request */
         return real(of, request);
-    if (vessel == NULL && (vessel = arrived) == NULL && (vessel = PyBytes_FromStringAndSize(NULL, LARGEST)) == NULL) {
+    if (vessel == NULL) { /* what came and nobody asked for can be used again */
+        vessel = arrived;
+        arrived = NULL;
+    }
+    in_room = 0;
+    if (room == NULL && vessel == NULL && (vessel = PyBytes_FromStringAndSize(NULL, LARGEST)) == NULL) {
         PyErr_Clear();
         return real(of, request);
     }
-    arrived = NULL;
-    struct iovec parts[] = {{request->mem, IN_WRITE}, {PyBytes_AsString(vessel), LARGEST}};
-    ssize_t count = readv(fuse_session_fd(of), parts, 2);
+    char *body = room != NULL ? room : PyBytes_AsString(vessel);
+    ssize_t count = receive(fuse_session_fd(of), request->mem, body);
     if (count < 0 && (errno == EINTR || errno == EAGAIN))
         return -errno;
     if (count < IN_HEADER) { /* an error, or the end: libfuse meets the same, and knows what it means */
@@ -223,15 +262,21 @@ int fuse_session_receive_buf(struct fuse_session *of, struct fuse_buf *request)
     memcpy(&opcode, (char *)request->mem + IN_OPCODE, sizeof opcode);
     request->flags = 0;
     request->size = count;
-    if (opcode == OPCODE_WRITE && count == IN_WRITE + LARGEST) {
+    size_t bytes = count > IN_WRITE ? count - IN_WRITE : 0;
+    flowing = opcode == OPCODE_WRITE && bytes >= LARGE;
+    if (opcode == OPCODE_WRITE && (bytes == LARGEST || (flowing && room != NULL))) {
         uint32_t length = IN_WRITE, none = 0;
         memcpy(request->mem, &length, sizeof length);
         memcpy((char *)request->mem + IN_WRITE_SIZE, &none, sizeof none);
         request->size = IN_WRITE;
-        arrived = vessel;
-        vessel = NULL;
-    } else if (count > IN_WRITE) {
-        memcpy((char *)request->mem + IN_WRITE, parts[1].iov_base, count - IN_WRITE);
+        if (room != NULL) {
+            in_room = bytes;
+        } else {
+            arrived = vessel;
+            vessel = NULL;
+        }
+    } else if (bytes) {
+        memcpy((char *)request->mem + IN_WRITE, body, bytes);
     }
     return count;
 }

@@ -190,11 +190,6 @@ def asked(library: ctypes.CDLL | None) -> int:
     return int(library.extra_asked()) if library is not None and is_in_place(library) else 0
 
 
-def arrival(library: ctypes.CDLL | None) -> Callable[[], bytes]:
-    """What came with the write that was taken in last, if its handler was given nothing; each once."""
-    return bytes if library is None else interposed.Arrived(("extra_arrived", library))
-
-
 def write_back(library: ctypes.CDLL | None, inode: int, offset: int) -> None:
     """Has the kernel hand over what it holds of the inode from `offset` on: when this returns, its dirty pages have
     arrived as writes.  Blocks meanwhile: never on the loop.  Raises OSError."""

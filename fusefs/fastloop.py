@@ -52,14 +52,27 @@ class Lock:
         """Whether somebody holds it."""
         return self._held
 
+    def wanted(self) -> bool:
+        """Whether somebody waits for it."""
+        return bool(self._waiting)
+
+    def take(self) -> None:
+        """For somebody else, who will `give_back`: it must be free."""
+        assert not self._held
+        self._held = True
+
+    def give_back(self) -> None:
+        """The next one has it."""
+        self._held = False
+        self._waiting.unpark()
+
     async def __aenter__(self) -> None:
         while self._held:
             await self._waiting.park()
         self._held = True
 
     async def __aexit__(self, *exc: object) -> None:
-        self._held = False
-        self._waiting.unpark()
+        self.give_back()
 
 
 class Turn:

@@ -53,6 +53,8 @@ Take: Final = ctypes.PYFUNCTYPE(
 Ended: Final = ctypes.PYFUNCTYPE(ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 # this is called by a thread that is not Python's
 Failed: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int64, ctypes.c_size_t)
+Offer: Final = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
+InRoom: Final = ctypes.PYFUNCTYPE(ctypes.c_size_t)
 
 
 def _load() -> ctypes.CDLL | None:
@@ -77,6 +79,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         library.reads_busy.argtypes = library.reads_free.argtypes = [ctypes.c_void_p]
         library.reads_busy.restype = ctypes.c_uint
     Arrived(("extra_arrived", library))
+    Offer(("extra_offer", library))
+    InRoom(("extra_in_room", library))
     for name, arguments in (
         ("fuse_reply_err", [ctypes.c_void_p, ctypes.c_int]),
         ("fuse_reply_lseek", [ctypes.c_void_p, ctypes.c_int64]),

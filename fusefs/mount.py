@@ -35,6 +35,7 @@ from appliance.authority import MOUNT, Principal
 from appliance.errors import Code, StoreError
 from appliance.mountpoints import FILE_SYSTEM, Mounted
 from fusefs import extra, fastloop
+from fusefs.arriving import arrivals
 from fusefs.guarding import Guarding
 from fusefs.handshake import Handshake
 from fusefs.operations import Operations
@@ -58,8 +59,9 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 class KernelCalls:
     """pyfuse3's notifications.  What the kernel does not know any more is no error."""
 
-    def __init__(self) -> None:
-        self.arrived = extra.arrival(interposed.library)
+    def __init__(self, memory: Callable[[int], memoryview]) -> None:
+        """`memory` that devices take as it lies, by so many bytes."""
+        self.arrived = arrivals(memory)
         self._changed = threading.Condition()
         self._inside = 0
 
@@ -131,7 +133,7 @@ class Mount:
         self._made_for_us = descriptor
         self._control = control
         self.point = point
-        self._kernel = KernelCalls()
+        self._kernel = KernelCalls(store.memory)
         self.operations = Operations(
             store, self._kernel, principal=principal, durable_close=durable_close, ownership=ownership
         )

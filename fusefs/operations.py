@@ -350,22 +350,23 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         handle = self._file_handle(fh)
         file = handle.file
-        buf = buf or self._kernel.arrived()
+        data = buf or self._kernel.arrived()
+        size = len(data)
         if file.error is not None:
             self.files.report(file)
         try:
-            changes.require_size(off + len(buf))
+            changes.require_size(off + size)
             await self.files.make_room(file)
-            if off + len(buf) > file.size:
-                await self.files.promise(file, off + len(buf))
-            self.files.write(file, off, buf, clock_ns())
+            if off + size > file.size:
+                await self.files.promise(file, off + size)
+            self.files.write(file, off, data, clock_ns())
         except StoreError as error:
             if self.files.promises.refuse(handle, error):
-                return len(buf)
+                return size
             raise
         if file.mode & SUID_SGID:
             changes.drop_privileges(file)
-        return len(buf)
+        return size
 
     @handling
     async def flush(self, fh: FileHandleT) -> None:

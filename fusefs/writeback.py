@@ -40,7 +40,7 @@ from fusefs.ownership import ROOTS, Ownership
 from fusefs.pieces import chunks_of, punched_of, slices_of
 from fusefs.promises import Promises
 from fusefs.reading import whole_small
-from fusefs.staging import Staging
+from fusefs.staging import Staging, is_commit_due, whole_chunks
 from fusefs.times import Times, clock_ns
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ AGE: Final = 5.0  # seconds a change may wait for its commit
 TICK: Final = 1.0
 FILE_MEMORY_MAX: Final = 64 * MIB
 TOTAL_MEMORY_MAX: Final = 256 * MIB
-EARLY_COMMIT: Final = 32 * MIB  # of staged bytes of a file that S3 sees already: keeps one commit's rows few
 
 
 class WriteBack:
@@ -158,7 +157,7 @@ class WriteBack:
             file.dirty_since = time.monotonic()
             self._dirty[file.inode] = file
 
-    def write(self, file: File, offset: int, data: bytes, now_ns: int) -> None:
+    def write(self, file: File, offset: int, data: bytes | memoryview, now_ns: int) -> None:
         """`data` at `offset`: in memory only.  Call `make_room` first.  Raises QUOTA_EXCEEDED."""
         self.promises.require(file, max(file.size, offset + len(data)))
         file.overlay.write(offset, data)
@@ -168,8 +167,7 @@ class WriteBack:
         self.touch(file)
         if file.overlay.fresh >= max(CHUNK_SIZE, file.scan_at):
             file.scan_at = file.overlay.fresh + CHUNK_SIZE // 2
-            if self._nursery is not None and not file.lock.locked() and file.overlay.runs(CHUNK_SIZE):
-                self._nursery.start_soon(self._stage_early, file)
+            self._stage_runs(file)
 
     def truncate(self, file: File, size: int, now_ns: int) -> None:
         """The file ends at `size`; it may grow by a hole.  Raises QUOTA_EXCEEDED."""
@@ -212,9 +210,12 @@ class WriteBack:
             victim = file
             if file.overlay.memory < FILE_MEMORY_MAX:
                 victim = max(self.files.values(), key=lambda other: other.overlay.memory)
-            if victim.overlay.memory > GATHER_MAX and (victim.overlay.fresh or victim.lock.locked()):
+            if victim.staging is not None:
+                await victim.staging.progress()
+            elif victim.overlay.memory > GATHER_MAX and (victim.overlay.fresh or victim.lock.locked()):
                 async with victim.lock:
-                    await self._stage(victim, everything=True)
+                    if victim.overlay.memory >= FILE_MEMORY_MAX or self.memory >= TOTAL_MEMORY_MAX:
+                        await self._staging(victim, owner=0).everything()
             elif self.commits:
                 commit = self.commits[0]
                 await self.wait(commit)
@@ -225,7 +226,7 @@ class WriteBack:
             elif nameless := [other for other in self.files.values() if other.orphan and other.overlay.fresh]:
                 victim = max(nameless, key=lambda other: other.overlay.fresh)
                 async with victim.lock:  # no commit will take its small body out of memory
-                    await self._stage(victim, everything=True)
+                    await self._staging(victim, owner=0).everything()
             else:
                 return  # all of it is under way
 
@@ -357,13 +358,28 @@ class WriteBack:
                 file.dirty_since = time.monotonic()
                 self._dirty[file.inode] = self._dirty.pop(file.inode)
 
-    async def _stage_early(self, file: File) -> None:
+    def _stage_runs(self, file: File) -> None:
+        """Whole chunks leave memory while the file is written: with those under way, or as the first ones."""
+        if file.staging is not None:
+            if file.staging.takes_more and not is_commit_due(file):
+                file.staging.add(whole_chunks(file, file.staging.token))
+        elif self._nursery is not None and not file.lock.locked():
+            staging = self._staging(file, owner=0, grows=True)
+            gatherings = whole_chunks(file, staging.token)
+            if gatherings:
+                file.lock.take()
+                file.staging = staging
+                self._nursery.start_soon(self._stage_early, file, staging, gatherings)
+
+    async def _stage_early(self, file: File, staging: Staging, gatherings: list[Gathering]) -> None:
+        """Has the file's lock, as long as more chunks are complete and nobody waits for it."""
         try:
-            async with file.lock:
-                await self._stage(file, everything=False)
-                seen = file.base is not None or file.create is None
-                if seen and not file.orphan and sum(chunk.length for chunk in file.staged) >= EARLY_COMMIT:
-                    await self._submit(file)
+            try:
+                await staging.run(gatherings)
+            finally:
+                file.staging = None
+            if is_commit_due(file):
+                await self._submit(file)
         except Exception as error:
             log.warning(
                 "inode %d: staging failed, its bytes stay in memory: %r",
@@ -371,36 +387,18 @@ class WriteBack:
                 error,
                 exc_info=not isinstance(error, StoreError),
             )
+        finally:
+            file.lock.give_back()
         self.let_go(file)
 
     # ------------------------------------------------------------------ under the file's lock
-    async def _stage(self, file: File, *, everything: bool) -> None:
-        token = next(self._tokens)
-        if everything:
-            taken = file.overlay.claim(token, only_memory=True)
-        else:
-            taken = []
-            for start, end in file.overlay.runs(CHUNK_SIZE):
-                taken += file.overlay.claim(token, start, end, only_memory=True)
-        self._count(file)
-        try:
-            await self._stage_segments(file, token, taken, owner=0)
-        finally:
-            file.overlay.unclaim(token)
-            self._count(file)
-            file.scan_at = 0
-
-    async def _stage_segments(self, file: File, token: int, taken: list[Segment], owner: int) -> list[Segment]:
-        """Stages segments in memory; returns them as they are now, in chunks, for `owner`."""
-
-        def staged(gathering: Gathering, chunk: NewChunk) -> None:
-            file.staged.append(chunk)
-            self.memory += len(chunk.data)
-            file.overlay.stage(token, gathering.placements, chunk, owner)
+    def _staging(self, file: File, owner: int, *, grows: bool = False) -> Staging:
+        def staged(chunk: NewChunk | None) -> None:
+            if chunk is not None:
+                self.memory += len(chunk.data)
             self._count(file)
 
-        staging = Staging(self.store, file, owner, staged)
-        return await staging.run(gather(taken, CHUNK_SIZE))
+        return Staging(self.store, file, owner or next(self._tokens), owner, staged, grows=grows)
 
     async def _submit(self, file: File, *, synced: bool = False, late: bool = False) -> None:
         """Builds one commit of all that is dirty at this moment and submits it.  Somebody waits for it if `synced`."""
@@ -416,9 +414,8 @@ class WriteBack:
         since, file.dirty_since, file.cut, file.building = file.dirty_since, NOT_DIRTY, None, size
         try:
             segments = [segment for segment in taken if segment.source is not None and not segment.in_memory]
-            segments += await self._stage_segments(
-                file, token, [segment for segment in taken if segment.in_memory], owner=token
-            )
+            in_memory = [segment for segment in taken if segment.in_memory]
+            segments += await self._staging(file, owner=token).run(gather(in_memory, CHUNK_SIZE))
             punched = [] if file.create else list(punched_of(taken, size if cut is None else min(cut, size)))
         except BaseException:
             self._take_back(file, token, since, cut)

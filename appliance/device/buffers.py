@@ -64,6 +64,12 @@ def aligned(length: int) -> memoryview:
     return memoryview(memory)[start : start + length]
 
 
+def is_aligned(view: memoryview) -> bool:
+    """Whether a device takes it from where it lies, but for its length.  What cannot be written to says no: `bytes`
+    are never aligned."""
+    return not view.readonly and ctypes.addressof(ctypes.c_char.from_buffer(view)) % ALIGNMENT == 0
+
+
 class BufferPool:
     """`count` aligned buffers of `size` bytes.  `acquire` from threads, `acquire_async` from trio tasks, `release`
     from anywhere.

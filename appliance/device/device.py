@@ -1,4 +1,4 @@
-"""What the engine asks of a device: six verbs and three facts.
+"""What the engine asks of a device: seven verbs and three facts.
 
 All verbs block the calling thread; `lanes.py` brings them to trio.  Whatever implements this (a raw device, memory, the
 simulated disk of the tests) can hold a pool.  Nothing here knows what the bytes mean.
@@ -16,9 +16,11 @@ Contract
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol, TypeAlias
 
 ALIGNMENT: Final = 4096
+PARTS_MAX: Final = 1024  # IOV_MAX of Linux
 
 Buffer: TypeAlias = bytes | bytearray | memoryview  # collections.abc.Buffer came with Python 3.12
 
@@ -43,6 +45,10 @@ class BlockDevice(Protocol):
 
     def write(self, offset: int, buffer: Buffer) -> None:
         """Stores all of `buffer` at `offset`.  Raises OSError."""
+
+    def write_parts(self, offset: int, parts: Sequence[Buffer]) -> None:
+        """The same of what lies in several places of memory, each of them aligned: at most PARTS_MAX, one after the
+        other."""
 
     def flush(self) -> None:
         """Everything written so far is on stable media when this returns.  Raises OSError."""

@@ -20,7 +20,7 @@ import logging
 import os
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Self
 
 from appliance.device.device import ALIGNMENT, Buffer, check_range
@@ -101,11 +101,15 @@ class RawDevice:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fills `buffer`.  Raises OSError naming the device; EIO for a short read."""
-        self._transfer(os.preadv, "read", offset, buffer)
+        self._transfer(os.preadv, "read", offset, [buffer])
 
     def write(self, offset: int, buffer: Buffer) -> None:
         """Stores all of `buffer`.  Raises OSError naming the device; EIO for a short write."""
-        self._transfer(os.pwritev, "write", offset, memoryview(buffer))
+        self._transfer(os.pwritev, "write", offset, [memoryview(buffer)])
+
+    def write_parts(self, offset: int, parts: Sequence[Buffer]) -> None:
+        """The same of several, by one system call (pwritev(2))."""
+        self._transfer(os.pwritev, "write", offset, [memoryview(part) for part in parts])
 
     def flush(self) -> None:
         """fdatasync(2)."""
@@ -139,16 +143,19 @@ class RawDevice:
             os.close(descriptor)
 
     def _transfer(
-        self, call: Callable[[int, list[memoryview], int], int], verb: str, offset: int, buffer: memoryview
+        self, call: Callable[[int, list[memoryview], int], int], verb: str, offset: int, buffers: list[memoryview]
     ) -> None:
-        length = buffer.nbytes
+        length = sum(buffer.nbytes for buffer in buffers)
         check_range(offset, length, self.size)
         if length > TRANSFER_MAX:
-            for start in range(0, length, TRANSFER_MAX):
-                self._transfer(call, verb, offset + start, buffer[start : start + TRANSFER_MAX])
+            for buffer in buffers:
+                for start in range(0, buffer.nbytes, TRANSFER_MAX):
+                    piece = buffer[start : start + TRANSFER_MAX]
+                    self._transfer(call, verb, offset, [piece])
+                    offset += piece.nbytes
             return
         try:
-            done = call(self._open_descriptor(), [buffer], offset)
+            done = call(self._open_descriptor(), buffers, offset)
         except OSError as error:
             raise self._named(error, f"{verb} {offset}+{length}") from error
         if done != length:

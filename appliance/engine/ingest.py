@@ -1,31 +1,36 @@
 """The write path of large bodies: buffer, hash, write; nothing is flushed or committed here.
 
 Bytes are received straight into an aligned buffer that leaves room for the page's header before them; a full buffer is
-hashed block by block and goes to each copy's device in one direct write.  Pages so written belong to nobody until a
-command names their chunk: the engine's `staged` table owns their reservations, a commit takes them from it, and closing
-the ingest forfeits what is left.  A crash forgets them all: free space is derived (I7).
+hashed block by block and goes to each copy's device in one direct write.  What already lies in memory as a device takes
+it needs no buffer and is not copied (`place`): its pages are written from several places.
+
+Pages so written belong to nobody until a command names their chunk: the engine's `staged` table owns their
+reservations, a commit takes them from it, and closing the ingest forfeits what is left.  A crash forgets them all: free
+space is derived (I7).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Final
 
-from appliance.device.buffers import aligned
+from appliance.device.buffers import aligned, is_aligned
 from appliance.device.lanes import CallLanes
 from appliance.engine.pool import Pool, header_for
 from appliance.errors import Code, StoreError
-from appliance.limits import CHUNK_SIZE, GATHER_MAX, INLINE_MAX, KIB, PAGE_PAYLOAD, UNCOVERED_MAX
+from appliance.limits import BLOCK, CHUNK_SIZE, GATHER_MAX, INLINE_MAX, KIB, PAGE_PAYLOAD, UNCOVERED_MAX
 from appliance.model import EMPTY_BODY, Body, DataKey, NewChunk, NewPage, NewSlice
 from appliance.ondisk import cipher, page
+from appliance.ondisk.geometry import UNIT
 from appliance.ondisk.page import LONG
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 PIECE_MIN: Final = 64 * KIB  # a nearly full device is filled by pieces down to this
+PARTS_MAX: Final = 64  # of a body that lies in parts; smaller parts are as cheaply copied
 
 
 def small_body(data: bytes, new_id: Callable[[], int], key: DataKey | None = None) -> Body:
@@ -39,6 +44,14 @@ def small_body(data: bytes, new_id: Callable[[], int], key: DataKey | None = Non
         return Body(size, data)
     chunk = NewChunk(new_id(), size, data, key=key)
     return Body(size, b"", (chunk,), (NewSlice(0, size, chunk.id),))
+
+
+def is_placeable(parts: Sequence[memoryview]) -> bool:
+    """Whether `Ingest.place` takes a body that lies in these parts of memory: all but the last are whole allocation
+    units, and most of it is aligned."""
+    if len(parts) > PARTS_MAX or any(len(part) % UNIT for part in parts[:-1]):
+        return False
+    return sum(len(part) if is_aligned(part) else -len(part) for part in parts) > 0
 
 
 class Staged:
@@ -80,7 +93,7 @@ class Ingest:
         pool: Pool,
         staged: Staged,
         lanes: CallLanes,
-        buffer: memoryview,
+        buffer: memoryview | None,
         new_id: Callable[[], int],
         copies: int,
         announced: int | None,
@@ -88,11 +101,13 @@ class Ingest:
         birth: int,
         key: DataKey | None = None,
     ) -> None:
+        """Without a `buffer` nothing but `place` can be done."""
         self.size = 0
         self._pool = pool
         self._staged = staged
         self._lanes = lanes
-        self._buffer: memoryview | None = buffer
+        self._buffer = buffer
+        self._parts: Sequence[memoryview] = ()
         self._new_id = new_id
         self._copies = copies
         self._announced = announced
@@ -138,6 +153,21 @@ class Ingest:
             self._drain()
         return Body(self.size, b"", tuple(self._chunks), tuple(self._slices))
 
+    def place(self, parts: Sequence[memoryview]) -> Body:
+        """The whole body, which `is_placeable` and nobody changes before this returns; not to be sealed.  As `finish`
+        of one too large to be small."""
+        assert self._buffer is None
+        assert self._key is None
+        self._parts = [part if is_aligned(part) else _aligned_copy(part) for part in parts]
+        total = sum(map(len, parts))
+        assert total > GATHER_MAX, "smaller bodies travel with their commit"
+        for begin in range(0, total, PAGE_PAYLOAD):
+            length = min(PAGE_PAYLOAD, total - begin)
+            self._write_piece(begin, length, begin)
+            self.size += length
+        self._parts = ()
+        return Body(self.size, b"", tuple(self._chunks), tuple(self._slices))
+
     async def write_async(self, data: Buffer) -> None:
         """`write` in a worker thread."""
         await self._lanes.call(self.write, data)
@@ -174,9 +204,8 @@ class Ingest:
             self._cover()
 
     def _write_piece(self, begin: int, length: int, logical: int, *, fresh: bool = False) -> None:
-        """Buffer bytes [begin, begin+length) become one page per copy; on a fragmented device several smaller ones.
-        `fresh` begins a new chunk."""
-        assert self._buffer is not None
+        """Bytes [begin, begin+length) of the buffer, or of what is placed, become one page per copy; on a fragmented
+        device several smaller ones.  `fresh` begins a new chunk."""
         joined = None if fresh else self._open_chunk(length)
         try:
             places = self._reserve(length, joined)
@@ -229,21 +258,13 @@ class Ingest:
     def _write_copies(
         self, begin: int, length: int, logical: int, places: list[tuple[int, int]], chunk: int, index: int
     ) -> list[NewPage]:
-        assert self._buffer is not None
-        buffer = self._buffer
-        payload = buffer[LONG + begin : LONG + begin + length]
+        payload = self._payload(begin, length)
         seal = b""
         if self._key is not None:  # in place: the buffer is written once more or not at all
-            seal = cipher.seal(self._key, token_bytes(cipher.SALT), chunk, index, payload)
-        sums = page.block_sums(payload)
-        extent = page.extent_length(length)
-        lead = page.header_length(length)
-        in_place = begin == 0 and length == self._fill and lead == LONG
-        image = buffer[:extent] if in_place else aligned(extent)
-        if in_place:
-            image[lead + length :] = bytes(extent - lead - length)
-        else:
-            image[lead : lead + length] = payload
+            seal = cipher.seal(self._key, token_bytes(cipher.SALT), chunk, index, *payload)
+        sums = _block_sums(payload)
+        image = self._image(payload, begin, length)
+        extent, lead = page.extent_length(length), page.header_length(length)
         pages: list[NewPage] = []
         for copy, (device_id, offset) in enumerate(places):
             header = header_for(
@@ -261,10 +282,42 @@ class Ingest:
                 label=self._label,
                 seal=seal,
             )
-            image[:lead] = header
-            self._pool.write_page(device_id, offset, image)
+            image[0][:lead] = header
+            self._pool.write_page(device_id, offset, *image)
             pages.append(NewPage(device_id, offset, extent, index, copy, page.header_sum(header)))
         return pages
+
+    def _payload(self, begin: int, length: int) -> list[memoryview]:
+        """Bytes [begin, begin+length), where they are."""
+        if self._buffer is not None:
+            return [self._buffer[LONG + begin : LONG + begin + length]]
+        found = []
+        for part in self._parts:
+            if begin < len(part) and length:
+                found.append(part[begin : begin + length])
+                length -= len(found[-1])
+            begin = max(begin - len(part), 0)
+        return found
+
+    def _image(self, payload: list[memoryview], begin: int, length: int) -> list[memoryview]:
+        """The page as it is written, in parts; the first one begins with room for the header."""
+        extent, lead = page.extent_length(length), page.header_length(length)
+        if lead == LONG and self._buffer is None:
+            ends = aligned(LONG + UNIT)
+            over = length % UNIT
+            if over:
+                ends[LONG : LONG + over] = payload[-1][-over:]
+                payload = [*payload[:-1], payload[-1][:-over]]
+            return [ends[:LONG], *filter(len, payload), *([ends[LONG:]] if over else [])]
+        if lead == LONG and begin == 0 and length == self._fill:
+            assert self._buffer is not None
+            self._buffer[lead + length : extent] = bytes(extent - lead - length)
+            return [self._buffer[:extent]]
+        image = aligned(extent)
+        for part in payload:
+            image[lead : lead + len(part)] = part
+            lead += len(part)
+        return [image]
 
     def _remember(
         self, chunk_id: int, pages: list[NewPage], length: int, logical: int, joined: NewChunk | None
@@ -291,3 +344,29 @@ class Ingest:
             self._chunks[index] = NewChunk(chunk.id, chunk.length, b"", chunk.pages, True, self._key)
         self._uncovered.clear()
         self._uncovered_bytes = 0
+
+
+def _aligned_copy(part: memoryview) -> memoryview:
+    copy = aligned(len(part))
+    copy[:] = part
+    return copy
+
+
+def _block_sums(parts: list[memoryview]) -> bytes:
+    """`page.block_sums` of a payload in parts: a block that lies in two of them is joined."""
+    sums, begun = [], b""
+    for part in parts:
+        if begun:
+            missing = BLOCK - len(begun)
+            begun += part[:missing]
+            part = part[missing:]
+            if len(begun) < BLOCK:
+                continue
+            sums.append(page.block_sums(begun))
+        whole = len(part) - len(part) % BLOCK
+        if whole:
+            sums.append(page.block_sums(part[:whole]))
+        begun = bytes(part[whole:])
+    if begun:
+        sums.append(page.block_sums(begun))
+    return b"".join(sums)

@@ -398,13 +398,14 @@ class Pool:
             return 9
         return (0 if device.tier == "blaze" else 1) + (4 if device.state != "online" else 0)
 
-    def write_page(self, device_id: int, offset: int, image: memoryview) -> None:
-        """Writes one whole extent.  Raises IO_ERROR after fencing the device."""
+    def write_page(self, device_id: int, offset: int, *image: memoryview) -> None:
+        """Writes one whole extent, which may lie in several parts of memory.  Raises IO_ERROR after fencing the
+        device."""
         device = self.devices[device_id]
         if device.device is None or not device.online:
             raise StoreError(Code.IO_ERROR, cause=f"device {device_id} takes no writes")
         try:
-            device.device.write(offset, image)
+            device.device.write_parts(offset, image)
         except OSError as error:
             self.fence(device, error)
             raise StoreError(Code.IO_ERROR, "a device failed: try again", cause=str(error)) from error

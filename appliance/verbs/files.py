@@ -12,7 +12,7 @@ import msgspec
 
 from appliance.catalogue import commands, content
 from appliance.engine import directories
-from appliance.engine.ingest import Ingest
+from appliance.engine.ingest import Ingest, is_placeable
 from appliance.engine.pool import PageRef
 from appliance.engine.ticket import Ticket
 from appliance.errors import Code, StoreError
@@ -41,11 +41,10 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-def _fill(ingest: Ingest, pieces: Sequence[Buffer]) -> Body:
-    for piece in pieces:
-        view = memoryview(piece).cast("B")
-        for start in range(0, len(view), MIB):
-            ingest.write(view[start : start + MIB])
+def _fill(ingest: Ingest, parts: Sequence[memoryview]) -> Body:
+    for part in parts:
+        for start in range(0, len(part), MIB):
+            ingest.write(part[start : start + MIB])
     return ingest.finish()
 
 
@@ -263,17 +262,20 @@ class FileVerbs(VersionVerbs):
 
     async def stage(self, bucket: Bucket, pieces: Sequence[Buffer], encryption: DataKey | None = None) -> NewChunk:
         """Joins `pieces` (at most limits.CHUNK_SIZE in all) into one new chunk.  Up to limits.GATHER_MAX the bytes are
-        copied and travel with the commit; more are written to devices now, not yet durable or committed.
+        copied and travel with the commit; more are written to devices now, not yet durable or committed.  Nobody
+        changes the pieces meanwhile: if devices take them as they lie, they are not copied.
 
         Raises NO_SPACE, also when a fragmented device has no run long enough: stage less at once.
         """
-        size = sum(memoryview(piece).nbytes for piece in pieces)
+        parts = [memoryview(piece).cast("B") for piece in pieces]
+        size = sum(map(len, parts))
         assert 0 < size <= CHUNK_SIZE, "a chunk's worth"
         if size <= GATHER_MAX:
             return self.carried(pieces, encryption)
-        ingest = await self.ingest(bucket, size, encryption=encryption)
+        in_place = encryption is None and is_placeable(parts)
+        ingest = self.ingest_in_place(bucket, size) if in_place else await self.ingest(bucket, size, b"", encryption)
         try:
-            body = await self.engine.lanes.call(_fill, ingest, pieces)
+            body = await self.engine.lanes.call(Ingest.place if in_place else _fill, ingest, parts)
             if len(body.chunks) != 1:
                 raise StoreError(Code.NO_SPACE, "the device is too fragmented for one chunk")
             ingest.keep()

@@ -219,11 +219,19 @@ class ObjectVerbs(Verbs):
         self.engine.require_writable()
         if size is not None and key:
             await self._require_quota(bucket, key, size)
-        if size is not None and size > self.engine.space(bucket.copies)[1]:
-            if sum(device.online for device in self.engine.pool.devices.values()) < bucket.copies:
-                raise StoreError(Code.UNAVAILABLE, "too few devices are left for the bucket's copies")
-            raise StoreError(Code.NO_SPACE, "the pool is full: delete something or add a device")
-        buffer = await self.engine.pool.buffers.acquire_async()
+        if size is not None:
+            self._require_room(bucket, size)
+        return self._ingest(bucket, size, key, await self.engine.pool.buffers.acquire_async(), encryption)
+
+    def ingest_in_place(self, bucket: Bucket, size: int) -> Ingest:
+        """The same for what lies in memory as devices take it: it needs no buffer, and waits for none."""
+        self.engine.require_writable()
+        self._require_room(bucket, size)
+        return self._ingest(bucket, size, b"", None, None)
+
+    def _ingest(
+        self, bucket: Bucket, size: int | None, key: bytes, buffer: memoryview | None, encryption: DataKey | None
+    ) -> Ingest:
         return Ingest(
             self.engine.pool,
             self.engine.staged,
@@ -236,6 +244,12 @@ class ObjectVerbs(Verbs):
             self.engine.ring.seq + 1,
             encryption,
         )
+
+    def _require_room(self, bucket: Bucket, size: int) -> None:
+        if size > self.engine.space(bucket.copies)[1]:
+            if sum(device.online for device in self.engine.pool.devices.values()) < bucket.copies:
+                raise StoreError(Code.UNAVAILABLE, "too few devices are left for the bucket's copies")
+            raise StoreError(Code.NO_SPACE, "the pool is full: delete something or add a device")
 
     async def _require_quota(self, bucket: Bucket, key: bytes, size: int) -> None:
         """A body that cannot fit, whatever of the key it will replace, is not received at all.  Its commit decides.

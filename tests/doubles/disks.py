@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import random
 import threading
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 from appliance.device.device import Buffer, check_range
@@ -96,6 +97,9 @@ class MemoryDevice:
         view = memoryview(buffer).cast("B")
         check_range(offset, len(view), self.size)
         self.media.write(offset, view)
+
+    def write_parts(self, offset: int, parts: Sequence[Buffer]) -> None:
+        self.write(offset, b"".join(parts))
 
     def flush(self) -> None:
         self.flushes += 1
@@ -246,6 +250,9 @@ class SimulatedDisk:
             elif self._chance(self.rates.misdirected):
                 offset = self.random.randrange((self.size - len(content)) // 4096 + 1) * 4096
             self._store(offset, content)
+
+    def write_parts(self, offset: int, parts: Sequence[Buffer]) -> None:
+        self.write(offset, b"".join(parts))
 
     def flush(self) -> None:
         with self._lock:

@@ -16,6 +16,7 @@ import msgspec
 import trio
 from typing_extensions import Buffer
 
+from appliance.device.buffers import aligned
 from appliance.errors import Code, StoreError
 from appliance.limits import GATHER_MAX
 from appliance.model import (
@@ -407,6 +408,7 @@ class MemoryStore:
         return data
 
     copies = 1
+    memory = staticmethod(aligned)
 
     def usage(self, bucket: Bucket | None = None) -> Usage:
         return Usage(len(self.nodes), 0)

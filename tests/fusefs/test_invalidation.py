@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from appliance.model import Change
+from appliance.store import ObjectStore
 from fusefs.inodes import ROOT
 from fusefs.mount import KernelCalls
 from tests.fusefs.memory_store import MemoryStore
@@ -199,7 +200,7 @@ def test_the_session_outlives_the_threads_that_are_inside(monkeypatch: pytest.Mo
         raise OSError(errno.ENOTCONN, "the connection is ended")
 
     monkeypatch.setattr(pyfuse3, "invalidate_entry", invalidate_entry)
-    calls = KernelCalls()
+    calls = KernelCalls(ObjectStore.memory)
     assert calls.are_back(0)
     thread = threading.Thread(target=calls.forget_name, args=(1, b"name"))
     thread.start()

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
 from appliance.errors import Code, StoreError
-from appliance.limits import CHUNK_SIZE
+from appliance.limits import CHUNK_SIZE, MIB
 from appliance.model import Bucket, NewChunk
-from fusefs import staging
+from fusefs import staging, writeback
 from tests.fusefs.scenes import refused, run
 from tests.fusefs.unmounted import Unmounted
 
@@ -70,14 +71,93 @@ def test_one_that_fails_is_told_when_none_is_under_way_and_no_further_one_begins
         slow = Slow(mount, monkeypatch, fails=3)
         fh = await mount.create("photos/f")
         await mount.ops.write(fh, 0, DATA)
+        await trio.testing.wait_all_tasks_blocked()
+        assert slow.begun == [1, 2, 3], "no further one begins"
         async with refused(errno.EIO):
             await mount.ops.fsync(fh, False)
         assert slow.under_way == 0
-        assert 3 in slow.begun
-        assert len(slow.begun) < CHUNKS
+        assert slow.begun[3] == 3, "the sync is told of its own attempt"
         slow._fails = 0
         await mount.ops.fsync(fh, False)
         assert sorted(set(slow.begun)) == list(range(1, CHUNKS + 1))
+        await mount.close(fh)
+        assert await mount.door.get("photos", b"f") == DATA
+
+    run(scene)
+
+
+def test_what_is_completed_meanwhile_joins_those_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until somebody waits for the file: a sync waits for no chunk that came after it."""
+
+    async def scene(mount: Unmounted) -> None:
+        gate, begun = trio.Event(), 0
+
+        async def stage(*arguments: Any) -> NewChunk:
+            nonlocal begun
+            begun += 1
+            await gate.wait()
+            chunk: NewChunk = await through(*arguments)
+            return chunk
+
+        through = mount.store.stage
+        monkeypatch.setattr(mount.store, "stage", stage)
+        fh = await mount.create("photos/f")
+        for number in range(CHUNKS):
+            start = number * CHUNK_SIZE
+            await mount.ops.write(fh, start, DATA[start : start + CHUNK_SIZE])
+            await trio.testing.wait_all_tasks_blocked()
+            assert begun == min(number + 1, staging.AT_ONCE)
+        (file,) = mount.ops.files.files.values()
+        assert file.staging is not None
+        assert file.staging.takes_more
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.ops.fsync, fh, False)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not file.staging.takes_more
+            gate.set()
+        assert file.staging is None
+        assert begun == CHUNKS
+        await mount.close(fh)
+        assert await mount.door.get("photos", b"f") == DATA
+
+    run(scene)
+
+
+def test_a_writer_beyond_the_bound_goes_on_with_the_next_chunk_that_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It neither waits for all of them nor has what is left over written in crumbs."""
+    monkeypatch.setattr(writeback, "FILE_MEMORY_MAX", 3 * CHUNK_SIZE)
+    sizes: list[int] = []
+
+    async def scene(mount: Unmounted) -> None:
+        gate = trio.Semaphore(0)
+
+        async def stage(bucket: Bucket, pieces: Sequence[Buffer], key: object = None) -> NewChunk:
+            await gate.acquire()
+            chunk: NewChunk = await through(bucket, pieces, key)
+            sizes.append(chunk.length)
+            return chunk
+
+        through = mount.store.stage
+        monkeypatch.setattr(mount.store, "stage", stage)
+        fh = await mount.create("photos/f")
+        written = 0
+
+        async def write() -> None:
+            nonlocal written
+            for start in range(0, len(DATA), MIB):
+                await mount.ops.write(fh, start, DATA[start : start + MIB])
+                written = start + MIB
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            for number in range(CHUNKS - 3):
+                await trio.testing.wait_all_tasks_blocked()
+                assert (number + 3) * CHUNK_SIZE - MIB <= written <= (number + 3) * CHUNK_SIZE
+                gate.release()
+            for _ in range(3):
+                gate.release()
+        await mount.ops.fsync(fh, False)
+        assert sizes == [CHUNK_SIZE] * CHUNKS
         await mount.close(fh)
         assert await mount.door.get("photos", b"f") == DATA
 

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from appliance.device.buffers import HUGE, HUGE_FROM, SCRATCH_SIZES, BufferPool, aligned, scratch
+from appliance.device.buffers import HUGE, HUGE_FROM, SCRATCH_SIZES, BufferPool, aligned, is_aligned, scratch
 from tests.rows import rows
 
 
@@ -29,6 +29,14 @@ def test_memory_is_aligned_and_of_the_length_asked_for(length: int) -> None:
         assert address(small) % 4096 == 0
         assert len(small) == length
         small[-1] = 1
+
+
+def test_what_lies_as_devices_take_it() -> None:
+    buffer = aligned(3 * 4096)
+    assert is_aligned(buffer)
+    assert is_aligned(buffer[4096:4097])
+    assert not is_aligned(buffer[1:])
+    assert not is_aligned(memoryview(bytes(4096)))
 
 
 def test_memory_is_private() -> None:

@@ -46,9 +46,14 @@ def exercise(device: RawDevice) -> None:
     device.read_into(0, small)
     assert small[4096:8192] == first
     assert bytes(small[:4096]) == bytes(4096)
+    device.write_parts(0, [small[:4096], second[: 64 * 1024], first])
+    device.read_into(0, read)
+    assert read[:4096] == bytes(4096)
+    assert read[4096 : 4096 + 64 * 1024] == second[: 64 * 1024]
+    assert read[4096 + 64 * 1024 : 8192 + 64 * 1024] == first
     device.discard(4096, 4096)
     device.read_into(4096, small[:4096])
-    assert bytes(small[:4096]) in (bytes(4096), bytes(first))
+    assert bytes(small[:4096]) in (bytes(4096), bytes(first), bytes(second[:4096]))
 
 
 def test_what_is_written_is_read(path: Path) -> None:

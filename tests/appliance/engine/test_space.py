@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from appliance.device.buffers import aligned
+from appliance.engine.ingest import is_placeable
 from appliance.errors import Code, StoreError
 from appliance.limits import BLOCK, CHUNK_SIZE, GATHER_MAX, KIB, MIB, PAGE_PAYLOAD, WRITE_CEILING
 from appliance.model import NO_ATTRIBUTES, Bucket, Deleted, Deletion, Precondition
@@ -56,6 +58,73 @@ def test_an_ingest_at_every_boundary(tmp_path: Path, size: int) -> None:
             assert await read_all(store, await store.look_up(bucket, b"k")) == data
 
     run_store(tmp_path, main, copies=2)
+
+
+def test_what_lies_as_devices_take_it_is_written_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever parts it lies in: whole blocks and others, some of them not aligned; in few runs of free space, too."""
+    source = random.Random(1).randbytes(CHUNK_SIZE)
+    cuts = {
+        "whole": (MIB,) * 8,
+        "blocks begin in one part and end in another": (36 * KIB, MIB, 12 * KIB, 8 * KIB, 3 * MIB, MIB + 7),
+        "one is not aligned": (MIB, 64 * KIB, MIB, MIB, 4 * KIB),
+        "a short last page": (MIB, MIB, MIB, MIB, 5000),
+        "the end of a part in the first block": (20 * KIB, MIB),
+        "one": (GATHER_MAX + 1,),
+    }
+
+    longest = [CHUNK_SIZE]
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        reserve = store.engine.pool.allocator.reserve
+
+        def scarce(device: int, length: int, **how: bool) -> int:
+            if length > longest[0]:
+                raise StoreError(Code.NO_SPACE)
+            return reserve(device, length, **how)
+
+        monkeypatch.setattr(store.engine.pool.allocator, "reserve", scarce)
+        for name, lengths in cuts.items():
+            memory, parts, at = store.memory(2 * CHUNK_SIZE), [], 0
+            for number, length in enumerate(lengths):
+                begin = at + (100 if "not aligned" in name and number == 1 else 0)
+                parts.append(memory[begin : begin + length])
+                at += length + -length % (4 * KIB) + 8 * KIB
+            for turn in ("as it is", "fragmented"):
+                size = sum(lengths)
+                at = 0
+                for part in parts:
+                    part[:] = source[at : at + len(part)]
+                    at += len(part)
+                assert is_placeable(parts), name
+                if turn == "fragmented":
+                    longest[0] = MIB
+                    with store.ingest_in_place(bucket, size) as ingest:
+                        body = ingest.place(parts)
+                        ingest.keep()
+                    longest[0] = CHUNK_SIZE
+                    chunks = list(body.chunks)
+                    assert [piece.length for piece in body.slices] == [chunk.length for chunk in chunks]
+                else:
+                    chunks = [await store.stage(bucket, parts)]
+                assert sum(chunk.length for chunk in chunks) == size
+                memory[:] = bytes(len(memory))  # it is the caller's again
+                store.engine.retrieval.cache.clear()
+                got = b"".join([await store.read_staged(chunk, 0, chunk.length) for chunk in chunks])
+                assert got == source[:size], (name, turn)
+                store.forfeit(chunks)
+
+    run_store(tmp_path, main, copies=2)
+
+
+def test_what_is_not_placeable() -> None:
+    memory = aligned(CHUNK_SIZE)
+    for parts in (
+        [memoryview(bytes(MIB))],
+        [memory[: MIB + 100], memory[4 * MIB : 5 * MIB]],
+        [memory[: 4 * KIB]] * 65,
+        [memory[:MIB], memoryview(bytes(2 * MIB))],
+    ):
+        assert not is_placeable(parts), [len(part) for part in parts]
 
 
 def test_what_no_commit_took_is_given_back(tmp_path: Path) -> None:
