@@ -77,6 +77,14 @@ class Vault:
         """The secret of the access key `key_id`, sealed."""
         return self._seal(secret.encode(), _bound_to(key_id))
 
+    def opens(self, key: AccessKey) -> bool:
+        """Whether `unseal` would give its secret."""
+        try:
+            self.unseal(key)
+        except StoreError:
+            return False
+        return True
+
     def unseal(self, key: AccessKey) -> str:
         """The secret.  Raises StoreError DAMAGED (altered, or sealed for another key) and UNAVAILABLE (its master key
         is not here)."""

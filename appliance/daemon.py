@@ -344,8 +344,9 @@ def run(config: Config, box_file: Path | None = None, show_key: Callable[[str, s
     """Runs the box until it is told to stop.
 
     `box_file`: where to say (mode 0600, atomically, once ready) how to reach it, for scripts on this machine; it holds
-    a secret, so it is written only if asked for.  `show_key` gets a new box's first key and its secret: without either
-    none is made, and `tierce key create` makes it.  Raises StoreError, ConfigError.
+    a secret, so it is written only if asked for.  `show_key` gets a new box's first key and its secret, or those of one
+    that lost its master key: without either none is made, and `tierce key create` makes it.  Raises StoreError,
+    ConfigError.
     """
     # What start-up made lives as long as the process: collections need not walk it, nor come every 700 objects.
     gc.collect()
@@ -367,7 +368,9 @@ async def _serve(config: Config, box_file: Path | None, show_key: Callable[[str,
     with stop as signals, _state_directory(config), _bound(config) as sockets:
         vault = open_vault(config.master_key_path)
         async with _open_pool(config, vault) as store:
-            if (box_file or show_key) and not store.access_keys():
+            if (box_file or show_key) and not any(vault.opens(key) for key in store.access_keys()):
+                if store.access_keys():
+                    log.warning("no access key's secret can be opened by this master key: another key is made")
                 key, secret = new_access_key("default", FIRST_KEY, vault, time.time_ns())
                 await store.put_access_key(key)
                 if show_key:
@@ -541,7 +544,8 @@ def _box_file(path: Path | None) -> Iterator[Callable[[Daemon], None]]:
 
 def _write_box(path: Path, daemon: Daemon) -> None:
     """How a script on this machine reaches the box: written whole, then renamed, readable by its owner alone."""
-    key = next((key for key in daemon.store.access_keys() if key.name == FIRST_KEY), None)
+    keys = (key for key in daemon.store.access_keys() if key.name == FIRST_KEY and daemon.vault.opens(key))
+    key = next(keys, None)
     box = {
         "endpoint": daemon.endpoint,
         "access_key": key.id if key else "",
