@@ -163,12 +163,20 @@ def _position(every: type_every, bucket: Bucket, key: bytes, marker: str) -> int
 
 def _merged(every: type_every, bucket: Bucket, lower: bytes, step: int) -> Iterator[_Version]:
     """Every version of the keys >= lower, by key, newest first."""
-    entries = walk(every, bucket.root, lower, step)
+    given = new = 0
+
+    def wish() -> int:
+        """Of what is left of the page, the share of current ones that there was until now."""
+        return (step - given) * new // max(given, 1) + _STEP_MIN
+
+    entries = walk(every, bucket.root, lower, step, wish=wish)
     older = _older(every, bucket.id, lower, step)
     entry, row = next(entries, None), next(older, None)
     before = b""  # the key whose newest version was given; no key is empty
     while entry is not None or row is not None:
+        given += 1
         if entry is not None and (row is None or entry[0] <= row[0]):
+            new += 1
             before, node = entry
             yield _current(before, node)
             entry = next(entries, None)
