@@ -32,7 +32,7 @@ READ_THREADS = 8
 
 @contextmanager
 def state_lock(state_dir: Path) -> Iterator[None]:
-    """One process at a time works on a state directory.  Raises IN_USE."""
+    """One process at a time works on a state directory.  Raises IN_USE, NO_SPACE."""
     state_dir.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(state_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -42,8 +42,11 @@ def state_lock(state_dir: Path) -> Iterator[None]:
             raise StoreError(
                 Code.IN_USE, f"{state_dir} is in use: another tierce runs on this pool (`tierce pool status` asks it)"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, b"%d\n" % os.getpid())
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, b"%d\n" % os.getpid())
+        except OSError as error:
+            raise StoreError(Code.NO_SPACE, f"{state_dir} cannot be written: {error.strerror}") from error
         yield
     finally:
         os.close(descriptor)

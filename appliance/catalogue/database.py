@@ -12,6 +12,7 @@ all that it adds has been counted (then the batch is undone and applied again wi
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,12 +45,20 @@ _NODE: Final = NODE.number
 _SELECT: Final = {table.number: table.select for table in TABLES}
 
 
+def make_private(path: Path | str) -> None:
+    """A file that only its owner may read, unless there is one: small objects lie in it, and the state directory may be
+    open to others.  SQLite gives the files beside it the same mode."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
 def connect(path: Path | str, *, read_only: bool = False, cache_kib: int = 2048) -> sqlite3.Connection:
     """A connection in autocommit mode, for any one thread at a time.
 
     synchronous=NORMAL: the journal makes commits durable, not SQLite (ENGINE: "The journal is the truth").
     """
     where = f"file:{path}?mode=ro" if read_only else str(path)
+    if not read_only:
+        make_private(path)
     connection = sqlite3.connect(
         where, isolation_level=None, check_same_thread=False, cached_statements=256, uri=read_only, timeout=30
     )

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from appliance.catalogue.database import applied_seq, connect
+from appliance.catalogue.database import applied_seq, connect, make_private
 from appliance.device.buffers import aligned, scratch
 from appliance.engine.journal import Ring
 from appliance.engine.pool import PageRef, Pool, header_for, page_room
@@ -110,6 +110,7 @@ class Checkpointer:
 
     def _copy(self, target: Path) -> int:
         source = connect(self._database, read_only=True)
+        make_private(target)
         copy = sqlite3.connect(target)
         try:
             copy.execute("PRAGMA synchronous=OFF")
@@ -220,6 +221,7 @@ def page_size(index: SnapshotIndex) -> int:
 
 def restore(pool: Pool, index: SnapshotIndex, target: Path) -> None:
     """Writes the snapshot's SQLite file to `target`, verified, and makes it durable."""
+    make_private(target)
     with target.open("wb") as file:
         for view in _pieces(pool, index):
             file.write(view)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -94,6 +95,26 @@ def test_a_clean_restart(devices: list[MemoryDevice], database: Path) -> None:
 def test_without_the_hosts_file(devices: list[MemoryDevice], database: Path) -> None:
     database.unlink()
     check(devices, database)
+
+
+def modes_in(directory: Path) -> dict[str, int]:
+    """Permissions of its files."""
+    return {path.name: path.stat().st_mode & 0o777 for path in directory.iterdir()}
+
+
+def test_others_read_no_file_of_the_host(devices: list[MemoryDevice], database: Path, tmp_path: Path) -> None:
+    """Small objects lie in the catalogue, and a state directory that was there before may be open to others."""
+
+    async def main() -> None:
+        async with store_over(devices, database) as store:
+            await store.put_object(store.bucket("bucket"), b"more", store.small_body(b"z"), "e", NO_ATTRIBUTES)
+            found = modes_in(tmp_path)
+            assert set(found) >= {"catalogue.db", "catalogue.db-wal", "catalogue.db-shm"}
+            assert set(found.values()) == {0o600}, found
+
+    trio.run(main)
+    database.unlink()
+    trio.run(main)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a database at all" * 1000])
@@ -433,6 +454,18 @@ def test_a_damaged_journal_is_no_loss_beside_a_whole_catalogue(tmp_path: Path, m
 def fail(checkpointer: Checkpointer) -> None:
     """A snapshot that finds no room."""
     raise StoreError(Code.NO_SPACE)
+
+
+def test_a_state_directory_without_room_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("appliance.opening.os.write", full)
+        with pytest.raises(StoreError, match="cannot be written: No space left on device"), state_lock(tmp_path):
+            pass
+    with state_lock(tmp_path):
+        pass
 
 
 def test_two_of_us_on_one_state_directory(tmp_path: Path) -> None:
