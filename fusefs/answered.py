@@ -78,8 +78,7 @@ def admitted(admission: Admission, handler: Callable[P, Coroutine[Any, Any, R]])
             raise FUSEError(errno.EIO) from None
         finally:
             UNDER_WAY.requests -= 1
-            UNDER_WAY.answered = ended = perf_counter()
-            observed.ended(ended - started)
+            observed.ended(perf_counter() - started)
         if moved is not None:
             observed.bytes += moved(result)
         return result

@@ -88,7 +88,6 @@ class DirectReads:
         def done(result: outcome.Outcome[None]) -> None:
             reader.close()
             UNDER_WAY.requests -= 1
-            UNDER_WAY.answered = perf_counter()
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()

@@ -142,7 +142,7 @@ class Poller:
         slept = self._clock()
         await trio.lowlevel.wait_readable(descriptor)
         self._turn = self._clock()
-        self.looks = self._turn - max(slept, UNDER_WAY.answered) < EARLY  # who waits for an answer asks nothing
+        self.looks = self._turn - slept < EARLY
 
     def notify_closing(self, descriptor: int) -> None:
         """`descriptor` is about to be closed: who waits for it, asleep or looking, gets ClosedResourceError."""

@@ -21,13 +21,12 @@ OPERATIONS: Final[dict[str, Operation]] = {}
 
 
 class UnderWay:
-    """How many requests are begun and not answered, and when the last of the others was (`perf_counter`)."""
+    """How many requests are begun and not answered."""
 
-    __slots__ = ("answered", "requests")
+    __slots__ = ("requests",)
 
     def __init__(self) -> None:
         self.requests = 0
-        self.answered = 0.0
 
 
 UNDER_WAY: Final = UnderWay()

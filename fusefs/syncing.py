@@ -48,12 +48,11 @@ class DirectSyncs:
 
         def told(replied: bool) -> None:
             UNDER_WAY.requests -= 1
-            UNDER_WAY.answered = now = perf_counter()
             self._under_way -= 1
             if not self._under_way:
                 self._idle.set()
             if replied:
-                self._observed.ended(now - begun)
+                self._observed.ended(perf_counter() - begun)
             else:
                 again()
 

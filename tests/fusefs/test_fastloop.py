@@ -47,8 +47,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr(UNDER_WAY, "answered", 0.0)  # by the scene's clock
+def scene() -> Iterator[Scene]:
     made = Scene()
     yield made
     os.close(made.readable)
@@ -95,23 +94,6 @@ def test_nobody_looks_while_a_request_is_in_work(scene: Scene) -> None:
                 scene.request()
         finally:
             UNDER_WAY.requests -= 1
-
-    trio.run(main)
-
-
-def test_a_program_that_waited_for_an_answer_is_early_after_it(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reader sleeps while a request is in work: what counts is how soon after its answer the next one comes."""
-
-    async def main() -> None:
-        for idle, looks in ((EARLY / 2, True), (2 * EARLY, False)):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(scene.serve)
-                await trio.testing.wait_all_tasks_blocked()
-                scene.now += 10 * EARLY
-                monkeypatch.setattr(UNDER_WAY, "answered", scene.now)
-                scene.now += idle
-                scene.request()
-            assert scene.poller.looks == looks
 
     trio.run(main)
 
