@@ -34,9 +34,7 @@ from fusefs.observed import UNDER_WAY
 BURST: Final = 32  # requests between two turns of the others
 PASS: Final = 500e-6  # seconds between two turns of the others, while looking
 LOOK: Final = 60e-6  # seconds
-EARLY: Final = (
-    150e-6  # seconds of sleep, or since the last answer: looking would have found it, as waking up takes 50 us
-)
+EARLY: Final = 150e-6  # seconds of sleep: looking would have found it, as waking up takes some 50 us
 
 
 class Lock:
