@@ -17,7 +17,7 @@ import errno
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -36,6 +36,7 @@ PATIENCE: Final = 10.0  # seconds for an answer: a living daemon gives one thoug
 MS_RDONLY: Final = 1
 MS_REMOUNT: Final = 32
 MS_BIND: Final = 4096
+NOSUID_NODEV: Final = 2 | 4
 MNT_DETACH: Final = 2
 FLAGS: Final = {"ro": MS_RDONLY, "nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "nodiratime": 2048}
 
@@ -184,6 +185,22 @@ def detach(point: str | Path) -> None:
 def unmount(point: str | Path) -> None:
     """As umount(8): what the kernel has to write is written before.  Raises OSError: EBUSY while it is in use."""
     _umount(point, 0)
+
+
+def make(point: str | Path, words: Sequence[str], *, read_only: bool) -> None:
+    """mount(2) of a FUSE file system with these options of its own.  `read_only` is the file system, not this place of
+    it: each further one is made with flags like this one's, which `revive` gives it again.  Raises OSError."""
+    flags = NOSUID_NODEV | (MS_RDONLY if read_only else 0)
+    options = ",".join(words).encode()
+    if _libc.mount(b"tierce", os.fsencode(point), FILE_SYSTEM.encode(), ctypes.c_ulong(flags), options):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.fspath(point))
+    if read_only:
+        try:
+            _mount(None, os.fsencode(point), MS_REMOUNT | MS_BIND | NOSUID_NODEV)
+        except OSError:
+            detach(point)
+            raise
 
 
 def bind(top: str | Path, below: str, point: str | Path, flags: int) -> None:

@@ -30,7 +30,6 @@ from appliance.config import ConfigError, load
 from appliance.errors import StoreError
 from appliance.notify import STORED_CONTROL, STORED_FUSE, forget_descriptor, store_descriptor
 
-MS_NOSUID_NODEV: Final = 2 | 4
 NOTES: Final = Path("/run")
 CLONE_NEWNS: Final = 0x20000
 
@@ -56,21 +55,22 @@ def main() -> int:
             read_ahead(point)
             revive(point)
         elif config.mount.enabled:
-            begin(point, pwd.getpwnam(options.user), allow_other=config.mount.allow_other)
+            shown = config.mount
+            begin(point, pwd.getpwnam(options.user), allow_other=shown.allow_other, read_only=shown.read_only)
     except (ConfigError, StoreError, OSError, KeyError) as error:
         print(f"premount: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def begin(point: Path, owner: pwd.struct_passwd, *, allow_other: bool) -> None:
+def begin(point: Path, owner: pwd.struct_passwd, *, allow_other: bool, read_only: bool) -> None:
     """Mounts, and leaves the descriptor with systemd.  Raises OSError, StoreError."""
     if mountpoints.at(point) is not None:
         places = mountpoints.bury(point, mountpoints.detach)
         if places:
             note(point).write_text(places[0].device)
     os.makedirs(point, exist_ok=True)
-    descriptor = mount(os.fsencode(point), owner.pw_uid, owner.pw_gid, allow_other=allow_other)
+    descriptor = mount(point, owner.pw_uid, owner.pw_gid, allow_other=allow_other, read_only=read_only)
     found = mountpoints.at(point)
     assert found is not None, "just mounted"
     control = mountpoints.control(found)
@@ -137,15 +137,16 @@ def enter_everybodys_view() -> None:
         os.close(view)
 
 
-def mount(point: bytes, uid: int, gid: int, *, allow_other: bool) -> int:
+def mount(point: Path, uid: int, gid: int, *, allow_other: bool, read_only: bool) -> int:
     """Mounts; the open /dev/fuse that answers for it.  Raises OSError."""
     descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     words = [f"fd={descriptor}", "rootmode=40000", f"user_id={uid}", f"group_id={gid}", "default_permissions"]
     words += ["allow_other"] if allow_other else []
-    if _libc.mount(b"tierce", point, b"fuse.tierce", ctypes.c_ulong(MS_NOSUID_NODEV), ",".join(words).encode()):
-        number = ctypes.get_errno()
+    try:
+        mountpoints.make(point, words, read_only=read_only)
+    except OSError:
         os.close(descriptor)
-        raise OSError(number, os.strerror(number), os.fsdecode(point))
+        raise
     return descriptor
 
 

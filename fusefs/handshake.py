@@ -12,57 +12,56 @@ to the kernel, and put /dev/fuse in the socket's place.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import struct
 from pathlib import Path
 from typing import Final
 
+from appliance import mountpoints
 from appliance.errors import Code, StoreError
 
 DONT_MASK: Final = 1 << 6  # linux/fuse.h; the umask has no say where a directory has a default list: it comes to us
 POSIX_ACL: Final = 1 << 20
 KILLPRIV_V2: Final = 1 << 28
-NOSUID_NODEV: Final = 2 | 4  # mount(2): MS_NOSUID, MS_NODEV
 REQUEST_MAX: Final = 1 << 21  # /dev/fuse wants a buffer for the largest request, whatever it is asked for
 OUT_HEADER: Final = struct.Struct("<IiQ")  # fuse_out_header: length, error, unique
 INIT_REQUEST_FLAGS: Final = 40 + 12  # fuse_in_header, then fuse_init_in: major, minor, max_readahead, flags
 INIT_REPLY_FLAGS: Final = OUT_HEADER.size + 12  # fuse_init_out: major, minor, max_readahead, flags
 
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-
 
 class Handshake:
     """One mount.  `path` is the mount point for libfuse; call `step` whenever libfuse waits for a request."""
 
-    def __init__(self, point: Path, options: set[str], kernel: int | None = None, *, lists: bool = False) -> None:
+    def __init__(
+        self,
+        point: Path,
+        options: set[str],
+        kernel: int | None = None,
+        *,
+        lists: bool = False,
+        read_only: bool = False,
+    ) -> None:
         """Mounts, unless `kernel` is the /dev/fuse of a mount that was made for us; `lists`: the kernel shall enforce
         access control lists.  Raises UNAVAILABLE."""
         self._asked = KILLPRIV_V2 | (DONT_MASK | POSIX_ACL if lists else 0)
-        self._kernel = self._open(point, options) if kernel is None else kernel
+        self._kernel = self._open(point, options, read_only) if kernel is None else kernel
         theirs, self._ours = socket.socketpair()
         self._descriptor = theirs.detach()
         self._steps = 0
         self._offered = 0
 
-    def _open(self, point: Path, options: set[str]) -> int:
+    def _open(self, point: Path, options: set[str], read_only: bool) -> int:
         kernel = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        mount_options = [f"fd={kernel}", "rootmode=40000", "user_id=0", "group_id=0", *sorted(options)]
-        failed = _libc.mount(
-            b"tierce",
-            os.fsencode(point),
-            b"fuse.tierce",
-            ctypes.c_ulong(NOSUID_NODEV),
-            ",".join(mount_options).encode(),
-        )
-        if failed:
-            number = ctypes.get_errno()
+        words = [f"fd={kernel}", "rootmode=40000", "user_id=0", "group_id=0", *sorted(options)]
+        try:
+            mountpoints.make(point, words, read_only=read_only)
+        except OSError as error:
             os.close(kernel)
             raise StoreError(
                 Code.UNAVAILABLE,
-                f"the kernel refused to mount {point}: {os.strerror(number)} (a container needs SYS_ADMIN)",
-            )
+                f"the kernel refused to mount {point}: {error.strerror} (a container needs SYS_ADMIN)",
+            ) from None
         return kernel
 
     @property

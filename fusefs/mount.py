@@ -217,18 +217,19 @@ class Mount:
     def _mount(self) -> bool:
         """Begins the session; true if mount(2) was called here, so that unmounting is also ours."""
         options = {"default_permissions"} | ({"allow_other"} if self._allow_other else set())
+        read_only = self.operations.permits.principal.read_only  # known to access(2), statvfs(3) and mount(8)
         if not self._allow_other:
             self.operations.names.belong(os.geteuid(), os.getegid())  # nobody else can enter, root neither
         extra.install(interposed.library, self.operations, self._start)
         if os.geteuid() == 0 or self._made_for_us is not None:
             # where nobody else can enter, lists would tell nobody anything, and cost a request for each open
             lists = self.operations.metadata.lists = self._allow_other
-            handshake = Handshake(self.point, options, self._made_for_us, lists=lists)
+            handshake = Handshake(self.point, options, self._made_for_us, lists=lists, read_only=read_only)
             fastloop.install(handshake.step)
             pyfuse3.init(self.operations, handshake.path, {"fsname=tierce"})
             return True
         fastloop.install()
-        options |= {"fsname=tierce", "subtype=tierce"}
+        options |= {"fsname=tierce", "subtype=tierce"} | ({"ro"} if read_only else set())
         try:
             pyfuse3.init(self.operations, str(self.point), options)
         except RuntimeError as error:  # libfuse has printed its own reason

@@ -192,6 +192,8 @@ def test_a_mount_that_only_shows(fuse: None, tmp_path: Path) -> None:
             lambda: (box.mount / "other").mkdir(),
         ):
             assert failure(work) == errno.EROFS
+        assert os.statvfs(there).f_flag & os.ST_RDONLY
+        assert not os.access(there / "k", os.W_OK)
         assert client.get_object(Bucket="bucket", Key="k")["Body"].read() == b"shown"
 
 

@@ -178,6 +178,22 @@ def test_a_killed_daemon_comes_back_in_every_place(fuse: None, tmp_path: Path, p
             box.tierce("umount", str(places / name))
 
 
+def test_a_place_of_a_mount_that_only_shows_does_not_stay_so(fuse: None, tmp_path: Path, places: Path) -> None:
+    with running(tmp_path / "box", TIERCE_MOUNT_READ_ONLY="yes") as box:
+        box.s3().create_bucket(Bucket="photos")
+        box.tierce("mount", "photos", str(places / "one"))
+        with pytest.raises(OSError) as caught:
+            (places / "one" / "new").touch()
+        assert caught.value.errno == errno.EROFS
+        box.stop()
+        del box.settings["TIERCE_MOUNT_READ_ONLY"]
+        box.start()
+        for point in (box.mount / "photos", places / "one"):
+            assert not os.statvfs(point).f_flag & os.ST_RDONLY
+            (point / f"new{point.name}").touch()
+        box.tierce("umount", str(places / "one"))
+
+
 def test_a_place_comes_back_by_names_alone(places: Path, tmp_path: Path) -> None:
     """Who may write in a shown directory's parent may not have root show, or cover, another one after a restart."""
     top, secret = tmp_path / "top", tmp_path / "secret"
