@@ -41,7 +41,7 @@ from appliance.authority import MOUNT, Action, Principal
 from appliance.errors import StoreError
 from appliance.model import Entry
 from fusefs import attributes, changes, past, tree
-from fusefs.answered import answered
+from fusefs.answered import BeingRemoved, answered
 from fusefs.direct import DirectReads
 from fusefs.dirents import ByPyfuse3, Packed, Page
 from fusefs.entries import Entries
@@ -219,8 +219,9 @@ class Operations(pyfuse3.Operations):
             try:
                 node = self.names.node(inode)
                 file = self._found(inode) if stat.S_ISREG(node.mode) else None
-            except FUSEError as error:
-                if error.errno == errno.ESTALE and changes.is_kernels_own(fields):
+            except (FUSEError, BeingRemoved) as error:
+                gone = isinstance(error, BeingRemoved) or error.errno == errno.ESTALE
+                if gone and changes.is_kernels_own(fields):
                     return attributes.answer((inode, stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0, 0, 0), 0)
                 raise
         if file is None:

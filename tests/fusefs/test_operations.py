@@ -109,7 +109,7 @@ def test_an_unlinked_open_file_lives_until_its_last_close() -> None:
     run(scene)
 
 
-def test_the_kernel_may_tell_the_times_of_what_is_gone(play: Play) -> None:
+def test_the_kernel_may_tell_the_times_of_what_is_gone(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     """After each unlink (fuse_flush_times, fs/fuse/dir.c); whoever asks for anything else looks it up again."""
 
     async def scene(mount: Unmounted) -> None:
@@ -122,6 +122,13 @@ def test_the_kernel_may_tell_the_times_of_what_is_gone(play: Play) -> None:
         for changes in ({"st_mtime_ns": 5}, {"st_mtime_ns": 5, "st_ctime_ns": 6, "st_mode": 0o600}, {"st_size": 0}):
             async with refused(errno.ESTALE):
                 await mount.setattr_inode(inode, changes)
+        await mount.write_file("photos/g", b"x")
+        await settled(mount)
+        inode = await mount.inode("photos/g")
+        monkeypatch.setattr(mount.store, "hold", lambda _: False)  # a commit under way removes it
+        assert (await mount.setattr_inode(inode, {"st_mtime_ns": 5, "st_ctime_ns": 6})).st_nlink == 0
+        async with refused(errno.ESTALE):
+            await mount.setattr_inode(inode, {"st_mode": 0o600})
 
     play(scene)
 
