@@ -7,6 +7,7 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
 import trio
 
 from appliance.limits import GATHER_MAX, MIB
@@ -84,6 +85,7 @@ async def compared(mount: Unmounted, turn: int) -> None:
         assert await mount.door.get("photos", name.encode()) == content(name, turn), name
 
 
+@pytest.mark.slow
 def test_a_device_that_vanishes_under_the_mount_is_not_noticed(tmp_path: Path) -> None:
     async def scene(mount: Unmounted, devices: list[Vanishing]) -> None:
         await written(mount, 1)
@@ -96,6 +98,7 @@ def test_a_device_that_vanishes_under_the_mount_is_not_noticed(tmp_path: Path) -
     over(tmp_path, scene)
 
 
+@pytest.mark.slow
 def test_what_the_devices_that_are_left_cannot_hold_is_refused_and_what_they_hold_is_read(tmp_path: Path) -> None:
     """Two copies have no place on one device: fsync says so, each time; nothing that was there is lost."""
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import outcome
+import pytest
 import trio
 
 from appliance.device.buffers import aligned
@@ -41,6 +42,7 @@ async def check(store: ObjectStore, node: Node, places: list[Place]) -> int:
     return sum(place.end - place.start for place in places)
 
 
+@pytest.mark.slow
 def test_places_are_where_the_bytes_are(tmp_path: Path) -> None:
     async def main() -> None:
         paths = [tmp_path / name for name in ("a", "b")]

@@ -66,6 +66,7 @@ def test_a_file_arrives_whole(box: Box, size: int, pieces: int) -> None:
     assert (headers["content-type"], headers["x-amz-meta-of"]) == ("text/x", "anna")
 
 
+@pytest.mark.slow
 def test_a_form_made_by_boto3_is_taken(double: Box) -> None:
     """The oracle of version 4: nothing of these fields is ours."""
     with boto(double) as client:
