@@ -72,6 +72,7 @@ class Trial:
         self.model = Model()
         self.candidates = [self.model]  # one of them is what recovery must find
         self.torn: set[int] = set()  # chunks of an unacknowledged batch that was recovered though a copy was torn
+        self.unseen = False  # such a batch may have been recovered by a life that ended before anybody compared
         self.good: set[int] = set()  # chunks of which every copy was found good
         self.host = Host(directory)
         self.dense = self.random.random() < 0.4  # few keys, few sizes, few devices: each page lies where another lay
@@ -206,6 +207,7 @@ class Trial:
             store, absent=absent, excused=lambda chunk: chunk in self.torn or (unsure and chunk not in self.good)
         )
         self.torn |= partly - self.good if unsure else set()
+        self.unseen = False
         self.good |= good
         if not faulty_boot and missing is None and observed.unlinked(store):
             raise Broken(f"nodes {observed.unlinked(store)} were not reaped")
@@ -217,6 +219,8 @@ class Trial:
         """What the power cut leaves."""
         if witness.compared:  # else only files that nobody sees were reaped
             self.candidates = witness.possible()
+        elif len(self.candidates) > 1:
+            self.unseen = True
         chance = self.random.random()
         mode: CrashMode | None = (
             "all" if chance < 0.2 else "none" if chance < 0.3 else "writes" if chance < 0.5 else None
@@ -247,7 +251,7 @@ class Trial:
     # ------------------------------------------------------------------ faults
     def _choose_missing(self) -> int | None:
         """A device that is not attached this time: never the last up-to-date journal, and one at a time."""
-        if self.degraded or self.torn or self.copies < 2 or self.random.random() > 0.25:
+        if self.degraded or self.torn or self.unseen or self.copies < 2 or self.random.random() > 0.25:
             return None
         journals = [number for number, tier in enumerate(self.tiers, 1) if tier == "blaze" or "blaze" not in self.tiers]
         number = self.random.randint(1, len(self.disks))
