@@ -7,7 +7,7 @@ compile   make -j4 of generated C files, again after a touch: only that is rebui
 fio       random writes by several jobs, each block verified
 dbench    a file server's load
 
-python -m tests.torture.programs [--program NAME] --seed N | --seconds S
+python -m tests.torture.programs --seed N | --seconds S
 """
 
 from __future__ import annotations
