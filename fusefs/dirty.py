@@ -67,10 +67,11 @@ class Placement(NamedTuple):
 
 
 class Gathering(NamedTuple):
-    """One chunk to be made: its bytes in pieces, and which bytes of the file they are."""
+    """One chunk to be made: its bytes in pieces, which bytes of the file they are, and who claimed them."""
 
     pieces: list[memoryview]
     placements: list[Placement]
+    token: int
 
 
 class Overlay:
@@ -296,14 +297,15 @@ class Overlay:
 
 
 def gather(segments: list[Segment], limit: int) -> list[Gathering]:
-    """The bytes of segments in memory, in as few chunks of at most `limit` bytes as possible, in file order."""
+    """The bytes of segments in memory, all of one claim, in as few chunks of at most `limit` bytes as possible, in file
+    order."""
     gatherings: list[Gathering] = []
     room = 0
     for segment in segments:
         view, at = segment.view(), segment.start
         while view:
             if room == 0:
-                gatherings.append(Gathering([], []))
+                gatherings.append(Gathering([], [], segment.owner))
                 room = limit
             piece, view = view[:room], view[room:]
             gatherings[-1].pieces.append(piece)
@@ -315,7 +317,7 @@ def gather(segments: list[Segment], limit: int) -> list[Gathering]:
 
 def halve(gathering: Gathering) -> tuple[Gathering, Gathering]:
     """Two chunks instead of one, for a device without a run long enough."""
-    left, right = Gathering([], []), Gathering([], [])
+    left, right = Gathering([], [], gathering.token), Gathering([], [], gathering.token)
     half = sum(len(piece) for piece in gathering.pieces) // 2
     for piece, (start, end, skip) in zip(gathering.pieces, gathering.placements, strict=True):
         cut = min(max(half - skip, 0), len(piece))

@@ -41,9 +41,9 @@ class Staging:
         *,
         grows: bool = False,
     ) -> None:
-        """`token` claims the bytes, `owner` has what became of them: 0 if no commit takes them yet, then what could not
-        be staged is dirty again.  `staged` is told of each chunk as soon as it is made, in any order, and of the end.
-        If it `grows` there is more to come while it runs."""
+        """`token` claims the first bytes, `owner` has what became of them: 0 if no commit takes them yet, then what
+        could not be staged is dirty again.  `staged` is told of each chunk as soon as it is made, in any order, and of
+        the end.  If it `grows` there is more to come while it runs."""
         self.token = token
         self._grows = grows
         self._store = store
@@ -51,6 +51,7 @@ class Staging:
         self._owner = owner
         self._staged = staged
         self._key: DataKey | None = None
+        self._tokens = {token}  # of all that was added
         self._waiting: list[Gathering] = []  # the next one last
         self._done: list[Segment] = []
         self._settled = False
@@ -79,7 +80,8 @@ class Staging:
         finally:
             self._ended = True
             if self._owner == 0:
-                self._file.overlay.unclaim(self.token)
+                for token in self._tokens:
+                    self._file.overlay.unclaim(token)
                 self._file.scan_at = 0
             self._staged(None)
             self._watchers.unpark_all()
@@ -93,7 +95,9 @@ class Staging:
         return not self._ended and self._error is None and not self._file.lock.wanted()
 
     def add(self, gatherings: list[Gathering]) -> None:
-        """More, behind the others.  Leaves the list empty: memory that was staged is not kept."""
+        """More, behind the others.  What is not claimed by our token needs one of its own, for it may lie over what is
+        under way: which must not take its place.  Leaves the list empty: memory that was staged is not kept."""
+        self._tokens.update(gathering.token for gathering in gatherings)
         self._waiting[:0] = gatherings[::-1]
         gatherings.clear()
         if self._nursery is not None:
@@ -137,7 +141,7 @@ class Staging:
             self._waiting.extend(reversed(halve(gathering)))  # perhaps only no run so long
             return
         self._file.staged.append(chunk)
-        self._file.overlay.stage(self.token, gathering.placements, chunk, self._owner)
+        self._file.overlay.stage(gathering.token, gathering.placements, chunk, self._owner)
         self._staged(chunk)
         self._done += [Segment(start, end, chunk, skip, self._owner) for start, end, skip in gathering.placements]
 

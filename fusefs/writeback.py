@@ -362,7 +362,7 @@ class WriteBack:
         """Whole chunks leave memory while the file is written: with those under way, or as the first ones."""
         if file.staging is not None:
             if file.staging.takes_more and not is_commit_due(file):
-                file.staging.add(whole_chunks(file, file.staging.token))
+                file.staging.add(whole_chunks(file, next(self._tokens)))
         elif self._nursery is not None and not file.lock.locked():
             staging = self._staging(file, owner=0, grows=True)
             gatherings = whole_chunks(file, staging.token)

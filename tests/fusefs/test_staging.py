@@ -123,6 +123,42 @@ def test_what_is_completed_meanwhile_joins_those_under_way(monkeypatch: pytest.M
     run(scene)
 
 
+def test_what_is_written_over_a_chunk_under_way_joins_it_and_is_what_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of the two is on devices first: the older one has no claim on the newer one's bytes."""
+
+    async def scene(mount: Unmounted) -> None:
+        gates = [trio.Event(), trio.Event()]
+        begun = 0
+
+        async def stage(*arguments: Any) -> NewChunk:
+            nonlocal begun
+            number, begun = begun, begun + 1
+            if number < len(gates):
+                await gates[number].wait()
+            chunk: NewChunk = await through(*arguments)
+            return chunk
+
+        through = mount.store.stage
+        monkeypatch.setattr(mount.store, "stage", stage)
+        for name, order in (("older", (0, 1)), ("newer", (1, 0))):
+            begun, gates[:] = 0, [trio.Event(), trio.Event()]
+            fh = await mount.create(f"photos/{name}")
+            for data in (DATA[:CHUNK_SIZE], DATA[CHUNK_SIZE : 2 * CHUNK_SIZE]):
+                await mount.ops.write(fh, 0, data)
+                await trio.testing.wait_all_tasks_blocked()
+            assert begun == 2, name
+            for number in order:
+                gates[number].set()
+                await trio.testing.wait_all_tasks_blocked()
+            await mount.ops.fsync(fh, False)
+            await mount.close(fh)
+            found = await mount.door.get("photos", name.encode())
+            assert found[:1] == DATA[CHUNK_SIZE : CHUNK_SIZE + 1], f"the {name} one first"
+            assert found == DATA[CHUNK_SIZE : 2 * CHUNK_SIZE], f"the {name} one first"
+
+    run(scene)
+
+
 def test_a_writer_beyond_the_bound_goes_on_with_the_next_chunk_that_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     """It neither waits for all of them nor has what is left over written in crumbs."""
     monkeypatch.setattr(writeback, "FILE_MEMORY_MAX", 3 * CHUNK_SIZE)
