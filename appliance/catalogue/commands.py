@@ -313,6 +313,11 @@ class CopyRange(Command, frozen=True, kw_only=True):
     change: WriteFile  # without chunks; punches the range
     shared: SharedRange
 
+    @property
+    def bucket(self) -> int:
+        """Of the file that is changed."""
+        return self.change.bucket
+
 
 class FoldMap(Command, frozen=True, kw_only=True):
     """The same bytes in another chunk (catalogue/folding.py)."""

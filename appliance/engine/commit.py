@@ -152,7 +152,7 @@ class Committer:
         self.shown = ring.seq  # the newest batch whose rows readers see
         self._commits = 0  # batches in the index that the caller was not given
         self.failed: StoreError | None = None
-        self.hidden = False  # the writer stopped, and what it had acknowledged is only seen after a restart
+        self.hidden: set[int] = set()  # buckets: the writer stopped, and what it acknowledged in them needs a restart
         self.patched = patched_bytes(connection)  # bytes that patches hold
         self.batches = 0
         self.batch_commands = 0
@@ -207,20 +207,21 @@ class Committer:
         for item in ahead:
             if not item.indexed:
                 assert self.failed is not None
-                self.hidden = True
                 for ticket in item.batch.tickets:
+                    if isinstance(ticket.command, commands.WriteFile | commands.CopyRange):  # nothing else is late
+                        self.hidden.add(ticket.command.bucket)
                     ticket.result, ticket.error = None, self.failed
         commits, self._commits = self._commits, 0
         return joined([item.batch for item in ahead])._replace(commits=commits)
 
     def follow(self) -> None:
         """After the answer: of what stands the transaction gets what the next batch's queries will ask for."""
-        if self.is_ahead and self.failed is None:
+        if self.ahead:  # nothing is when the writer has stopped: then `run_ahead` has given it all to its caller
             try:
                 carry_out(self.connection.execute, self._postponed.due, SLICE.number)
             except sqlite3.Error:  # a transaction that has met one is not to be trusted
                 self._roll_back()
-                if not self.is_ahead:
+                if not self.is_ahead or self.failed is not None:
                     self.retrieval.long.batch.release()
 
     def _run_in(self, tickets: Sequence[Ticket], *, ahead: bool) -> Batch:

@@ -106,7 +106,7 @@ class Verbs:
 
     def is_hidden(self, bucket: int) -> bool:
         """Whether the catalogue lacks for good what was acknowledged in the bucket: only a restart has it (I10)."""
-        return self.engine.committer.hidden and bucket in self.unsettled
+        return bucket in self.engine.committer.hidden
 
     def watch_hidden(self, listener: Callable[[], None]) -> Callable[[], None]:
         """`listener()` is called on the loop when some bucket has become so, before those who wait hear of it.  What is

@@ -397,3 +397,46 @@ def test_sqlite_that_fails_behind_the_answer_loses_nothing(tmp_path: Path) -> No
         assert (await audit(store)).healthy
 
     run_store(tmp_path, main, threaded=True)
+
+
+def test_sqlite_that_stays_broken_behind_the_answer_leaves_nobody_waiting(tmp_path: Path) -> None:
+    """I10: what stands cannot be put into the catalogue either.  The next long reader does not wait for that batch."""
+    devices = make_devices(2)
+
+    async def write_and_stop(store: ObjectStore, bucket: Bucket) -> None:
+        node = await put(store, bucket)
+        committer: Any = store.engine.committer
+        actual = committer.connection
+
+        class Full:
+            """Of the connection: no row can be changed."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(actual, name)
+
+            def execute(self, sql: str, *rest: Any) -> Any:
+                if "INTO" in sql:
+                    raise sqlite3.OperationalError("database or disk is full")
+                return actual.execute(sql, *rest)
+
+        follow = committer.follow
+
+        def fail() -> None:
+            committer.connection = Full()
+            follow()
+
+        committer.follow = fail
+        ticket = await write(store, node.id, PIECES[0])
+        assert await ticket.stands()
+        with pytest.raises(StoreError) as raised:
+            await ticket.wait()
+        assert raised.value.code is Code.READ_ONLY
+        committer.connection = actual
+        assert not store.engine.retrieval.long.batch.locked()
+
+    async def read(store: ObjectStore, bucket: Bucket) -> None:
+        assert await read_all(store, await store.look_up(bucket, b"k")) == changed(DATA, PIECES[:1])
+        assert (await audit(store)).healthy
+
+    run_store(tmp_path, write_and_stop, devices=devices, threaded=True)
+    run_store(tmp_path, read, devices=devices, pooled=True)
