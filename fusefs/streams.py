@@ -11,8 +11,8 @@ for STEADY bytes before there is another.
 
 A window is a reader, pinned like every other (I11), and is used only while a new reader would see the same: while the
 file has the node that it was made of, nothing of it is changed in memory, and the catalogue has the node as it was.  It
-is closed when the reads have left it, when the file is closed or changed, and after IDLE without a read, for what is
-pinned is not used again.
+is closed when the reads have left it, when the file is closed or changed, after IDLE without a read, and when it is
+LASTS old, for what is pinned is not used again, whoever freed it.
 
 Deliberately unknown here: requests, replies (`extra`); what a block is (reads.c, appliance/engine/places.py).
 """
@@ -39,6 +39,7 @@ LONG: Final = MIB // 4  # bytes of a read that may be one of many in order: shor
 WORTH: Final = 4 * MIB  # bytes still to be read: for less no window is made
 WINDOWS_MAX: Final = 64  # of all files
 IDLE: Final = 1.0  # seconds
+LASTS: Final = 10.0  # seconds: who reads slower than PLAN_WINDOW in so many has it planned again
 STEADY: Final = 8 * MIB  # four bursts of the kernel's reading ahead (mountpoints.READ_AHEAD_KIB)
 
 type_take = Callable[[int, int], object]
@@ -67,26 +68,28 @@ class Threads(Protocol):
 class Window:
     """[start, end) of a file, as far as a place is known of it."""
 
-    __slots__ = ("base", "end", "number", "reader", "start", "used")
+    __slots__ = ("base", "end", "number", "planned", "reader", "start", "used")
 
-    def __init__(self, base: Node, reader: Reader, start: int, end: int, number: int) -> None:
+    def __init__(self, base: Node, reader: Reader, start: int, end: int, number: int, planned: float) -> None:
         self.base = base
         self.reader = reader
         self.start = start
         self.end = end
         self.number = number
+        self.planned = planned  # when
         self.used = True
 
 
 class Stream:
     """How one handle is read."""
 
-    __slots__ = ("ahead", "closed", "gone", "last", "planning", "windows")
+    __slots__ = ("ahead", "bare", "closed", "gone", "last", "planning", "windows")
 
     def __init__(self) -> None:
         self.ahead = 0  # where the next read begins if it is in order
         self.windows: list[Window] = []  # in order; the last one is read next
         self.planning = False  # another is made
+        self.bare: tuple[Node, int, int] | None = None  # where no place can be told
         self.last = 0.0  # when it was read
         self.gone = STEADY  # bytes since it paused; there was no pause at first
         self.closed = False
@@ -179,7 +182,8 @@ class Streams:
         """IDLE has gone by."""
         self.hear()
         for stream in list(self._streams):
-            self._leave(stream, [window for window in stream.windows if not window.used])
+            oldest = self._clock() - LASTS
+            self._leave(stream, [window for window in stream.windows if not window.used or window.planned <= oldest])
             for window in stream.windows:
                 window.used = False
         self.sweep()
@@ -202,6 +206,9 @@ class Streams:
         end = min((start // PLAN_WINDOW + 1) * PLAN_WINDOW, base.size)
         if self._ends or stream.planning or end - start < WORTH or self._count >= WINDOWS_MAX:
             return
+        if stream.bare is not None and stream.bare[0] is base and stream.bare[1] <= start < stream.bare[2]:
+            return
+        planned = self._clock()
         try:
             reader = self._store.reader(base, start, end - start)
         except StoreError:  # whoever reads it without us is told
@@ -210,9 +217,11 @@ class Streams:
         def located(result: outcome.Outcome[list[Place]]) -> None:
             stream.planning = False
             places = result.value if isinstance(result, outcome.Value) else []
+            if not places:
+                stream.bare = base, start, end
             number = self._threads.window(places) if places and not stream.closed and not self._ends else 0
             if number:
-                stream.windows.append(Window(base, reader, start, end, number))
+                stream.windows.append(Window(base, reader, start, end, number, planned))
                 self._streams.add(stream)
                 self._woken.set()
             else:

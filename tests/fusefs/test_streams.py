@@ -17,7 +17,7 @@ from appliance.model import Node
 from appliance.store import ObjectStore, Place
 from fusefs.handles import FileHandle
 from fusefs.observed import OPERATIONS
-from fusefs.streams import IDLE, LONG, Streams
+from fusefs.streams import IDLE, LASTS, LONG, Streams
 
 SIZE = 3 * PLAN_WINDOW + 5 * MIB
 PLACES = [Place(0, SIZE, 0, 0, SIZE, 0, b"")]
@@ -123,6 +123,43 @@ class Scene:
         self.readers[-1].found()
         assert self.read(MIB)
         return self.readers[-1]
+
+
+def test_what_is_read_again_and_again_is_not_pinned_for_ever() -> None:
+    """What was freed since a window was planned waits for it, of the whole pool."""
+    scene = Scene()
+    first = scene.begin()
+    while first.open:
+        assert scene.now < 2 * LASTS
+        scene.now += IDLE / 2
+        for start in (2 * MIB, 9 * MIB):
+            assert scene.read(start)
+        scene.threads.answer()
+        scene.streams.tick()
+    assert scene.now >= LASTS
+    assert not scene.read(10 * MIB)  # it goes on: with another one
+    second = scene.readers[-1]
+    assert (second.start, second.end) == (11 * MIB, PLAN_WINDOW)
+    second.found()
+    assert scene.read(11 * MIB)
+
+
+def test_where_no_place_can_be_told_nobody_looks_again_for_each_read() -> None:
+    scene = Scene()
+    assert not scene.read(0)
+    scene.readers[-1].found(outcome.Value([]))
+    for start in range(MIB, SIZE, MIB):  # sealed, or holes
+        assert not scene.read(start)
+        if scene.readers[-1].open:
+            scene.readers[-1].found(outcome.Value([]))
+    assert [reader.start for reader in scene.readers] == [MIB, PLAN_WINDOW, 2 * PLAN_WINDOW, 3 * PLAN_WINDOW]
+    assert not scene.read(0)
+    assert not scene.read(MIB)
+    scene.readers[-1].found(outcome.Value([]))
+    scene.base = cast("Node", SimpleNamespace(size=SIZE))  # what is there now may be otherwise
+    assert not scene.read(2 * MIB)
+    scene.readers[-1].found()
+    assert scene.read(3 * MIB)
 
 
 def test_a_file_is_read_window_by_window_and_each_is_planned_ahead() -> None:
