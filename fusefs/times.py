@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from appliance.errors import StoreError
+from appliance.errors import Code, StoreError
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
@@ -79,12 +79,20 @@ class Times:
         inodes = list(self.read.keys() | self.changed.keys())
         for start in range(0, len(inodes), STEP):
             times = [(inode, self.read.get(inode, 0), self.changed.get(inode, 0)) for inode in inodes[start:][:STEP]]
-            try:
-                await self._store.set_times(times)
-            except StoreError as error:
-                log.warning("times of %d inodes are lost: %r", len(times), error)
+            await self._commit(times)
             for inode, read, changed in times:  # shown until here, unless they have moved on
                 if self.read.get(inode) == read:
                     del self.read[inode]
                 if self.changed.get(inode) == changed:
                     del self.changed[inode]
+
+    async def _commit(self, times: list[tuple[int, int, int]]) -> None:
+        """One by one where the row of one is damaged: the others have nothing to do with that."""
+        try:
+            await self._store.set_times(times)
+        except StoreError as error:
+            if error.code is Code.DAMAGED and len(times) > 1:
+                for each in times:
+                    await self._commit([each])
+                return
+            log.warning("times of %d inodes are lost: %r", len(times), error)

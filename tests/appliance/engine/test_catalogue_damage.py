@@ -17,6 +17,7 @@ from appliance.errors import Code, StoreError
 from appliance.model import NO_ATTRIBUTES, Bucket, NewSlice
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
+from fusefs.times import Times
 from tests.models.boxes import make_devices, make_pool, of_root, store_over
 
 
@@ -456,5 +457,28 @@ def test_s3_lists_what_has_lost_its_node(tmp_path: Path) -> None:
         with pytest.raises(StoreError) as caught:
             await store.look_up(bucket, b"d/a")
         assert caught.value.code is Code.DAMAGED
+
+    run(tmp_path, work)
+
+
+def test_a_node_that_was_hurt_takes_no_other_times_along(tmp_path: Path) -> None:
+    """The mount commits times of many inodes as one change."""
+
+    async def work(store: ObjectStore) -> None:
+        bucket = await two_objects(store)
+        (directory,) = store.entries(bucket.root, None, 10)
+        others = [directory.node.id, (await store.look_up(bucket, b"d/b")).id]
+        hurt(tmp_path / "catalogue.db", f"UPDATE node SET mode=mode | 8 WHERE id={HURT}")
+        forget(store)
+        ((number,),) = store.every(f"SELECT id FROM node WHERE id={HURT}")
+        times = Times(store)
+        now = directory.node.ctime_ns + 1
+        for inode in (number, *others):
+            times.accessed(inode, now)
+        await times.commit()
+        assert not times.read
+        assert [row[0] for row in store.every("SELECT atime_ns FROM node WHERE id IN (?, ?)", tuple(others))] == [
+            now
+        ] * 2
 
     run(tmp_path, work)
