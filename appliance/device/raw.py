@@ -51,7 +51,7 @@ class RawDevice:
         self.sector = sector
         self.direct = direct
         self._descriptor = descriptor
-        self._block = block
+        self.block = block  # or a file that plays one
         self._discards = True
 
     @classmethod
@@ -125,7 +125,7 @@ class RawDevice:
         if not self._discards or not length:
             return
         try:
-            if self._block:
+            if self.block:
                 fcntl.ioctl(descriptor, BLKDISCARD, struct.pack("@QQ", offset, length))
             else:
                 _punch(descriptor, offset, length)

@@ -55,6 +55,7 @@ from appliance.device.buffers import aligned
 from appliance.device.fan import Fan
 from appliance.engine import journal
 from appliance.engine.again import repeatable
+from appliance.engine.ahead import Ahead
 from appliance.engine.failures import Bug, OverQuota, RingFull, catalogue_error
 from appliance.engine.gathering import Gathering
 from appliance.engine.journal import Place, Ring
@@ -97,19 +98,6 @@ class _Job(NamedTuple):
     record_offset: int | None
 
 
-class _Ahead:
-    """One batch that stands and was not given to the caller yet."""
-
-    __slots__ = ("batch", "freeing", "indexed", "seq", "tx")
-
-    def __init__(self, batch: Batch, seq: int, tx: Rows, freeing: list[tuple[int, int, int]]) -> None:
-        self.batch = batch
-        self.seq = seq
-        self.tx = tx
-        self.freeing = freeing
-        self.indexed = False  # its rows are committed
-
-
 class Committer:
     """Runs batches.  Knows no thread: `WriterThread` or a simulation calls `run`."""
 
@@ -147,7 +135,8 @@ class Committer:
         self._record_buffer = aligned(MIB)
         self._limbo: collections.deque[tuple[int, list[tuple[int, int, int]]]] = collections.deque()
         self._limbo_lock = threading.Lock()
-        self._ahead: list[_Ahead] = []  # batches that stand and were not given to the caller
+        self._ahead: list[Ahead] = []  # batches that stand and were not given to the caller
+        self._ahead_bytes = 0
         self._postponed = Postponed()  # of their rows
         self.shown = ring.seq  # the newest batch whose rows readers see
         self._commits = 0  # batches in the index that the caller was not given
@@ -186,6 +175,10 @@ class Committer:
         """How many do."""
         return len(self._ahead) if self.is_ahead else 0
 
+    def is_ahead_by_less(self, batches: int, size: int) -> bool:
+        """Whether some do, but not as many, nor do they carry as many bytes."""
+        return 0 < self.ahead < batches and self._ahead_bytes < size
+
     def catch_up(self) -> Batch | None:
         """What is ahead is put into the index, and given as one batch to be told of.  None: there is nothing."""
         if not self._ahead:
@@ -203,7 +196,7 @@ class Committer:
             finally:
                 if behind:
                     self.retrieval.long.batch.release()
-        ahead, self._ahead = self._ahead, []
+        ahead, self._ahead, self._ahead_bytes = self._ahead, [], 0
         for item in ahead:
             if not item.indexed:
                 assert self.failed is not None
@@ -330,7 +323,7 @@ class Committer:
                 self._settle_space(tickets)
                 done = Batch(tickets, [], [], [])
                 if self.is_ahead:
-                    self._ahead.append(_Ahead(done, self.ring.seq, tx, []))
+                    self._ahead.append(Ahead(done, self.ring.seq, tx, []))
                 return done
             seq = self.ring.seq + 1
             build = partial(self._build, tx, seq, gathered)
@@ -369,7 +362,8 @@ class Committer:
         self._stand(tx, tickets, Place(seq, offset, total), digest)
         done = Batch(tickets, tx.notes, announced, tx.dropped, 0, tx.reaps)
         if ahead and tx.changes <= AHEAD_CHANGES:
-            self._ahead.append(_Ahead(done, seq, tx, freeing))
+            self._ahead.append(Ahead(done, seq, tx, freeing))
+            self._ahead_bytes += sum(ticket.weight for ticket in tickets)
             return done
         self._index(tx, mark=ahead, announced=bool(announced))
         self._put_in_limbo(seq, freeing)

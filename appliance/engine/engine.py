@@ -53,9 +53,9 @@ LINGER_COMMANDS = 128
 LINGER_BYTES = 4 * MIB
 
 # What is ahead of the index is put there when nothing has come for so long, or when it is so much: a COMMIT costs as
-# much as the rest of a small change, and most of SQLite's pages in it are the same from one to the next.
+# much as the rest of a small change, but most of SQLite's pages in it are the same from one to the next.
 AHEAD_IDLE = 0.003  # seconds
-AHEAD_MAX = 32  # batches
+AHEAD_MAX, AHEAD_BYTES = 256, 4 * MIB  # batches, and what they carry: memory has it until then
 
 
 class Engine:
@@ -335,7 +335,7 @@ class Engine:
             return self._tell(self._deliver, done, self._runs)
         told = self._tell(self._stand, batch)
         self.committer.follow()
-        return told and (0 < self.committer.ahead < AHEAD_MAX or self._index())
+        return told and (self.committer.is_ahead_by_less(AHEAD_MAX, AHEAD_BYTES) or self._index())
 
     def _index(self) -> bool:
         """What is ahead of the index is put there, and the loop told of it; False when the loop has ended."""

@@ -25,6 +25,7 @@ from appliance.catalogue import database as catalogue
 from appliance.catalogue.schema import PAGE
 from appliance.device.buffers import scratch
 from appliance.device.device import BlockDevice
+from appliance.device.raw import RawDevice
 from appliance.engine import journal, snapshot
 from appliance.engine.journal import Found, Ring, RingDamaged
 from appliance.engine.pool import PageRef, Pool, PoolDevice, page_room
@@ -141,12 +142,16 @@ def clear_ring(member: PoolDevice, progress: Callable[[int], None] = lambda done
 
 
 def _clear(device: BlockDevice, offset: int, length: int) -> None:
-    """Zeros, written only where there is something else: a sparse file stays sparse."""
+    """Zeros.  A block device gets them even where it has them: a thin volume, a loop device or a cloud's disk has to
+    find a place for what is written there first, and the flush of a record took twice as long (0.2 ms, not 0.1).  In a
+    file they are written only where there is something else: a sparse one stays sparse."""
     with scratch(length) as buffer:
-        device.read_into(offset, buffer)
-        if buffer.tobytes() != bytes(length):  # compared as one: a loop over the bytes took a second per 64 MiB
-            buffer[:] = bytes(length)
-            device.write(offset, buffer)
+        if not (isinstance(device, RawDevice) and device.block):
+            device.read_into(offset, buffer)
+            if buffer.tobytes() == bytes(length):  # compared as one: a loop over the bytes took a second per 64 MiB
+                return
+        buffer[:] = bytes(length)
+        device.write(offset, buffer)
 
 
 def read_superblock(device: BlockDevice) -> Superblock | None:

@@ -8,9 +8,11 @@ import pytest
 
 from appliance.device.probe import Probe
 from appliance.device.raw import RawDevice
+from appliance.engine.startup import NewDevice, create_pool
 from appliance.errors import Code, StoreError
 from appliance.formatting import describe_label, examine, format_pool, refuse_occupied
 from appliance.limits import GIB, MIB
+from appliance.ondisk.geometry import default_ring_length
 from appliance.ondisk.superblock import Tier
 
 
@@ -61,6 +63,15 @@ def test_a_sparse_file_stays_sparse(tmp_path: Path) -> None:
     ssd = sparse(tmp_path / "ssd")
     format_pool([(ssd, "blaze")], name="demo", copies=1)
     assert Path(ssd).stat().st_blocks * 512 < 2 * MIB
+
+
+def test_a_block_devices_journal_has_its_place_before_it_is_used(tmp_path: Path) -> None:
+    """Where a device finds room only for what was written, zeros are written as well."""
+    device = RawDevice.open(sparse(tmp_path / "ssd", 64 * MIB))
+    device.block = True
+    create_pool([NewDevice("ssd", device, "blaze")], name="demo", copies=1, now_ns=1)
+    device.close()
+    assert (tmp_path / "ssd").stat().st_blocks * 512 >= default_ring_length(64 * MIB)
 
 
 def test_a_file_system_is_refused_until_it_is_named(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_who_waits_in_no_task_is_answered_by_the_writer(tmp_path: Path) -> None:
     run_store(tmp_path, main, threaded=True)
 
 
-def test_what_may_not_be_late_shows_what_is_before_it(tmp_path: Path) -> None:
+def test_what_may_not_be_late_shows_what_is_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main(store: ObjectStore, bucket: Bucket) -> None:
         node = await put(store, bucket)
         tickets = await synced(store, node.id, PIECES)
@@ -131,6 +131,12 @@ def test_what_may_not_be_late_shows_what_is_before_it(tmp_path: Path) -> None:
         assert behind(store) <= engine_room.AHEAD_MAX, "it is bounded"
         await store.settle()
         assert behind(store) == 0
+        monkeypatch.setattr(engine_room, "AHEAD_BYTES", 3 * len(PIECES[0][1]))
+        await synced(store, node.id, PIECES[:2])
+        assert behind(store) == 2, "little enough"
+        await synced(store, node.id, PIECES[2:])
+        await store.engine.pass_writer()
+        assert behind(store) == 0, "memory need not hold more"
 
     run_store(tmp_path, main, threaded=True)
 
