@@ -83,7 +83,7 @@ def of_copy(fresh: Attributes, held: Attributes, attributes: Attributes | None) 
 async def asked_for(door: Door, request: Request, owner: str) -> Grants:
     """The list that PutBucketAcl or PutObjectAcl is to store for what `owner` owns.
 
-    Raises what `of_new_object` raises, and MalformedACLError, MalformedXML, AccessDenied (another owner named),
+    Raises what `of_new_object` raises, and MalformedACLError, AccessDenied (another owner named),
     MissingSecurityHeader (no list at all), UnexpectedContent (two).
     """
     bucket = request.bucket
@@ -167,7 +167,17 @@ def check(bucket: Bucket, asked: Grants, named: str) -> None:
 
 
 def from_document(store: ObjectStore, document: bytes, owner: str) -> Grants:
-    """An AccessControlPolicy document.  Raises MalformedACLError, MalformedXML, InvalidArgument, AccessDenied."""
+    """An AccessControlPolicy document.  Raises MalformedACLError (whatever is wrong with its XML), InvalidArgument,
+    AccessDenied."""
+    try:
+        return _listed(store, document, owner)
+    except S3Error as error:
+        if error.code != "MalformedXML":
+            raise
+        raise S3Error("MalformedACLError", error.message) from error
+
+
+def _listed(store: ObjectStore, document: bytes, owner: str) -> Grants:
     tree = xml.parse(document, "AccessControlPolicy")
     lists = tree.all("AccessControlList")
     named = tree.all("Owner")

@@ -35,8 +35,11 @@ async def operate(door: Door, request: Request) -> Response:
         request.admission.recheck(request.key, node)
     customer = encryption.for_read(node, request.headers)
     outcome, header = conditions.evaluate(request.headers, node.etag, node.written_ns)
-    if outcome is not Outcome.PROCEED:
+    if outcome is Outcome.FAILED:
         raise conditions.failed(header)
+    if outcome is Outcome.NOT_MODIFIED:
+        tag, modified = node.etag.encode(), http_date(node.written_ns // NS)
+        return Response(304, [(b"etag", b'"%b"' % tag), (b"last-modified", modified)])
     attributes = node.attributes
     content = ""
     if "ETag" in wanted:

@@ -120,12 +120,12 @@ TWO = "<Owner><ID>owner</ID></Owner>"
         ({}, acl_document("owner", ("<ID>oth</ID>", "READS")), "MalformedACLError"),
         ({}, acl_document("owner", ("<ID>oth</ID><URI>x</URI>", "READ")), "MalformedACLError"),
         ({}, acl_document("owner", ("", "READ")), "MalformedACLError"),
-        ({}, acl_document("owner", ("<Name>oth</Name>", "READ")), "MalformedXML"),
+        ({}, acl_document("owner", ("<Name>oth</Name>", "READ")), "MalformedACLError"),
         ({}, acl_document("owner", ("<EmailAddress>x@y</EmailAddress>", "READ")), "UnresolvableGrantByEmailAddress"),
         ({}, acl_document("owner", *[ONE] * 101), "MalformedACLError"),
         ({}, b"<AccessControlPolicy/>", "MalformedACLError"),
         ({}, f"<AccessControlPolicy>{TWO}{TWO}</AccessControlPolicy>".encode(), "MalformedACLError"),
-        ({}, b"<Tagging/>", "MalformedXML"),
+        ({}, b"<Tagging/>", "MalformedACLError"),
     ],
 )
 def test_a_list_that_means_nothing_changes_nothing(
