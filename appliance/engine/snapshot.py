@@ -33,6 +33,7 @@ COPIES: Final = 2
 # its ring fills up and nothing can even be deleted.
 SNAPSHOT_PAGE: Final = PAGE_PAYLOAD // 8
 SNAPSHOT_PAGE_LEAST: Final = SNAPSHOT_PAGE // 64
+INDEX_MAX: Final = PAGE_PAYLOAD  # the index fits one page: 64 bytes for each of the snapshot's
 FREE_SHARE: Final = 0.5  # of the ring: at this fill the next checkpoint is due
 
 
@@ -142,6 +143,8 @@ class Checkpointer:
                     payload = file.read(size)
                     pages += self._write(payload, index, page.SNAPSHOT, seq, reserved, index * size)
             body = encode_index(SnapshotIndex(seq, length, pool.generation, tuple(pages)))
+            if len(body) > INDEX_MAX:  # in smaller pages it would be larger
+                raise StoreError(Code.UNAVAILABLE, f"the catalogue's snapshot has too many pages, of {size} bytes each")
             index_pages = self._write(body, 0, page.INDEX, seq, reserved, 0)
             pool.flush(sorted({number for number, _ in reserved}))
             pointer = SnapshotPointer(

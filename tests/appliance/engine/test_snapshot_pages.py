@@ -80,6 +80,29 @@ def test_where_there_is_no_room_at_all_it_says_so(tmp_path: Path) -> None:
     trio.run(main)
 
 
+def test_an_index_that_fits_no_page_is_an_error_and_stops_no_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large catalogue in small pages has too many: who would write hears so, and whoever reads does not notice."""
+    monkeypatch.setattr(snapshot, "INDEX_MAX", 100)
+    devices = make_devices(2)
+    make_pool(devices)
+
+    async def main() -> None:
+        async with store_over(devices, tmp_path / "catalogue.db") as store:
+            bucket = await store.create_bucket("bucket", "me")
+            free = [store.engine.pool.allocator.free(device) for device in store.engine.pool.devices]
+            with pytest.raises(StoreError) as caught:
+                store.engine.checkpointer.take()
+            assert caught.value.code is Code.UNAVAILABLE
+            assert free == [store.engine.pool.allocator.free(device) for device in store.engine.pool.devices]
+            monkeypatch.undo()
+            await store.put_object(bucket, b"k", store.small_body(b"k"), "e", NO_ATTRIBUTES)
+            store.engine.checkpointer.take()
+
+    trio.run(main)
+
+
 def test_the_size_of_its_pages_is_told_by_how_many_there_are() -> None:
     for size in (snapshot.SNAPSHOT_PAGE >> shift for shift in range(0, 7, 2)):
         for length in (2 * size, 2 * size + 1, 3 * size - 1, 100 * size, 64 * snapshot.SNAPSHOT_PAGE):
