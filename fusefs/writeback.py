@@ -432,8 +432,8 @@ class WriteBack:
             return False
         if not file.takes_patches or file.error or file.refused or overlay.fresh > PATCH_MAX:
             return False
-        if last is not None and (not last.durable or last.done):  # what fails is told by who waits
-            return False
+        if last is not None and (not last.durable or last.done or file.pending[0].ticket.settled):
+            return False  # what fails is told by who waits, and so is what has failed and was not taken in
         if not overlay.fresh or any(segment.owner == 0 and not segment.in_memory for segment in overlay):
             return False
         token, size, since = next(self._tokens), file.size, file.dirty_since

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import trio.testing
 from pyfuse3 import FUSEError
 
 from appliance.engine import engine as engine_room
+from appliance.engine.ticket import Ticket
 from appliance.errors import Code, StoreError
 from appliance.limits import GATHER_MAX, MIB
 from appliance.upkeep.audit import audit
@@ -193,5 +195,54 @@ def test_what_was_synced_is_tried_again_whether_it_is_in_memory_or_on_devices(tm
             await mount.close(fh)
             await mount.ops.files.commit_all()
             assert (await audit(mount.store, verify=True)).healthy
+
+    trio.run(main)
+
+
+def test_little_is_not_answered_by_the_writer_while_a_failure_was_not_taken_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop has heard of a commit that failed and of a later one that stands, and has taken in neither: what the
+    first had is in memory alone."""
+    monkeypatch.setattr(engine_room, "BATCH_COMMANDS_MAX", 1)
+
+    async def main() -> None:
+        async with unmounted_pool(tmp_path) as mount:
+            await mount.write_file("photos/log", DATA)
+            await mount.ops.files.commit_all()
+            engine, files, gate = mount.store.engine, mount.ops.files, trio.Event()
+            fh = await mount.open("photos/log", os.O_RDWR)
+            file = files.files[await mount.inode("photos/log")]
+
+            async def pause() -> None:
+                if not gate.is_set():
+                    await gate.wait()
+
+            stand, taken = engine._stand, []
+
+            def stood(tickets: Sequence[Ticket]) -> None:
+                stand(tickets)
+                failed = [commit.ticket.error is not None for commit in file.pending]
+                taken.append((failed, files.submit_little(file, lambda: None, lambda _: None)))
+
+            monkeypatch.setattr(engine, "_pause", pause)
+            monkeypatch.setattr(engine, "_stand", stood)
+            await mount.ops.write(fh, 0, b"a" * 100)
+            await files.commit(file)
+            await mount.ops.write(fh, 3000, b"b" * 100)
+            async with trio.open_nursery() as nursery:
+
+                async def sync() -> None:
+                    async with refused(errno.EIO):
+                        await mount.ops.fsync(fh, False)
+
+                nursery.start_soon(sync)
+                await trio.testing.wait_all_tasks_blocked()
+                await mount.ops.write(fh, 5000, b"c" * 100)
+                Failing(mount).left = 2
+                gate.set()
+            assert taken[0] == ([True, False], False)
+            await mount.ops.fsync(fh, False)
+            await mount.close(fh)
 
     trio.run(main)
