@@ -188,7 +188,7 @@ class Connection(Exchange):
     async def _answer_refusal(self) -> None:
         """Tells a peer what was wrong with its body, if it can still listen and heard nothing else."""
         if self.refusal is not None and self.phase < STARTED:
-            await self._refuse(self.refusal.status, self.refusal.message)
+            await self._refuse(self.refusal.status, self.refusal.message, self.refusal.code)
 
     async def _read_head(self, buffered: bytes) -> bytes:
         """Bytes that hold a whole head; b"" if the connection is to be closed (what was to be said has been said)."""
@@ -253,10 +253,10 @@ class Connection(Exchange):
             return False
         return not (self.left or self.chunked)
 
-    async def _refuse(self, status: int, message: str) -> None:
+    async def _refuse(self, status: int, message: str, code: str = "") -> None:
         """Answers an error by itself, S3's document in the body; the connection closes after it."""
         body = (
-            f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{_CODES[status]}</Code>'
+            f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code or _CODES[status]}</Code>'
             f"<Message>{message.translate(_ESCAPES)}</Message></Error>"
         ).encode()
         if self.head is None:

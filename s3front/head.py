@@ -46,12 +46,14 @@ _FRAMING: Final = frozenset((b"host", b"content-length", b"transfer-encoding", b
 
 
 class HeadError(Exception):
-    """A head that is not served.  `status` is the HTTP status to answer before the connection is closed."""
+    """A head that is not served.  `status` is the HTTP status to answer before the connection is closed, `code` S3's
+    code where it is not that of the status."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, code: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.code = code
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):

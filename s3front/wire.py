@@ -98,7 +98,7 @@ class Wire:
 
     def _stalled(self) -> ClientGone:
         self.gone = True
-        self.refusal = HeadError(408, "The client was too slow.")
+        self.refusal = HeadError(400, "The client was too slow.", "RequestTimeout")
         return ClientGone("The client was too slow.")
 
     def _left_early(self) -> ClientGone:

@@ -10,19 +10,33 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from appliance.errors import Code, StoreError
 from appliance.verbs import base, objects
+from s3front.errors import ERRORS
 from s3front.operations.table import Operation, router
 from s3front.router import Level, Route
 from tests.s3front.box import KEY, Answer, Box
 from tests.s3front.memory_store import NOW_NS
-from tests.s3front.operations.documented_errors import ANYBODY, BASE, GENERAL_ONLY, LATER, OWN, SSE_C, Row, general
+from tests.s3front.operations.documented_errors import (
+    ANYBODY,
+    BASE,
+    ELSEWHERE,
+    GENERAL_ONLY,
+    LATER,
+    OWN,
+    Row,
+    customer,
+    general,
+)
 from tests.s3front.operations.people import OTHER, introduce
 from tests.security.test_documents import DOCUMENTS
 
+TESTS = Path(__file__).parents[2]
 BUCKETS = ("/b", "/versions", "/locked", "/enforced", "/closed", "/public", "/with.dot")
 
 
@@ -47,9 +61,7 @@ def scene(box: Box) -> dict[str, str]:
 
     introduce(box)
     do("PUT", "/b/k", body=b"content")
-    secret = b"k" * 32
-    sealed = {"algorithm": "AES256", "key": base64.b64encode(secret).decode(), "key-MD5": md5(secret)}
-    do("PUT", "/b/sealed", body=b"sealed", **{SSE_C + name: value for name, value in sealed.items()})
+    do("PUT", "/b/sealed", body=b"sealed", **{name: value for name, value in customer(b"one").items() if value})
     do("PUT", "/b/once", body=b"x")
     do("PUT", "/b/renamed", "renameObject=", x_amz_rename_source="/b/once", x_amz_client_token="once")
     do("PUT", "/others", who=OTHER)
@@ -144,6 +156,34 @@ def test_every_operation_has_its_rows_or_says_why_not() -> None:
     assert set(OWN) | set(GENERAL_ONLY) == served
     assert set(BASE) | set(ANYBODY) <= served
     assert all(OWN.values())
+
+
+def test_every_code_of_this_door_has_a_row_or_a_test_elsewhere() -> None:
+    rows = [row for route, one in router().names() for row in general(route, one) + OWN.get(one.name, [])]
+    met = {row.error.partition(" ")[2] for row in rows} - {""}
+    assert met & set(ELSEWHERE) == set()
+    assert met | set(ELSEWHERE) == set(ERRORS)
+    for code, test in ELSEWHERE.items():
+        assert re.search(rf"\b{code}\b", (TESTS / test).read_text()), (code, test)
+
+
+def test_a_store_that_cannot_serve_answers_in_s3s_words(double: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    for code, error in (
+        (Code.UNAVAILABLE, "503 ServiceUnavailable"),
+        (Code.READ_ONLY, "503 ServiceUnavailable"),
+        (Code.CONFLICT, "409 OperationAborted"),
+        (Code.DAMAGED, "500 InternalError"),
+        (Code.IO_ERROR, "500 InternalError"),
+        (Code.NO_SPACE, "507 InsufficientStorage"),
+        (Code.QUOTA_EXCEEDED, "403 QuotaExceeded"),
+    ):
+
+        async def fail(*_: object, code: Code = code) -> None:
+            raise StoreError(code)
+
+        monkeypatch.setattr(double.store, "look_up", fail)
+        assert wrong(Row(error), "GET", double.send("GET", "/b/k")) == "", code
+        assert wrong(Row(error), "HEAD", double.send("HEAD", "/b/k")) == "", code
 
 
 @pytest.mark.slow
