@@ -28,7 +28,14 @@ async def read(store: ObjectStore, file: File, start: int, end: int) -> bytes:
         elif segment.source is None:
             parts.append(bytes(stop - start))
         elif isinstance(segment.source, NewChunk):
-            parts.append(await _staged(store, segment.source, segment.skip + start - segment.start, stop - start))
+            chunk = segment.source
+            try:
+                parts.append(await _staged(store, chunk, segment.skip + start - segment.start, stop - start))
+            except StoreError:
+                _, _, now = next(file.overlay.pieces(start, stop))
+                if now is not None and now.source is chunk:
+                    raise
+                continue  # it was written over and given back meanwhile: its place may be another's
         else:
             parts.append(bytes(segment.view()[start - segment.start : stop - segment.start]))
         start = stop

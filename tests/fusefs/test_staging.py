@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from appliance.errors import Code, StoreError
 from appliance.limits import CHUNK_SIZE, MIB
 from appliance.model import Bucket, NewChunk
 from fusefs import staging, writeback
-from tests.fusefs.scenes import refused, run
+from tests.fusefs.scenes import refused, run, run_on_pool
 from tests.fusefs.unmounted import Unmounted
 
 if TYPE_CHECKING:
@@ -156,7 +157,59 @@ def test_what_is_written_over_a_chunk_under_way_joins_it_and_is_what_stays(monke
             assert found[:1] == DATA[CHUNK_SIZE : CHUNK_SIZE + 1], f"the {name} one first"
             assert found == DATA[CHUNK_SIZE : 2 * CHUNK_SIZE], f"the {name} one first"
 
+        async def failing(*arguments: Any) -> NewChunk:
+            await trio.lowlevel.checkpoint()
+            raise StoreError(Code.IO_ERROR)
+
+        monkeypatch.setattr(mount.store, "stage", failing)
+        fh = await mount.create("photos/failed")
+        for data in (DATA[:CHUNK_SIZE], DATA[CHUNK_SIZE : 2 * CHUNK_SIZE]):  # what has joined is dirty again, too
+            await mount.ops.write(fh, 0, data)
+        await trio.testing.wait_all_tasks_blocked()
+        monkeypatch.setattr(mount.store, "stage", through)
+        await mount.ops.fsync(fh, False)
+        await mount.close(fh)
+        assert await mount.door.get("photos", b"failed") == DATA[CHUNK_SIZE : 2 * CHUNK_SIZE]
+
     run(scene)
+
+
+def test_a_reader_of_bytes_that_are_written_over_meanwhile_is_given_what_is_there_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chunk that it was reading is given back, and its place is another's, before the device is asked."""
+
+    async def scene(mount: Unmounted) -> None:
+        gate, found = trio.Event(), b""
+
+        async def read_staged(*arguments: Any) -> bytes:
+            await gate.wait()
+            data: bytes = await through(*arguments)
+            return data
+
+        async def read() -> None:
+            nonlocal found
+            found = await mount.ops.read(fh, MIB, 4096)
+
+        through = mount.store.read_staged
+        monkeypatch.setattr(mount.store, "read_staged", read_staged)
+        fh = await mount.create("photos/f")
+        await mount.ops.write(fh, 0, DATA[:CHUNK_SIZE])
+        (file,) = mount.ops.files.files.values()
+        while not file.staged:
+            await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.lowlevel.checkpoint()
+            for number in (1, 2):
+                await mount.ops.write(fh, 0, DATA[number * CHUNK_SIZE : (number + 1) * CHUNK_SIZE])
+                await mount.ops.fsync(fh, False)
+            await mount.write_file("photos/g", DATA[:CHUNK_SIZE])
+            gate.set()
+        assert found == DATA[2 * CHUNK_SIZE : 2 * CHUNK_SIZE + 4096]
+        await mount.close(fh)
+
+    run_on_pool(scene, tmp_path)
 
 
 def test_a_writer_beyond_the_bound_goes_on_with_the_next_chunk_that_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
