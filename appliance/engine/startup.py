@@ -345,8 +345,33 @@ def _read_journals(pool: Pool, epochs: dict[bytes, int], newest: Superblock) -> 
     if damage is not None and newest.state == "clean" and _last_seq(best, pool) < newest.applied_seq:
         raise damage
     for device, found in chains:
+        if trust(device)[0] and found is not None:
+            _require_prefix(device, found, best)
+    for device, found in chains:
         _align(pool, device, found or [], best)
     return best
+
+
+def _require_prefix(device: PoolDevice, found: Sequence[Found], best: Sequence[Found]) -> None:
+    """A ring may end in one batch that the best has otherwise or not at all: what nobody acknowledged (I12).  If there
+    are more, the pool was run without that device, and on that device without the others: what was acknowledged on
+    one side would be lost.  Raises JOURNAL_DAMAGED."""
+    same = _common(found, best)
+    if len(found) - same > 1:
+        raise StoreError(
+            Code.JOURNAL_DAMAGED,
+            f"the pool was written with {device.path} and without it, each time without what the other has: attach it"
+            " alone, or all but it, and keep what the other side holds",
+            cause=f"{len(found) - same} batches from {found[same].place.seq} on are only there",
+        )
+
+
+def _common(found: Sequence[Found], best: Sequence[Found]) -> int:
+    """By how many records both begin."""
+    same = 0
+    while same < min(len(found), len(best)) and found[same].digest == best[same].digest:
+        same += 1
+    return same
 
 
 def _without_journal(pool: Pool, database: Path, damage: RingDamaged) -> list[Found]:
@@ -377,9 +402,7 @@ def _without_journal(pool: Pool, database: Path, damage: RingDamaged) -> list[Fo
 def _align(pool: Pool, device: PoolDevice, found: list[Found], best: list[Found]) -> None:
     """Makes a ring hold the best chain and nothing beyond it: what it lacks, what it has otherwise (a batch that the
     others took back), what it has too much.  A device that can't be written is fenced."""
-    same = 0
-    while same < min(len(found), len(best)) and found[same].digest == best[same].digest:
-        same += 1
+    same = _common(found, best)
     if same == len(best) == len(found):
         return
     log.warning("the journal on %s differs after %d records: made equal to the others", device.path, same)

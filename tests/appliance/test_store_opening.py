@@ -188,6 +188,32 @@ def test_one_journal_of_two_is_enough(devices: list[MemoryDevice], database: Pat
     check(devices, database)
 
 
+def test_a_pool_that_was_run_in_halves_is_not_made_one_by_forgetting_a_half(tmp_path: Path) -> None:
+    """I12: the host's file is lost, and each of two journals has batches that were acknowledged without the other."""
+    devices = make_devices(2)
+    make_pool(devices, journals=2)
+    databases = [tmp_path / name for name in ("both.db", "first.db", "second.db", "third.db")]
+
+    async def main() -> None:
+        async with store_over(devices, databases[0]) as store:
+            await store.create_bucket("bucket", "me")
+        for at in (0, 1):
+            async with store_over(devices[at : at + 1], databases[1 + at]) as store:
+                for number in range(3):
+                    body = store.small_body(b"%d" % number)
+                    await store.put_object(store.bucket("bucket"), b"%d/%d" % (at, number), body, "e", NO_ATTRIBUTES)
+        with pytest.raises(StoreError) as caught:
+            async with store_over(devices, databases[3]):
+                pass
+        assert caught.value.code is Code.JOURNAL_DAMAGED
+        for at in (0, 1):
+            async with store_over(devices[at : at + 1], tmp_path / f"again{at}.db") as store:
+                found = await store.list_objects(store.bucket("bucket"), limit=10)
+                assert [item.key for item in found.objects] == [b"%d/%d" % (at, number) for number in range(3)]
+
+    trio.run(main)
+
+
 def test_a_missing_device_leaves_the_other_copy(devices: list[MemoryDevice], database: Path) -> None:
     check(devices[:1], database)
     check(devices, database)
