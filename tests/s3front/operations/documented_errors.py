@@ -48,6 +48,8 @@ PUBLIC: Final = {"x-amz-acl": "public-read"}
 
 # What a request of the operation is that would succeed: (path, query, headers, body).  Documents come from DOCUMENTS.
 BASE: Final[dict[str, tuple[str, str, dict[str, str], bytes]]] = {
+    "DeleteBucket": ("/with.dot", "", {}, b""),
+    "DeleteObjectTagging": ("/enforced/k", "", {}, b""),
     "CreateBucket": ("/new-bucket", "", {}, b""),
     "PutObject": ("/b/new", "", {}, b"content"),
     "PostObject": ("/b", "", {"content-type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}, b""),
@@ -56,15 +58,16 @@ BASE: Final[dict[str, tuple[str, str, dict[str, str], bytes]]] = {
     "UploadPart": ("/b/m", "partNumber=1&uploadId={upload}", {}, b"part"),
     "UploadPartCopy": ("/b/m", "partNumber=1&uploadId={upload}", {"x-amz-copy-source": "/b/k"}, b""),
     "CompleteMultipartUpload": ("/b/m", "uploadId={upload}", {}, b""),
-    "AbortMultipartUpload": ("/b/m", "uploadId={upload}", {}, b""),
+    "AbortMultipartUpload": ("/b/k", "uploadId={taken}", {}, b""),
     "ListParts": ("/b/m", "uploadId={upload}", {}, b""),
-    "RenameObject": ("/b/new", "", {"x-amz-rename-source": "/b/k"}, b""),
+    "RenameObject": ("/b/new", "", {"x-amz-rename-source": "/b/renamed"}, b""),
     "GetObjectAttributes": ("/b/k", "", {"x-amz-object-attributes": "ETag"}, b""),
     "PutBucketPolicy": ("/b", "", {}, json.dumps(POLICY).encode()),
     "GetObjectLegalHold": ("/locked/held", "", {}, b""),
     "PutObjectLegalHold": ("/locked/free", "", {}, b""),
     "GetObjectRetention": ("/locked/held", "", {}, b""),
     "PutObjectRetention": ("/locked/free", "", {}, b""),
+    "GetObjectLockConfiguration": ("/locked", "", {}, b""),
     "PutObjectLockConfiguration": ("/locked", "", {}, b""),
 }
 ANYBODY: Final = {
@@ -315,7 +318,7 @@ OWN: Final[dict[str, list[Row]]] = {
             headers={**PUBLIC, "x-amz-object-ownership": "BucketOwnerEnforced"},
         ),
     ],
-    "DeleteBucket": [Row("409 BucketNotEmpty")],
+    "DeleteBucket": [Row("409 BucketNotEmpty", "/b")],
     "GetBucketEncryption": [Row("404 ServerSideEncryptionConfigurationNotFoundError")],
     "PutBucketEncryption": [
         Row("400 MalformedXML", body=DOCUMENTS["PutBucketEncryption"].replace("AES256", "AES512")),
@@ -451,14 +454,14 @@ OWN: Final[dict[str, list[Row]]] = {
         Row("404 NoSuchKey", headers={"if-match": '"other"'}),
         Row("400 BadDigest", headers={"x-amz-checksum-crc64nvme": "AAAAAAAAAAA="}),
     ],
-    "AbortMultipartUpload": [Row("404 NoSuchUpload", query="uploadId=none"), Row("404 NoSuchUpload", "/b/k")],
+    "AbortMultipartUpload": [Row("404 NoSuchUpload", query="uploadId=none"), Row("404 NoSuchUpload", "/b/m")],
     "ListParts": [
         Row("404 NoSuchUpload", query="uploadId=none"),
         Row("404 NoSuchUpload", "/b/k"),
         Row("400 InvalidArgument", query="uploadId={upload}&max-parts=-1"),
         Row("400 InvalidArgument", query="uploadId={upload}&part-number-marker=none"),
     ],
-    "GetObjectTorrent": [Row("404 NoSuchKey", "/b/none")],
+    "GetObjectTorrent": [Row("404 NoSuchKey")],
     "GetObjectTagging": versions(),
     "PutObjectTagging": [
         *versions(),

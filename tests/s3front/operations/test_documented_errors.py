@@ -187,6 +187,25 @@ def test_a_store_that_cannot_serve_answers_in_s3s_words(double: Box, monkeypatch
 
 
 @pytest.mark.slow
+def test_the_rows_own_requests_succeed_but_for_what_they_change(box: Box) -> None:
+    """Otherwise a row might meet its error by an accident.  What reads comes first, and what deletes last."""
+    ids = scene(box)
+    failures = []
+    methods = ["GET", "HEAD", "PUT", "POST", "DELETE"]
+    late = {"UploadPart", "RenameObject"}  # after the copy of the same part; after all that reads its source
+
+    def turn(one: tuple[Route, Operation]) -> tuple[int, bool]:
+        return methods.index(one[0].method), one[1].name in late
+
+    for route, operation in sorted(router().names(), key=turn):
+        answer = ask(box, ids, route, operation, Row(""))
+        unset = [row for row in OWN.get(operation.name, []) if row == Row(row.error)]  # there is nothing to read
+        if operation.name != "PostObject" and (answer.status < 300) is bool(unset):  # a form is every row's own
+            failures.append(f"{operation.name}: {answer}")
+    assert not failures, "\n".join(failures)
+
+
+@pytest.mark.slow
 def test_every_operation_answers_its_documented_errors(box: Box) -> None:
     ids = scene(box)
     before = state(box)
