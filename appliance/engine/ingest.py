@@ -12,7 +12,8 @@ space is derived (I7).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Final
 
@@ -60,6 +61,8 @@ class Staged:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._chunks: dict[int, tuple[NewPage, ...]] = {}
+        self._readers: dict[int, int] = {}  # chunk -> how many read it
+        self._left: dict[int, tuple[NewPage, ...]] = {}  # given back, but read
         self._lock = threading.Lock()
 
     def add(self, chunk: NewChunk) -> None:
@@ -78,9 +81,31 @@ class Staged:
             return self._chunks.get(chunk_id)
 
     def forfeit(self, chunk_id: int) -> None:
-        """Gives the space back, if no command took it."""
+        """Gives the space back, if no command took it, and when nobody reads it any more."""
         with self._lock:
             pages = self._chunks.pop(chunk_id, ())
+            if pages and chunk_id in self._readers:
+                self._left[chunk_id] = pages
+                return
+        self._give_back(pages)
+
+    @contextmanager
+    def reading(self, chunk_id: int) -> Iterator[None]:
+        """Inside, the chunk's pages are nobody else's, unless a command took them."""
+        with self._lock:
+            self._readers[chunk_id] = self._readers.get(chunk_id, 0) + 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers[chunk_id] -= 1
+                pages: tuple[NewPage, ...] = ()
+                if not self._readers[chunk_id]:
+                    del self._readers[chunk_id]
+                    pages = self._left.pop(chunk_id, ())
+            self._give_back(pages)
+
+    def _give_back(self, pages: tuple[NewPage, ...]) -> None:
         for item in pages:
             self._pool.allocator.forfeit(item.device, item.offset)
 

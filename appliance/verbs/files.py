@@ -289,7 +289,7 @@ class FileVerbs(VersionVerbs):
         return NewChunk(self.engine.new_id(), len(data), data, key=encryption)
 
     async def read_staged(self, chunk: NewChunk, start: int, length: int) -> bytes:
-        """Bytes of a staged chunk that no commit took yet."""
+        """Bytes of a staged chunk that no commit took yet, whatever becomes of it while they are read."""
         if not chunk.pages:
             return chunk.data[start : start + length]
         refs: dict[int, list[PageRef]] = {}
@@ -297,7 +297,14 @@ class FileVerbs(VersionVerbs):
             refs.setdefault(item.index, []).append(
                 PageRef(item.device, item.offset, item.length, item.index, item.hsum, chunk.id)
             )
-        return await self.engine.lanes.call(self.engine.retrieval.read_pages, refs, start, length)
+        retrieval = self.engine.retrieval
+        pin = retrieval.pins.pin(self.engine.shown)  # if a commit takes it, and another one frees it (I11)
+        try:
+            with self.engine.staged.reading(chunk.id):
+                return await self.engine.lanes.call(retrieval.read_pages, refs, start, length)
+        finally:
+            retrieval.pins.unpin(pin)
+            retrieval.unpinned()
 
     def forfeit(self, chunks: Sequence[NewChunk]) -> None:
         """Gives back staged chunks that no commit took."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -142,6 +143,27 @@ def test_what_no_commit_took_is_given_back(tmp_path: Path) -> None:
         assert await store.read_staged(chunk, GATHER_MAX - 1, 2) == bytes(2)
         store.forfeit([chunk])
         store.forfeit([chunk])
+        assert free(store) == before
+
+    run_store(tmp_path, main)
+
+
+def test_what_is_given_back_while_it_is_read_is_nobody_elses_until_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the reader meets another's page, and an operator is told of a damaged one."""
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        before, through = free(store), store.engine.retrieval.read_pages
+
+        def read_pages(*arguments: Any) -> bytes:
+            store.forfeit([chunk])
+            assert free(store) <= before - chunk.length, "nobody else can be given its place"
+            return through(*arguments)
+
+        monkeypatch.setattr(store.engine.retrieval, "read_pages", read_pages)
+        chunk = await store.stage(bucket, [b"\x01" * CHUNK_SIZE])
+        assert await store.read_staged(chunk, PAGE_PAYLOAD - 2, 5) == b"\x01" * 5
         assert free(store) == before
 
     run_store(tmp_path, main)
