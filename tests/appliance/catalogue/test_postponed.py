@@ -5,14 +5,14 @@ from __future__ import annotations
 import sqlite3
 
 from appliance.catalogue import schema
-from appliance.catalogue.database import Rows, connect
+from appliance.catalogue.database import Rows
 from appliance.catalogue.postponed import Postponed, carry_out
 from appliance.catalogue.schema import CHUNK, MAP, PAGE, SLICE
 
 
 def made() -> tuple[sqlite3.Connection, list[str]]:
     """An open transaction with a chunk, and the statements from now on."""
-    connection = connect(":memory:")
+    connection = sqlite3.connect(":memory:", isolation_level=None)
     schema.create(connection)
     connection.execute("BEGIN")
     connection.execute(CHUNK.upsert, (1, 100, 1, 1, 0))
