@@ -23,9 +23,10 @@ import trio
 from appliance.errors import StoreError
 from appliance.model import Node
 from fusefs.handles import DirectoryHandle, FileHandle
-from fusefs.observed import UNDER_WAY, operation
+from fusefs.observed import operation
 from fusefs.permits import READ, WRITE, Permits
 from fusefs.streams import LONG, Streams
+from fusefs.threaded import InThreads
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
@@ -38,8 +39,7 @@ class DirectReads:
         self._store = store
         self._permits = permits
         self._reads = reads
-        self._under_way = 0
-        self._idle = trio.Event()
+        self._under_way = InThreads()
         self._observed = operation("read")
         self._failures: dict[tuple[FileHandle, int, int], tuple[Node, StoreError]] = {}  # nobody was told yet
         self.streams: Streams | None = None  # where the compiled part is there
@@ -87,10 +87,7 @@ class DirectReads:
 
         def done(result: outcome.Outcome[None]) -> None:
             reader.close()
-            UNDER_WAY.requests -= 1
-            self._under_way -= 1
-            if not self._under_way:
-                self._idle.set()
+            self._under_way.ended()
             if isinstance(result, outcome.Error):
                 if isinstance(result.error, StoreError):
                     self._failures[handle, start, end] = base, result.error
@@ -99,13 +96,11 @@ class DirectReads:
                 self._observed.ended(perf_counter() - begun)
                 self._observed.bytes += end - start
 
-        UNDER_WAY.requests += 1
-        self._under_way += 1
+        self._under_way.begun()
         try:
             reader.start(reply, done)
         except trio.ClosedResourceError:  # so is the store: nobody will be called
-            UNDER_WAY.requests -= 1
-            self._under_way -= 1
+            self._under_way.ended()
             reader.close()
             return False
         return True
@@ -127,8 +122,6 @@ class DirectReads:
 
     async def idle(self) -> None:
         """All are answered: the session may end."""
-        while self._under_way:
-            self._idle = trio.Event()
-            await self._idle.wait()
+        await self._under_way.idle()
         if self.streams is not None:
             await self.streams.idle()

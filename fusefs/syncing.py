@@ -16,12 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import perf_counter
 
-import trio
-
 from fusefs.handles import DirectoryHandle, FileHandle
-from fusefs.observed import UNDER_WAY, operation
+from fusefs.observed import operation
 from fusefs.pending import Pending
 from fusefs.permits import READ, WRITE, Permits
+from fusefs.threaded import InThreads
 from fusefs.writeback import WriteBack
 
 
@@ -32,8 +31,7 @@ class DirectSyncs:
         self._files = files
         self._pending = pending
         self._permits = permits
-        self._under_way = 0
-        self._idle = trio.Event()
+        self._under_way = InThreads()
         self._observed = operation("fsync")
 
     def sync(
@@ -47,10 +45,7 @@ class DirectSyncs:
         file = handle.file
 
         def told(replied: bool) -> None:
-            UNDER_WAY.requests -= 1
-            self._under_way -= 1
-            if not self._under_way:
-                self._idle.set()
+            self._under_way.ended()
             if replied:
                 self._observed.ended(perf_counter() - begun)
             else:
@@ -63,13 +58,10 @@ class DirectSyncs:
                 return False
         except Exception:  # the usual handler meets the same and says so: out of here nothing would be an answer
             return False
-        UNDER_WAY.requests += 1
-        self._under_way += 1
+        self._under_way.begun()
         self._pending.synced(file.inode)  # before the program knows: what it does with the name next waits
         return True
 
     async def idle(self) -> None:
         """All are answered: the session may end."""
-        while self._under_way:
-            self._idle = trio.Event()
-            await self._idle.wait()
+        await self._under_way.idle()
