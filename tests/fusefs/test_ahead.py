@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +59,22 @@ class Failing:
         committer._barrier = fail
 
 
+@asynccontextmanager
+async def opened_log(directory: Path) -> AsyncIterator[tuple[Unmounted, Failing, int]]:
+    """A mount that lingers, how its barriers fail, and its photos/log: DATA, durable, and open to be written."""
+    async with unmounted_pool(directory) as mount:
+        linger(mount)
+        failing = Failing(mount)
+        await mount.write_file("photos/log", DATA)
+        await mount.ops.files.commit_all()
+        yield mount, failing, await mount.open("photos/log", os.O_RDWR)
+
+
 def test_what_stood_before_a_failed_commit_is_read_and_stays(tmp_path: Path) -> None:
     """The loop hears of both in one instant; the failed one, which is tried again, is not all that happened."""
 
     async def main() -> None:
-        async with unmounted_pool(tmp_path) as mount:
-            linger(mount)
-            failing = Failing(mount)
-            await mount.write_file("photos/log", DATA)
-            await mount.ops.files.commit_all()
-            fh = await mount.open("photos/log", os.O_RDWR)
+        async with opened_log(tmp_path) as (mount, failing, fh):
             await mount.ops.write(fh, 6000, b"a" * 100)
             await mount.ops.fsync(fh, False)
             failing.left = 4  # what was answered is tried again at once, and by who waits
@@ -92,12 +98,7 @@ def test_fsync_tells_of_a_commit_that_failed_before_the_one_that_stands(
     monkeypatch.setattr(engine_room, "BATCH_COMMANDS_MAX", 1)
 
     async def main() -> None:
-        async with unmounted_pool(tmp_path) as mount:
-            linger(mount)
-            failing = Failing(mount)
-            await mount.write_file("photos/log", DATA)
-            await mount.ops.files.commit_all()
-            fh = await mount.open("photos/log", os.O_RDWR)
+        async with opened_log(tmp_path) as (mount, failing, fh):
             file = mount.ops.files.files[await mount.inode("photos/log")]
             for _ in range(20):  # the loop's order is by chance
                 failing.left = 2
