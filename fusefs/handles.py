@@ -32,7 +32,6 @@ from fusefs.windows import Windows
 
 if TYPE_CHECKING:
     from appliance.store import Ticket
-    from fusefs.staging import Staging
     from fusefs.streams import Stream
 
 log = logging.getLogger(__name__)
@@ -122,7 +121,6 @@ class File:
         "scan_at",
         "size",
         "staged",
-        "staging",
         "stays",
         "uid",
         "until",
@@ -168,7 +166,6 @@ class File:
         self.orphan = False
         self.dirty_since = NOT_DIRTY
         self.scan_at = 0
-        self.staging: Staging | None = None  # of whole chunks, while it is written
         self.windows: Windows | None = None  # of who reads it at random
 
     @classmethod

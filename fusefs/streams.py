@@ -28,7 +28,6 @@ import trio
 
 from appliance.errors import StoreError
 from appliance.limits import MIB, PLAN_WINDOW
-from fusefs.handles import FileHandle
 from fusefs.observed import operation
 
 if TYPE_CHECKING:
@@ -95,6 +94,12 @@ class Stream:
         self.closed = False
 
 
+class Streamed(Protocol):
+    """A handle, as far as it is known here."""
+
+    stream: Stream | None
+
+
 class Streams:
     """One mount's."""
 
@@ -112,7 +117,7 @@ class Streams:
         self.taken = 0  # reads
         self._observed = operation("read")
 
-    def take(self, handle: FileHandle, base: Node, start: int, end: int, take: type_take) -> bool:
+    def take(self, handle: Streamed, base: Node, start: int, end: int, take: type_take) -> bool:
         """Whether `take(window, end)` has taken a read of [start, end), which the file has, all of it committed."""
         stream = handle.stream
         if stream is None:
@@ -142,7 +147,7 @@ class Streams:
             self._plan(stream, base, end)
         return False
 
-    def close(self, handle: FileHandle) -> None:
+    def close(self, handle: Streamed) -> None:
         """The handle is not read any more."""
         stream, handle.stream = handle.stream, None
         if stream is not None:

@@ -66,6 +66,7 @@ class WriteBack:
         self.memory = 0  # of all overlays
         self._dirty: dict[int, File] = {}  # in the order of their first change
         self._tokens = count(1)
+        self.stagings: dict[File, Staging] = {}  # of whole chunks, while the file is written
         self.commits: deque[Commit] = deque()
         self._submitted = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -210,8 +211,8 @@ class WriteBack:
             victim = file
             if file.overlay.memory < FILE_MEMORY_MAX:
                 victim = max(self.files.values(), key=lambda other: other.overlay.memory)
-            if victim.staging is not None:
-                await victim.staging.progress()
+            if victim in self.stagings:
+                await self.stagings[victim].progress()
             elif victim.overlay.memory > GATHER_MAX and (victim.overlay.fresh or victim.lock.locked()):
                 async with victim.lock:
                     if victim.overlay.memory >= FILE_MEMORY_MAX or self.memory >= TOTAL_MEMORY_MAX:
@@ -360,15 +361,15 @@ class WriteBack:
 
     def _stage_runs(self, file: File) -> None:
         """Whole chunks leave memory while the file is written: with those under way, or as the first ones."""
-        if file.staging is not None:
-            if file.staging.takes_more and not is_commit_due(file):
-                file.staging.add(whole_chunks(file, next(self._tokens)))
+        if file in self.stagings:
+            if self.stagings[file].takes_more and not is_commit_due(file):
+                self.stagings[file].add(whole_chunks(file, next(self._tokens)))
         elif self._nursery is not None and not file.lock.locked():
             staging = self._staging(file, owner=0, grows=True)
             gatherings = whole_chunks(file, staging.token)
             if gatherings:
                 file.lock.take()
-                file.staging = staging
+                self.stagings[file] = staging
                 self._nursery.start_soon(self._stage_early, file, staging, gatherings)
 
     async def _stage_early(self, file: File, staging: Staging, gatherings: list[Gathering]) -> None:
@@ -377,7 +378,7 @@ class WriteBack:
             try:
                 await staging.run(gatherings)
             finally:
-                file.staging = None
+                del self.stagings[file]
             if is_commit_due(file):
                 await self._submit(file)
         except Exception as error:

@@ -24,13 +24,15 @@ from appliance.authority import Action, authorize, owns_plainly
 from appliance.errors import Code, StoreError
 from s3front import cors, form, form_request, preflight, transfer, website_door, xml
 from s3front.admission import admit, admit_source
+from s3front.asgi import Receive, Scope, Send
 from s3front.conditions import refused
 from s3front.errors import S3Error, from_store
 from s3front.guessing import GuessSlowdown
 from s3front.operations import table
-from s3front.request import Door, Receive, Request, Scope, Send, check_version, parse_copy_source
+from s3front.request import Door, Request, parse_copy_source
 from s3front.response import Response
 from s3front.router import COPY_SOURCE, Level
+from s3front.target import check_version
 from s3front.transfer import BodyTooLarge, ClientGone
 from s3front.verified import AuthError, Payload, SignedRequest, Verified, verify, verify_form
 

@@ -16,8 +16,8 @@ from typing import Any, Final
 import multipart
 
 from appliance.limits import KIB
+from s3front.asgi import Receive
 from s3front.errors import S3Error
-from s3front.request import Receive
 from s3front.transfer import ClientGone
 
 FIELDS_MAX: Final = 20 * KIB  # S3's own bound of everything before the file

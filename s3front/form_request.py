@@ -12,16 +12,17 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import quote
 
 from appliance.limits import KEY_LENGTH_MAX
 from s3front import post_policy, tagging
+from s3front.asgi import Receive, Scope
 from s3front.errors import S3Error, invalid_argument
 from s3front.form import Form
-from s3front.post_policy import Policy
-from s3front.request import Receive, Request, Scope, key_too_long
+from s3front.request import Posted, Request
 from s3front.router import Level
+from s3front.target import key_too_long
 from s3front.verified import SignedRequest, Verified
 
 Admit = Callable[[SignedRequest, Mapping[str, str], Mapping[bytes, bytes]], Verified]
@@ -44,13 +45,6 @@ _FIELDS: Final[dict[str, bytes]] = {
     },
 }
 _PREFIXES: Final = ("x-amz-meta-", "x-amz-checksum-", "x-amz-object-lock-", "x-amz-server-side-encryption")
-
-
-class Posted(NamedTuple):
-    """A form whose policy holds, standing at its file.  `policy` is None for one that nobody signed."""
-
-    form: Form
-    policy: Policy | None
 
 
 async def accept(scope: Scope, receive: Receive, admit: Admit, domain_suffix: bytes, now: float) -> Request:

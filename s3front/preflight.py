@@ -11,9 +11,11 @@ from typing import Final
 from appliance import settings
 from appliance.errors import StoreError
 from s3front import cors
+from s3front.asgi import Scope
 from s3front.errors import S3Error
-from s3front.request import Door, Scope, decode_once, split_target
+from s3front.request import Door
 from s3front.response import Headers, Response
+from s3front.target import decode_once, split_target
 
 NAME: Final = "PreflightRequest"
 

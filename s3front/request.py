@@ -1,36 +1,53 @@
 """One request as an operation sees it: bucket, key and query decoded exactly once, headers as one dictionary.
 
-What is authorised and what is acted on is the same decoded string (SECURITY: no second decoding of `%2F`).  The bucket
-is split off before anything is decoded, so no escape can move the border between bucket and key.
+What is authorised and what is acted on is the same decoded string (SECURITY: no second decoding of `%2F`).
 
 `Door` is what every operation may reach: the store and this door's settings.
 """
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote_to_bytes
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from appliance.limits import KEY_LENGTH_MAX
-from appliance.model import version_number
 from s3front.errors import S3Error, invalid_argument
 from s3front.router import Level
+from s3front.target import check_version, decode_once, key_too_long, parse_query, split_target
 
 if TYPE_CHECKING:
-    from appliance.model import Bucket
+    from collections.abc import Mapping
+
+    from appliance.authority import Action
+    from appliance.model import Bucket, Node
     from appliance.store import ObjectStore
-    from s3front.admission import Admission
-    from s3front.form_request import Posted
+    from s3front.asgi import Receive, Scope
+    from s3front.form import Form
+    from s3front.post_policy import Policy
     from s3front.verified import Verified
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
 
-_BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+class Admission(Protocol):
+    """Why a request was let in, as far as its operation asks again (admission.py)."""
+
+    async def judge(self, key: bytes, version_id: str, headers: Mapping[bytes, bytes]) -> None:
+        """May the caller act on this key, and do what the headers ask beside?  Raises StoreError ACCESS_DENIED."""
+
+    async def allow(self, action: Action, key: bytes, version_id: str) -> None:
+        """Another action on the same key.  Raises StoreError ACCESS_DENIED."""
+
+    async def also(self, action: Action, key: bytes) -> None:
+        """Another action on another key of the bucket.  Raises StoreError ACCESS_DENIED."""
+
+    def recheck(self, key: bytes, node: Node) -> None:
+        """The object as it is now, before it is shown.  Raises StoreError ACCESS_DENIED."""
+
+
+class Posted(NamedTuple):
+    """A form whose policy holds, standing at its file.  `policy` is None for one that nobody signed."""
+
+    form: Form
+    policy: Policy | None
 
 
 class Door:
@@ -134,56 +151,6 @@ class Request:
         return int(text)
 
 
-def split_target(raw: bytes, host: bytes, domain_suffix: bytes) -> tuple[bytes, bytes]:
-    """Bucket and key of a path, both still percent-encoded and empty where they are not there.  Raises InvalidURI."""
-    if raw[:1] != b"/":
-        raise S3Error("InvalidURI")
-    bucket = virtual_host(host, domain_suffix) if domain_suffix else None
-    if bucket is not None:
-        return bucket, raw[1:]
-    bucket, _, key = raw[1:].partition(b"/")
-    return bucket, key
-
-
-def decode_once(raw: bytes) -> bytes:
-    """Percent-decoding, exactly once; a `+` is a plus.  Raises InvalidURI for a broken escape or what is not UTF-8."""
-    if b"%" in raw:
-        if _BROKEN_ESCAPE.search(raw):
-            raise S3Error("InvalidURI")
-        raw = unquote_to_bytes(raw)
-    if not raw.isascii():
-        try:
-            raw.decode("utf-8")
-        except UnicodeDecodeError:
-            raise S3Error("InvalidURI") from None
-    return raw
-
-
-def parse_query(query: bytes) -> dict[str, str]:
-    """Names to values, decoded once, `+` being a space.  Of a name given twice the first counts.  Raises InvalidURI."""
-    found: dict[str, str] = {}
-    for pair in query.split(b"&"):
-        name, _, value = pair.partition(b"=")
-        if name:
-            found.setdefault(_decode_parameter(name), _decode_parameter(value))
-    return found
-
-
-def _decode_parameter(raw: bytes) -> str:
-    return decode_once(raw.replace(b"+", b" ") if b"+" in raw else raw).decode()
-
-
-def virtual_host(host: bytes, suffix: bytes) -> bytes | None:
-    """The bucket in `bucket.s3.example.org:9000`, raw; None when the request is in path style."""
-    name = host.lower()
-    if not name.endswith(b"]"):
-        name = name.partition(b":")[0] if name.count(b":") == 1 else name
-    if not name.endswith(suffix):
-        return None
-    bucket = name[: -len(suffix)]
-    return bucket if bucket and b"/" not in bucket else None
-
-
 def parse_copy_source(value: bytes) -> Source:
     """`[/]bucket/key[?versionId=ID]`, percent-encoded.  Raises InvalidArgument, KeyTooLongError.
 
@@ -205,28 +172,9 @@ def parse_copy_source(value: bytes) -> Source:
     return Source(name, decoded, "" if version is None else check_version(version))
 
 
-def check_version(text: str) -> str:
-    """A version id, as it is.  Raises InvalidArgument for what no version was ever called."""
-    if not text:
-        raise invalid_argument("Version id cannot be the empty string", "versionId", text)
-    if version_number(text) is None:
-        raise invalid_argument("Invalid version id specified", "versionId", text)
-    return text
-
-
-def key_too_long(key: bytes) -> S3Error:
-    """400 with AWS's elements."""
-    return S3Error("KeyTooLongError", details=(("Size", str(len(key))), ("MaxSizeAllowed", str(KEY_LENGTH_MAX))))
-
-
 def _bad_source(value: bytes) -> S3Error:
     return invalid_argument(
         "Copy Source must mention the source bucket and key: sourcebucket/sourcekey",
         "x-amz-copy-source",
         value.decode("latin-1"),
     )
-
-
-def query_values(query: Mapping[str, str], name: str) -> bytes:
-    """A parameter's value as UTF-8, empty without it."""
-    return query.get(name, "").encode()

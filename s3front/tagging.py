@@ -17,7 +17,7 @@ from typing import Final
 
 from s3front import xml
 from s3front.errors import S3Error, invalid_argument
-from s3front.request import decode_once
+from s3front.target import decode_once
 from s3front.xml import Element
 
 OBJECT_TAGS_MAX: Final = 10

@@ -22,15 +22,17 @@ from s3front import preflight, website
 from s3front.admission import admit
 from s3front.errors import S3Error, from_store
 from s3front.operations import get_object, head_object
-from s3front.request import Request, decode_once, virtual_host
+from s3front.request import Request
 from s3front.response import Headers, Response
 from s3front.router import Level
+from s3front.target import decode_once, virtual_host
 from s3front.verified import SignedRequest, verify_nobody
 from s3front.website import Redirect, Website
 
 if TYPE_CHECKING:
     from appliance.model import Bucket
-    from s3front.request import Door, Receive, Scope
+    from s3front.asgi import Receive, Scope
+    from s3front.request import Door
 
 NAME: Final = "WebsiteRequest"
 

@@ -15,9 +15,8 @@ from appliance.errors import StoreError
 from appliance.limits import DELETE_KEYS_MAX, KEY_LENGTH_MAX
 from appliance.model import Deleted, Deletion, version_number
 from s3front import checksums, conditions, intake, object_lock, xml
-from s3front.admission import Admission
 from s3front.errors import S3Error, from_store
-from s3front.request import Door, Request
+from s3front.request import Admission, Door, Request
 from s3front.response import Response, answer
 from s3front.router import Level, Route
 from s3front.xml import Element

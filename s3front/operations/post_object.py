@@ -20,8 +20,7 @@ from s3front.body import BodyPlan, BodySink, receive_small
 from s3front.encryption import Sealing
 from s3front.errors import S3Error
 from s3front.form import Form
-from s3front.form_request import Posted
-from s3front.request import Door, Request
+from s3front.request import Door, Posted, Request
 from s3front.response import XML, Headers, Response
 from s3front.router import Level, Route
 from s3front.verified import Payload

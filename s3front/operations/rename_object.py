@@ -20,10 +20,11 @@ from s3front import conditions, preconditions
 from s3front.conditions import Names, Outcome
 from s3front.dates import NS, parse_date
 from s3front.errors import S3Error, invalid_argument
-from s3front.request import Door, Request, Source, decode_once, key_too_long
+from s3front.request import Door, Request, Source
 from s3front.response import Response
 from s3front.router import Level, Route
 from s3front.sources import with_source
+from s3front.target import decode_once, key_too_long
 
 NAME: Final = "RenameObject"
 ACTION: Final = Action.PUT_OBJECT

@@ -15,8 +15,9 @@ import s3front
 from appliance.errors import Code, StoreError
 from s3front.app import S3Middleware
 from s3front.errors import ERRORS, STORE_CODES, from_store
-from s3front.request import decode_once, parse_copy_source, parse_query
+from s3front.request import parse_copy_source
 from s3front.router import Level
+from s3front.target import decode_once, parse_query
 from s3front.transfer import ClientGone
 from tests.rows import rows
 from tests.s3front.box import EMPTY, HOST, KEY, READER, SCOPED, Answer, Box
