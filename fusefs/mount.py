@@ -35,7 +35,7 @@ from appliance.authority import MOUNT, Principal
 from appliance.errors import Code, StoreError
 from appliance.mountpoints import FILE_SYSTEM, Mounted
 from fusefs import extra, fastloop
-from fusefs.arriving import arrivals
+from fusefs.arriving import Arrivals, arrivals
 from fusefs.guarding import Guarding
 from fusefs.handshake import Handshake
 from fusefs.operations import Operations
@@ -274,6 +274,8 @@ class Mount:
                 await nursery.start(self.operations.run)
                 nursery.start_soon(self._serve)
                 nursery.start_soon(self._guarding.run)
+                if isinstance(self._kernel.arrived, Arrivals):
+                    nursery.start_soon(self._kernel.arrived.run)
                 task_status.started()
 
     def _start(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
+from mmap import mmap
+
+import trio
+import trio.testing
+
 from appliance.device.buffers import aligned
-from fusefs.arriving import AT_ONCE, ROOM, ROOMS, Arrivals
+from fusefs.arriving import AT_ONCE, IDLE, ROOM, ROOMS, Arrivals
 
 
 class Receiver:
@@ -12,12 +18,19 @@ class Receiver:
     def __init__(self) -> None:
         self.offered: int | None = None
         self.came: int = 0
-        self.memory: list[memoryview] = []
+        self.made: list[weakref.ref[mmap]] = []
         self.arrivals = Arrivals(self.make, lambda: b"without", self.in_room, self.offer)
 
     def make(self, length: int) -> memoryview:
-        self.memory.append(aligned(length))
-        return self.memory[-1]
+        memory = aligned(length)
+        assert isinstance(memory.obj, mmap)
+        self.made.append(weakref.ref(memory.obj))
+        return memory
+
+    @property
+    def memory(self) -> list[mmap]:
+        """What was made and not given back."""
+        return [memory for made in self.made if (memory := made()) is not None]
 
     def in_room(self) -> int:
         taken, self.came = self.came, 0
@@ -58,3 +71,36 @@ def test_who_has_a_view_keeps_the_room() -> None:
     del kept[5]
     assert receiver.receive(ROOM) == b"without", "but another is offered now"
     assert isinstance(receiver.receive(ROOM), memoryview)
+
+
+def test_what_is_not_needed_is_given_back() -> None:
+    receiver = Receiver()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receiver.arrivals.run)
+            kept = [receiver.receive(ROOM) for _ in range(ROOMS)]
+            assert receiver.offered is None
+            late = kept[-1]
+            kept.clear()
+            await trio.sleep(1.5 * IDLE)
+            assert len(receiver.memory) * AT_ONCE == ROOMS, "they were needed a while ago"
+            for _ in range(3):  # little is written, again and again
+                assert len(receiver.receive(ROOM)) in (ROOM, len(b"without"))
+                await trio.sleep(IDLE)
+            assert len(receiver.memory) == 2, "what is used, and what somebody looks into"
+            late[:] = b"x" * ROOM
+            assert receiver.offered is not None
+            await trio.sleep(2 * IDLE)
+            assert receiver.offered is None, "nothing that is gone is written to"
+            assert len(receiver.memory) == 1
+            del late
+            await trio.sleep(IDLE)
+            assert receiver.memory == []
+            assert receiver.receive(ROOM) == b"without"
+            assert len(receiver.receive(ROOM)) == ROOM, "as in the beginning"
+            await trio.sleep(3 * IDLE)
+            assert receiver.memory == [], "and again"
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
