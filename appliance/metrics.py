@@ -113,6 +113,7 @@ class Operation(Protocol):
     counts: list[int]  # by the bounds of their durations, in seconds
     seconds: float
     bytes: int  # read or written
+    unexpected: int  # errors that are bugs
 
     @property
     def bounds(self) -> Sequence[float]: ...
@@ -169,14 +170,18 @@ class Collector(PrometheusCollector):
         labels = ["operation"]
         durations = HistogramMetricFamily("tierce_mount_duration_seconds", "Time to answer the kernel", labels=labels)
         errors = CounterMetricFamily("tierce_mount_errors", "Answers by errno", labels=["operation", "errno"])
+        bugs = CounterMetricFamily(
+            "tierce_mount_unexpected", "Errors that are bugs of ours: see the log", labels=labels
+        )
         moved = CounterMetricFamily("tierce_mount_bytes", "Bytes read, written and fetched ahead", labels=labels)
         for name, operation in sorted(self._operations.items()):
             durations.add_metric([name], _cumulative(operation.counts, operation.bounds), operation.seconds)
             for number, count in operation.named_errors.items():
                 errors.add_metric([name, number], count)
+            bugs.add_metric([name], operation.unexpected)
             if name in MOVING:
                 moved.add_metric([name], operation.bytes)
-        yield from (durations, errors, moved)
+        yield from (durations, errors, bugs, moved)
 
     def _of_engine(self, statistics: Mapping[str, float]) -> Iterable[Metric]:
         yield _gauge("tierce_objects_total", "Objects in all buckets", statistics.get("objects", 0))

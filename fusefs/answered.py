@@ -74,6 +74,7 @@ def admitted(admission: Admission, handler: Callable[P, Coroutine[Any, Any, R]])
             raise FUSEError(number) from None
         except Exception:
             observed.failed(errno.EIO)
+            observed.unexpected += 1
             log.exception("%s failed", name)
             raise FUSEError(errno.EIO) from None
         finally:

@@ -27,6 +27,7 @@ from fusefs.observed import operation
 from fusefs.permits import READ, WRITE, Permits
 from fusefs.streams import LONG, Streams
 from fusefs.threaded import InThreads
+from fusefs.unexpected import UNEXPECTED
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
@@ -74,7 +75,8 @@ class DirectReads:
             ):
                 return True
             reader = self._store.reader(base, start, end - start)
-        except Exception:  # the usual handler meets the same and says so: out of here nothing would be an answer
+        except Exception as error:  # the usual handler is asked: out of here nothing would be an answer
+            UNEXPECTED.met("a direct read", self._observed, error)
             if reader is not None:
                 reader.close()
             return False
@@ -91,6 +93,7 @@ class DirectReads:
             if isinstance(result, outcome.Error):
                 if isinstance(result.error, StoreError):
                     self._failures[handle, start, end] = base, result.error
+                UNEXPECTED.met("a direct read's thread", self._observed, result.error)
                 again()
             else:
                 self._observed.ended(perf_counter() - begun)

@@ -35,13 +35,14 @@ UNDER_WAY: Final = UnderWay()
 class Operation:
     """One kind of request.  `counts[i]` of them took at most BOUNDS[i] seconds, the last ones longer."""
 
-    __slots__ = ("bytes", "counts", "errors", "seconds")
+    __slots__ = ("bytes", "counts", "errors", "seconds", "unexpected")
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS) + 1)
         self.seconds = 0.0
         self.errors: dict[int, int] = {}  # errno -> how many
         self.bytes = 0  # that were read or written
+        self.unexpected = 0  # errors that are bugs of ours, whatever was answered in the end
 
     @property
     def bounds(self) -> Sequence[float]:

@@ -29,6 +29,7 @@ import trio
 from appliance.errors import StoreError
 from appliance.limits import MIB, PLAN_WINDOW
 from fusefs.observed import operation
+from fusefs.unexpected import UNEXPECTED
 
 if TYPE_CHECKING:
     from appliance.model import Node
@@ -222,6 +223,8 @@ class Streams:
         def located(result: outcome.Outcome[list[Place]]) -> None:
             stream.planning = False
             places = result.value if isinstance(result, outcome.Value) else []
+            if isinstance(result, outcome.Error):
+                UNEXPECTED.met("a look for places", self._observed, result.error)
             if not places:
                 stream.bare = base, start, end
             number = self._threads.window(places) if places and not stream.closed and not self._ends else 0

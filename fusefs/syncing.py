@@ -21,6 +21,7 @@ from fusefs.observed import operation
 from fusefs.pending import Pending
 from fusefs.permits import READ, WRITE, Permits
 from fusefs.threaded import InThreads
+from fusefs.unexpected import UNEXPECTED
 from fusefs.writeback import WriteBack
 
 
@@ -56,7 +57,8 @@ class DirectSyncs:
                 return False
             if not self._files.submit_little(file, reply, told):
                 return False
-        except Exception:  # the usual handler meets the same and says so: out of here nothing would be an answer
+        except Exception as error:  # the usual handler is asked: out of here nothing would be an answer
+            UNEXPECTED.met("a direct fsync", self._observed, error)
             return False
         self._under_way.begun()
         self._pending.synced(file.inode)  # before the program knows: what it does with the name next waits

@@ -89,6 +89,7 @@ def test_what_is_not_needed_is_given_back() -> None:
                 assert len(receiver.receive(ROOM)) in (ROOM, len(b"without"))
                 await trio.sleep(IDLE)
             assert len(receiver.memory) == 2, "what is used, and what somebody looks into"
+            assert isinstance(late, memoryview)
             late[:] = b"x" * ROOM
             assert receiver.offered is not None
             await trio.sleep(2 * IDLE)

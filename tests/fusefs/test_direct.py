@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from appliance.errors import Code, StoreError
 from appliance.limits import KIB, MIB
 from fusefs.observed import OPERATIONS, UNDER_WAY
+from fusefs.unexpected import UNEXPECTED
 from tests.fusefs.scenes import refused, run, run_on_pool
 from tests.fusefs.test_devices import Vanishing, over
 from tests.fusefs.unmounted import Unmounted
@@ -103,9 +105,11 @@ def test_what_a_thread_cannot_read_is_asked_again(tmp_path: Path) -> None:
 
 
 def test_what_goes_wrong_before_a_thread_has_it_is_the_usual_handlers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exception that gets into ctypes would be no answer at all; and nothing stays pinned."""
+    """An exception that gets into ctypes would be no answer at all; and nothing stays pinned.  A bug is told of."""
+
+    monkeypatch.setattr(UNEXPECTED, "_kinds", {})
 
     def raises(error: Exception) -> Callable[..., object]:
         def function(*_: object) -> object:
@@ -120,10 +124,13 @@ def test_what_goes_wrong_before_a_thread_has_it_is_the_usual_handlers(
         retrieval = mount.store.engine.retrieval
         cases: tuple[tuple[object, str, Exception], ...] = (
             (retrieval, "plan", KeyError("a bug")),
-            (mount.ops.metadata, "accessed", KeyError("a bug")),
+            (mount.ops.metadata, "accessed", IndexError("a bug")),
+            (retrieval, "plan", StoreError(Code.DAMAGED)),
             (retrieval.lanes, "start", trio.ClosedResourceError("these lanes are closed")),
         )
         for where, name, error in cases:
+            caplog.clear()
+            counted = OPERATIONS["read"].unexpected
             with monkeypatch.context() as patched:
                 patched.setattr(where, name, raises(error))
                 asked = Asked(mount, fh, 0, MIB)
@@ -131,7 +138,35 @@ def test_what_goes_wrong_before_a_thread_has_it_is_the_usual_handlers(
             assert retrieval.pins.oldest(-1) == -1, name
             assert UNDER_WAY.requests == 0, name
             await mount.ops.direct.idle()
+            is_bug = isinstance(error, LookupError)
+            assert OPERATIONS["read"].unexpected - counted == is_bug, name
+            assert [record.exc_info[1] for record in caplog.records if record.exc_info] == [error] * is_bug, name
         assert Asked(mount, fh, 0, MIB).replies == [LONG[:MIB]]
+        await mount.close(fh)
+
+    over(tmp_path, scene)
+
+
+def test_a_bug_in_a_thread_is_asked_again_and_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(UNEXPECTED, "_kinds", {})
+
+    def bug(*_: object, **__: object) -> None:
+        raise KeyError("a bug")
+
+    async def scene(mount: Unmounted, devices: list[Vanishing]) -> None:
+        await mount.write_file("photos/long", LONG)
+        await mount.ops.files.commit_all()
+        fh = await mount.open("photos/long")
+        counted = OPERATIONS["read"].unexpected
+        with monkeypatch.context() as patched:
+            patched.setattr(mount.store.engine.pool, "read_any", bug)
+            asked = Asked(mount, fh, 0, MIB)
+        assert (asked.taken, asked.replies, asked.again) == (True, [], 1)
+        assert OPERATIONS["read"].unexpected - counted == 1
+        assert "thread met a bug" in caplog.text
+        assert await mount.ops.read(fh, 0, MIB) == LONG[:MIB]
         await mount.close(fh)
 
     over(tmp_path, scene)

@@ -80,6 +80,7 @@ def test_metrics_have_the_mount() -> None:
     operation.failed(errno.EDQUOT)
     operation.failed(4095)  # none that Linux knows
     operation.bytes = 17
+    operation.unexpected = 3
     collector = Collector(Requests(), dict, list, {"read": operation})
     lines = exposition(collector).decode().splitlines()
     for line in (
@@ -90,5 +91,6 @@ def test_metrics_have_the_mount() -> None:
         'tierce_mount_errors_total{errno="EDQUOT",operation="read"} 1.0',
         'tierce_mount_errors_total{errno="4095",operation="read"} 1.0',
         'tierce_mount_bytes_total{operation="read"} 17.0',
+        'tierce_mount_unexpected_total{operation="read"} 3.0',
     ):
         assert line in lines, line

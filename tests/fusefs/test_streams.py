@@ -18,6 +18,7 @@ from appliance.store import ObjectStore, Place
 from fusefs.handles import FileHandle
 from fusefs.observed import OPERATIONS
 from fusefs.streams import IDLE, LASTS, LONG, Streams
+from fusefs.unexpected import UNEXPECTED
 
 SIZE = 3 * PLAN_WINDOW + 5 * MIB
 PLACES = [Place(0, SIZE, 0, 0, SIZE, 0, b"")]
@@ -142,6 +143,21 @@ def test_what_is_read_again_and_again_is_not_pinned_for_ever() -> None:
     assert (second.start, second.end) == (11 * MIB, PLAN_WINDOW)
     second.found()
     assert scene.read(11 * MIB)
+
+
+def test_a_look_for_places_that_fails_is_told_of_only_if_it_is_a_bug(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(UNEXPECTED, "_kinds", {})
+    for error, is_bug in ((OSError("a disk"), False), (StoreError(Code.DAMAGED), False), (KeyError("a bug"), True)):
+        scene, counted = Scene(), OPERATIONS["read"].unexpected
+        assert not scene.read(0)
+        scene.readers[-1].found(outcome.Error(error))
+        assert not scene.read(MIB)
+        assert not scene.readers[-1].open
+        assert len(scene.readers) == 1, "nobody looks again"
+        assert OPERATIONS["read"].unexpected - counted == is_bug, error
+        assert ("met a bug" in caplog.text) is is_bug, error
 
 
 def test_where_no_place_can_be_told_nobody_looks_again_for_each_read() -> None:

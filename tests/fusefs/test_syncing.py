@@ -10,7 +10,8 @@ import pytest
 
 from appliance.errors import Code, StoreError
 from appliance.limits import KIB, PATCH_MAX
-from fusefs.observed import UNDER_WAY
+from fusefs.observed import OPERATIONS, UNDER_WAY
+from fusefs.unexpected import UNEXPECTED
 from tests.fusefs.scenes import refused, run_on_pool
 from tests.fusefs.test_ahead import Failing, linger
 from tests.fusefs.unmounted import Unmounted
@@ -115,8 +116,13 @@ def test_what_is_not_that_simple_is_the_usual_handlers(tmp_path: Path) -> None:
     run_on_pool(scene, tmp_path)
 
 
-def test_what_fails_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device's failure is tried again by who waits; an exception that gets into ctypes would be no answer at all."""
+def test_what_fails_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A device's failure is tried again by who waits; an exception that gets into ctypes would be no answer at all.
+    A bug is told of."""
+
+    monkeypatch.setattr(UNEXPECTED, "_kinds", {})
 
     async def scene(mount: Unmounted) -> None:
         failing = Failing(mount)
@@ -134,10 +140,14 @@ def test_what_fails_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             raise KeyError("a bug")
 
         await mount.ops.write(fh, 5000, PAGE)
+        counted = OPERATIONS["fsync"].unexpected
+        assert "met a bug" not in caplog.text
         with monkeypatch.context() as patched:
             patched.setattr(mount.store, "submit_file", bug)
             asked = Asked(mount, fh)
         assert (asked.taken, asked.replies, asked.again, UNDER_WAY.requests) == (False, 0, 0, 0)
+        assert OPERATIONS["fsync"].unexpected - counted == 1
+        assert "a direct fsync met a bug" in caplog.text
         await mount.ops.fsync(fh, False)
         wanted = wanted[:5000] + PAGE + wanted[5000 + len(PAGE) :]
         assert await mount.door.get("photos", b"f") == wanted
