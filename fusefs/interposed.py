@@ -17,7 +17,7 @@ MODULE: Final = "fusefs._extra"
 LOST: Final = "fallocate, SEEK_HOLE and SEEK_DATA, copy_file_range without copying, O_TMPFILE, df of a bucket"
 MISSING: Final = (
     f"the mount lacks {LOST}: fusefs/extra.c was not compiled, or is not as it was, when tierce was installed; install "
-    "gcc, pkg-config and libfuse3-dev, then install tierce again"
+    "gcc, pkg-config, libfuse3-dev and libxxhash-dev, then install tierce again"
 )
 NOT_BOUND: Final = (
     f"the mount lacks {LOST}: pyfuse3 does not call libfuse by the functions that fusefs/extra.c replaces"

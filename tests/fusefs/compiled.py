@@ -13,18 +13,18 @@ from pathlib import Path
 import fusefs
 
 HOME = Path(fusefs.__file__).parent
-SOURCES = [HOME / "extra.c", HOME / "reads.c", HOME / "sums.c"]
+SOURCES = sorted(HOME.glob("*.c"))
 
 
 def build(target: Path | None = None) -> Path:
     """The library; with every warning an error."""
     if target is None:
         target = HOME / f"_extra{sysconfig.get_config_var('EXT_SUFFIX')}"
-        newest = max(source.stat().st_mtime for source in [*SOURCES, HOME / "sums.h"])
+        newest = max(source.stat().st_mtime for source in [*SOURCES, *HOME.glob("*.h")])
         if target.exists() and target.stat().st_mtime >= newest:
             return target
     flags = subprocess.run(
-        ["pkg-config", "--cflags", "--libs", "fuse3"], capture_output=True, text=True, check=True
+        ["pkg-config", "--cflags", "--libs", "fuse3", "libxxhash"], capture_output=True, text=True, check=True
     ).stdout.split()
     new = target.with_name(f"{target.name}.{os.getpid()}")
     compiler = [

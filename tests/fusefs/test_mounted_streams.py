@@ -52,7 +52,7 @@ def flip(pool: Path, beginning: bytes) -> None:
 
 def test_the_sum_of_a_block_is_the_formats() -> None:
     library, chance = ctypes.CDLL(str(build())), random.Random(3)
-    for length in (241, 256, 257, 1023, 1024, 1025, 1088, 1089, 2048, 2049, 65_535, BLOCK):
+    for length in (0, 1, 16, 17, 128, 129, 240, 241, 256, 257, 1023, 1024, 1025, 1088, 1089, 2048, 2049, 65_535, BLOCK):
         block, found = chance.randbytes(length), ctypes.create_string_buffer(SUM)
         library.block_sum(block, ctypes.c_size_t(length), found)
         assert found.raw == block_sums(block), length
