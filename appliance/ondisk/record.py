@@ -11,7 +11,8 @@ of a pool that lived on the device before could be taken for this one's.
 
 In the ring a record is padded to the allocation unit; the padding carries nothing and is not read.  In a segment
 (records spilled out of the ring into pages) records follow each other unpadded.  A snapshot's index lists the pages of
-a catalogue snapshot and of the segments after it.
+a catalogue snapshot and of the segments after it; where it is longer than one page it is cut into pages itself, and
+another index lists these.
 
 Nothing here knows tables, columns or where the ring's head is.
 """
@@ -27,7 +28,7 @@ import msgspec
 from blake3 import blake3
 
 from appliance.errors import Code, StoreError
-from appliance.limits import MIB, PAGE_PAYLOAD
+from appliance.limits import MIB
 from appliance.ondisk.damaged import DamagedError
 from appliance.ondisk.geometry import round_up
 
@@ -200,7 +201,7 @@ _INDEX_HEAD: Final = struct.Struct("<" + "".join(code for _, code in INDEX_FIELD
 
 
 class IndexPage(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One copy of one page of a snapshot or segment.  `length` is that of the extent."""
+    """One copy of one page of a snapshot or segment.  `length` is that of the extent, `payload` what it holds."""
 
     device: int
     offset: int
@@ -208,6 +209,7 @@ class IndexPage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     hsum: bytes
     index: int
     copy: int
+    payload: int
 
 
 class Segment(msgspec.Struct, frozen=True, array_like=True):
@@ -220,23 +222,23 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SnapshotIndex(msgspec.Struct, frozen=True, array_like=True):
-    """A catalogue file of `length` bytes that contains every batch up to `seq`, and the segments after it."""
+    """What lists the pages of `length` bytes: of a catalogue file that contains every batch up to `seq`, with the
+    segments after it, or, of a `depth` above 0, of the index of the depth below."""
 
     seq: int
     length: int
     generation: int  # of the superblock that was the newest when the snapshot was taken
     pages: tuple[IndexPage, ...]
     segments: tuple[Segment, ...] = ()
+    depth: int = 0
 
 
 _index_decoder: Final = msgspec.msgpack.Decoder(SnapshotIndex)
 
 
 def encode_index(index: SnapshotIndex) -> bytes:
-    """The payload of the index page.  Raises TOO_LARGE beyond one page's payload (some 80,000 pages: 300 GiB)."""
+    """The payload of the index page, or of the pages that another index lists."""
     body = _encoder.encode(index)
-    if _INDEX_HEAD.size + len(body) > PAGE_PAYLOAD:
-        raise StoreError(Code.TOO_LARGE, "the snapshot's index does not fit one page")
     return _INDEX_HEAD.pack(INDEX_MAGIC, INDEX_VERSION, len(body), blake3(body).digest()) + body
 
 

@@ -15,6 +15,7 @@ It deliberately knows nothing of repair, of scheduling, and of who asked.
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -411,15 +412,12 @@ class _Proof:
         for number, offset, length, hsum in pointer.pages:
             self._prove(PageRef(number, offset, length, 0, hsum), pointer.length, "snapshot index")
         try:
-            index = snapshot.read_index(pool, pointer)
+            levels = snapshot.indexes(pool, pointer)
         except (StoreError, DamagedError) as error:
             self._tell("damaged", "snapshot index", str(error))
         else:
-            size = snapshot.page_size(index)
-            for item in index.pages:
-                payload = min(size, index.length - item.index * size)
-                self._prove(
-                    PageRef(item.device, item.offset, item.length, item.index, item.hsum), payload, "snapshot page"
-                )
+            for item in itertools.chain.from_iterable(level.pages for level in levels):
+                ref = PageRef(item.device, item.offset, item.length, item.index, item.hsum)
+                self._prove(ref, item.payload, "snapshot page")
         if pool.snapshot is not pointer:
             self.verified, self.damaged, self.unreadable, self.problems = kept

@@ -12,7 +12,6 @@ from appliance.engine import snapshot
 from appliance.errors import Code, StoreError
 from appliance.limits import KIB
 from appliance.model import NO_ATTRIBUTES
-from appliance.ondisk.record import IndexPage, SnapshotIndex
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
 from tests.models.boxes import make_devices, make_pool, store_over
@@ -33,8 +32,21 @@ def fragmented(store: ObjectStore, longest: int) -> None:
     allocator.reserve = refuse
 
 
-@pytest.mark.parametrize("longest", [snapshot.SNAPSHOT_PAGE // 2, 40 * KIB, 12 * KIB])
-def test_it_is_taken_in_smaller_pages_and_is_whole(tmp_path: Path, longest: int) -> None:
+@pytest.mark.parametrize(
+    ("longest", "sizes", "count"),
+    [
+        (snapshot.SIZES[0] // 2, snapshot.SIZES, 1),
+        (40 * KIB, snapshot.SIZES, 1),
+        (8 * KIB, snapshot.SIZES, 1),
+        (4 * KIB, snapshot.SIZES, 2),
+        (4 * KIB, (900, 600), 3),
+    ],
+)
+def test_it_is_taken_in_smaller_pages_and_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, longest: int, sizes: tuple[int, ...], count: int
+) -> None:
+    """Its index as well, which has so many levels then: a large catalogue's has more."""
+    monkeypatch.setattr(snapshot, "SIZES", sizes)
     devices = make_devices(2)
     make_pool(devices)
     database = tmp_path / "catalogue.db"
@@ -50,15 +62,63 @@ def test_it_is_taken_in_smaller_pages_and_is_whole(tmp_path: Path, longest: int)
             assert store.engine.ring.used == 0, "the ring has room again"
             pointer = store.engine.pool.snapshot
             assert pointer is not None
-            index = snapshot.read_index(store.engine.pool, pointer)
-            assert max(item.length for item in index.pages) <= longest
-            assert index.length > 2 * snapshot.page_size(index)
+            levels = snapshot.indexes(store.engine.pool, pointer)
+            items = [item for level in levels for item in level.pages]
+            assert max(item.length for item in items) <= longest
+            assert {item.copy for item in items} == {0, 1}
+            assert [level.depth for level in levels] == list(range(len(levels)))[::-1]
+            assert len(levels) == count
             assert (await audit(store, verify=True)).healthy
+            free = [store.engine.pool.allocator.free(device) for device in store.engine.pool.devices]
+            store.engine.checkpointer.take()
+            assert free == [store.engine.pool.allocator.free(device) for device in store.engine.pool.devices]
         database.unlink()
         async with store_over(devices, database) as store:
             found = await store.list_objects(store.bucket("bucket"), limit=1000)
             assert len(found.objects) == OBJECTS
             assert (await audit(store, verify=True)).healthy
+
+    trio.run(main)
+
+
+def test_what_is_used_up_on_the_way_is_not_asked_again(tmp_path: Path) -> None:
+    """Long runs first, then shorter ones; and where one device has nothing at all, the others have long ones still."""
+    devices = make_devices(3)
+    make_pool(devices)
+    database = tmp_path / "catalogue.db"
+
+    async def main() -> None:
+        async with store_over(devices, database) as store:
+            bucket = await store.create_bucket("bucket", "me")
+            for number in range(OBJECTS):
+                await store.put_object(bucket, b"%d" % number, store.small_body(bytes(2000)), "e", NO_ATTRIBUTES)
+            allocator: Any = store.engine.pool.allocator
+            reserve = allocator.reserve
+            calls: list[tuple[int, int]] = []
+
+            def refuse(device: int, length: int, **how: bool) -> int:
+                calls.append((device, length))
+                if device == 1 or length > (600 * KIB if len(calls) < 4 else 40 * KIB):
+                    raise StoreError(Code.NO_SPACE)
+                return int(reserve(device, length, **how))
+
+            allocator.reserve = refuse
+            allocator.free = lambda device: 1 << 40 if device == 1 else 1 << 30
+            store.engine.checkpointer.take()
+            del allocator.reserve, allocator.free
+            asked = [length for device, length in calls if device == 1]
+            assert asked == sorted(set(asked), reverse=True)
+            pointer = store.engine.pool.snapshot
+            assert pointer is not None
+            index = snapshot.read_index(store.engine.pool, pointer)
+            assert {item.device for item in index.pages} == {2, 3}
+            payloads = [item.payload for item in index.pages][:-2]
+            assert payloads == sorted(payloads, reverse=True)
+            assert len(set(payloads)) > 1
+            assert (await audit(store, verify=True)).healthy
+        database.unlink()
+        async with store_over(devices, database) as store:
+            assert len((await store.list_objects(store.bucket("bucket"), limit=1000)).objects) == OBJECTS
 
     trio.run(main)
 
@@ -78,33 +138,3 @@ def test_where_there_is_no_room_at_all_it_says_so(tmp_path: Path) -> None:
             assert free == [store.engine.pool.allocator.free(device) for device in store.engine.pool.devices]
 
     trio.run(main)
-
-
-def test_an_index_that_fits_no_page_is_an_error_and_stops_no_writer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A large catalogue in small pages has too many: who would write hears so, and whoever reads does not notice."""
-    monkeypatch.setattr(snapshot, "INDEX_MAX", 100)
-    devices = make_devices(2)
-    make_pool(devices)
-
-    async def main() -> None:
-        async with store_over(devices, tmp_path / "catalogue.db") as store:
-            bucket = await store.create_bucket("bucket", "me")
-            free = [store.engine.pool.allocator.free(device) for device in store.engine.pool.devices]
-            with pytest.raises(StoreError) as caught:
-                store.engine.checkpointer.take()
-            assert caught.value.code is Code.UNAVAILABLE
-            assert free == [store.engine.pool.allocator.free(device) for device in store.engine.pool.devices]
-            monkeypatch.undo()
-            await store.put_object(bucket, b"k", store.small_body(b"k"), "e", NO_ATTRIBUTES)
-            store.engine.checkpointer.take()
-
-    trio.run(main)
-
-
-def test_the_size_of_its_pages_is_told_by_how_many_there_are() -> None:
-    for size in (snapshot.SNAPSHOT_PAGE >> shift for shift in range(0, 7, 2)):
-        for length in (2 * size, 2 * size + 1, 3 * size - 1, 100 * size, 64 * snapshot.SNAPSHOT_PAGE):
-            pages = tuple(IndexPage(1, 0, 0, b"", number, 0) for number in range(-(-length // size)))
-            assert snapshot.page_size(SnapshotIndex(1, length, 1, pages)) == size, (size, length)

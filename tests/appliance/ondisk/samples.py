@@ -101,11 +101,12 @@ INDEX: Final = record.SnapshotIndex(
     length=9 * MIB,
     generation=40,
     pages=tuple(
-        record.IndexPage(device, 64 * MIB * (index + 1), 4 * MIB + 4096, bytes([index] * 16), index, copy)
+        record.IndexPage(device, 64 * MIB * (index + 1), 4 * MIB + 4096, bytes([index] * 16), index, copy, 3 * MIB)
         for copy, device in enumerate((1, 2))
         for index in range(3)
     ),
-    segments=(record.Segment(991, 995, 5_000, (record.IndexPage(1, 20 * MIB, 8192, bytes(16), 0, 0),)),),
+    segments=(record.Segment(991, 995, 5_000, (record.IndexPage(1, 20 * MIB, 8192, bytes(16), 0, 0, 5_000),)),),
+    depth=1,
 )
 
 
