@@ -24,7 +24,7 @@ from appliance.catalogue import schema
 from appliance.catalogue.postponed import REMOVE, Postponed, carry_out, put_rows, type_due
 from appliance.catalogue.schema import BY_NUMBER, META, NODE, PAGE, SLICE, SUMS, TABLES, Table
 from appliance.errors import Code, StoreError
-from appliance.limits import DROP_STEP, PATCHES_MAX
+from appliance.limits import DROP_STEP, MIB, PATCHES_MAX
 from appliance.model import Change, DataKey, Node
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ type_keep = Callable[[Callable[..., list[Any]], type_gathered, int, int, int, in
 WRITER_CACHE_KIB: Final = 32_768  # what a batch touches: the upper levels of every B-tree
 READER_CACHE_KIB: Final = 16_384  # the loop's own
 SCAN_CACHE_KIB: Final = 12_288  # of listings: a page of 1,000 common prefixes looks into as many leaves, 8 KiB each
+WAL_KEPT: Final = 16 * MIB  # of its file, when SQLite begins the WAL anew: what is longer has grown since
 UNBOUNDED: Final = 1 << 62
 ID_STEP: Final = 1 << 20  # ids are promised to the journal in such steps, so that a crash reuses none
 
@@ -78,6 +79,7 @@ def open_writer(path: Path | str) -> sqlite3.Connection:
     Raises StoreError OLD_FORMAT for a newer schema, sqlite3.DatabaseError if it is corrupt, or not what ours made.
     """
     connection = connect(path, cache_kib=WRITER_CACHE_KIB)
+    connection.execute(f"PRAGMA journal_size_limit={WAL_KEPT}")
     version = sqlite_utils.Database(connection).conn.execute("PRAGMA user_version").fetchone()[0]
     if version > schema.VERSION:
         connection.close()

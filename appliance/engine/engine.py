@@ -108,7 +108,7 @@ class Engine:
         self._queue: queue.SimpleQueue[Ticket | _Job | None] = queue.SimpleQueue()
         self.retrieval.long.show = self._catch_up
         self._housekeeper = Housekeeper(
-            parts.database, prepare=self.checkpointer.prepare, install=self.install_snapshot, threaded=threaded
+            parts.database, parts.writer, self.checkpointer, apart=self._apart, threaded=threaded
         )
         self.answering = Answering(self.pool, lanes)
         self._lingering: list[Ticket] = []
@@ -403,18 +403,13 @@ class Engine:
         if self.ring.used > self.ring.length * FREE_SHARE:
             self._housekeeper.snapshot()
 
-    def install_snapshot(self) -> None:
-        """What the housekeeper prepared is pointed to, where no batch is under way."""
+    def _apart(self, function: Callable[[], None]) -> None:
+        """Has it called where no batch is under way, and nothing ahead of the index."""
         if self._threaded:
-            self._queue.put(_Job(self._install))
+            self._queue.put(_Job(function))
         else:
-            self._install()
-
-    def _install(self) -> None:
-        try:
-            self.checkpointer.install()
-        except StoreError as error:
-            log.error("the superblocks could not be written: %s", error)
+            self._index()
+            function()
 
     def checkpoint(self) -> None:
         """Begins a snapshot unless one is under way or nothing happened since the last; a failure is logged."""
