@@ -1,8 +1,8 @@
 """`tierce`: the commands.
 
-Two kinds: those that work on devices while no daemon runs (pool create, device label, rebuild-catalogue, serve) and
-those that ask the running daemon through its control socket (everything else).  Exit codes: 0 done, 1 it failed or was
-refused, 2 the command or the configuration is wrong.  Listings take --json and then print one document.
+Two kinds: those that work on devices while no daemon runs (pool create and recover, device label, rebuild-catalogue,
+serve) and those that ask the running daemon through its control socket (everything else).  Exit codes: 0 done, 1 it
+failed or was refused, 2 the command or the configuration is wrong.  Listings take --json and then print one document.
 
 The daemon's and the engine's modules are imported by the commands that need them: `tierce bucket list` starts without.
 """
@@ -19,9 +19,10 @@ from urllib.parse import quote
 import click
 
 from appliance import logs
-from appliance.config import Config, ConfigError, load
-from appliance.control import Control, NoDaemon, Refused
+from appliance.config import ConfigError
+from appliance.control import NoDaemon, Refused
 from appliance.errors import Code, StoreError
+from appliance.invocation import Settings
 from appliance.quota import bytes_of
 from appliance.terminal import bytes_text, progress, show_facts, show_json, show_rows
 
@@ -73,24 +74,7 @@ def _fail(text: str, code: int) -> None:
 def main(ctx: click.Context, file: Path | None, state_dir: str | None) -> None:
     """Tierce: one pool of SSDs and HDDs, an S3 endpoint and a mounted file system over the same objects."""
     flags: dict[str, object] = {"state_dir": state_dir} if state_dir else {}
-    ctx.obj = _Settings(file, flags)
-
-
-class _Settings:
-    """Loads the configuration when a command needs it: `--help` and `version` work beside a broken one."""
-
-    def __init__(self, file: Path | None, flags: dict[str, object]) -> None:
-        self._file = file
-        self._flags = flags
-
-    def config(self, **flags: object) -> Config:
-        """With a command's own flags (section__key) on top; None means not given."""
-        given = {name.replace("__", "."): value for name, value in flags.items() if value is not None}
-        return load(self._file, None, self._flags | given)
-
-    def control(self) -> Control:
-        """The running daemon."""
-        return Control(self.config().control_socket)
+    ctx.obj = Settings(file, flags)
 
 
 @main.command()
@@ -125,7 +109,7 @@ def pool() -> None:
 @erasing
 @click.pass_obj
 def pool_create(
-    settings: _Settings,
+    settings: Settings,
     name: str | None,
     copies: int | None,
     ssds: tuple[str, ...],
@@ -159,7 +143,7 @@ def pool_create(
 @pool.command("status")
 @as_json
 @click.pass_obj
-def pool_status(settings: _Settings, as_json: bool) -> None:
+def pool_status(settings: Settings, as_json: bool) -> None:
     """Show the running pool: space, doors, devices."""
     status = settings.control().get("/status")
     if as_json:
@@ -173,6 +157,29 @@ def pool_status(settings: _Settings, as_json: bool) -> None:
     show_facts({name: value for name, value in status.items() if value not in ("", False)})
     print()
     _show_devices(devices)
+
+
+@pool.command("recover")
+@click.option(
+    "--without",
+    "forsaken",
+    multiple=True,
+    metavar="NAME",
+    help="This device is lost for good, with what only it has: repeat the name that the refusal gives it.",
+)
+@as_json
+@click.pass_obj
+def pool_recover(settings: Settings, forsaken: tuple[str, ...], as_json: bool) -> None:
+    """Open the pool though the device is missing that alone has the last changes.  The daemon must not run.
+
+    Without --without it only says which device that is and since when: attaching it loses nothing.
+    """
+    from appliance.daemon import recover
+
+    config = settings.config()
+    logs.configure(config.log.format, "warning")
+    result = recover(config, forsaken)
+    show_json(result) if as_json else show_facts(result)
 
 
 def _folding(state: dict[str, Any]) -> str:
@@ -194,7 +201,7 @@ def device() -> None:
 @click.option("--all", "everything", is_flag=True, help="Every block device of this machine, and what lies on it.")
 @as_json
 @click.pass_obj
-def device_list(settings: _Settings, everything: bool, as_json: bool) -> None:
+def device_list(settings: Settings, everything: bool, as_json: bool) -> None:
     """List the pool's devices, or all of this machine's."""
     if not everything:
         devices = settings.control().get("/devices")
@@ -219,7 +226,7 @@ def device_list(settings: _Settings, everything: bool, as_json: bool) -> None:
 @hdds
 @erasing
 @click.pass_obj
-def device_add(settings: _Settings, ssds: tuple[str, ...], hdds: tuple[str, ...], erase: tuple[str, ...]) -> None:
+def device_add(settings: Settings, ssds: tuple[str, ...], hdds: tuple[str, ...], erase: tuple[str, ...]) -> None:
     """Add a device to the running pool."""
     from appliance.formatting import examine, refuse_occupied
 
@@ -262,7 +269,7 @@ def _show_devices(devices: list[Mapping[str, Any]]) -> None:
 @click.option("--box", type=click.Path(path_type=Path), help="Write endpoint, key and secret here (0600) once ready.")
 @click.pass_obj
 def serve(
-    settings: _Settings,
+    settings: Settings,
     addr: tuple[str, ...],
     admin_addr: str | None,
     devices: tuple[str, ...],
@@ -299,7 +306,7 @@ def _show_first_key(key_id: str, secret: str) -> None:
 @as_json
 @click.pass_obj
 def mount(
-    settings: _Settings, source: str | None, point: Path | None, options: tuple[str, ...], listing: bool, as_json: bool
+    settings: Settings, source: str | None, point: Path | None, options: tuple[str, ...], listing: bool, as_json: bool
 ) -> None:
     """Have the daemon mount the buckets; as root also in further places: `tierce mount photos /mnt/photos`.
 
@@ -342,7 +349,7 @@ def _show_mount(status: dict[str, Any], as_json: bool) -> None:
 @click.option("--lazy", is_flag=True, help="Also while a program works there.")
 @click.option("--force", is_flag=True, help="Also if the daemon does not answer: what is not stored is lost.")
 @click.pass_obj
-def umount(settings: _Settings, point: Path | None, lazy: bool, force: bool) -> None:
+def umount(settings: Settings, point: Path | None, lazy: bool, force: bool) -> None:
     """Take the mount away, or as root one place of it, when all that was written there is durable."""
     import os
 
@@ -376,7 +383,7 @@ def bucket() -> None:
 @click.option("--copies", type=click.IntRange(1, 3), help="On how many different devices each object is kept.")
 @click.option("--user", "owner", default="", metavar="NAME", help="Whose it is.  [default: the built-in user]")
 @click.pass_obj
-def bucket_create(settings: _Settings, name: str, copies: int | None, owner: str) -> None:
+def bucket_create(settings: Settings, name: str, copies: int | None, owner: str) -> None:
     """Make a bucket."""
     made = settings.control().post("/buckets", name=name, copies=copies, user=owner)
     print(f"{made['name']} made, {made['copies']} cop{'y' if made['copies'] == 1 else 'ies'}")
@@ -385,7 +392,7 @@ def bucket_create(settings: _Settings, name: str, copies: int | None, owner: str
 @bucket.command("list")
 @as_json
 @click.pass_obj
-def bucket_list(settings: _Settings, as_json: bool) -> None:
+def bucket_list(settings: Settings, as_json: bool) -> None:
     """List the buckets with what they hold."""
     rows = settings.control().get("/buckets")
     columns = [("name", "name"), ("objects", "objects"), ("bytes", "bytes"), ("copies", "copies")]
@@ -401,7 +408,7 @@ def bucket_list(settings: _Settings, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def bucket_quota(
-    settings: _Settings, name: str, size: str | None, objects: int | None, unlimited: bool, as_json: bool
+    settings: Settings, name: str, size: str | None, objects: int | None, unlimited: bool, as_json: bool
 ) -> None:
     """Limit what a bucket may hold, or show its limits.  What is given replaces the whole quota.
 
@@ -429,7 +436,7 @@ def bucket_quota(
 @bucket.command("delete")
 @click.argument("name")
 @click.pass_obj
-def bucket_delete(settings: _Settings, name: str) -> None:
+def bucket_delete(settings: Settings, name: str) -> None:
     """Delete an empty bucket."""
     settings.control().delete(f"/buckets/{quote(name, safe='')}")
     print(f"{name} deleted")
@@ -447,7 +454,7 @@ def user() -> None:
 @click.option("--no-key", is_flag=True, help="Without a first access key.")
 @as_json
 @click.pass_obj
-def user_create(settings: _Settings, name: str, display: str, email: str, no_key: bool, as_json: bool) -> None:
+def user_create(settings: Settings, name: str, display: str, email: str, no_key: bool, as_json: bool) -> None:
     """Make a user and a first access key.  Its secret is shown this once."""
     made = settings.control().post("/users", name=name, display=display, email=email, key=not no_key)
     _show_made(made, as_json)
@@ -456,7 +463,7 @@ def user_create(settings: _Settings, name: str, display: str, email: str, no_key
 @user.command("list")
 @as_json
 @click.pass_obj
-def user_list(settings: _Settings, as_json: bool) -> None:
+def user_list(settings: Settings, as_json: bool) -> None:
     """List the users."""
     rows = settings.control().get("/users")
     columns = [("user", "user"), ("display_name", "display name"), ("email", "e-mail"), ("user_id", "canonical id")]
@@ -466,7 +473,7 @@ def user_list(settings: _Settings, as_json: bool) -> None:
 @user.command("delete")
 @click.argument("name")
 @click.pass_obj
-def user_delete(settings: _Settings, name: str) -> None:
+def user_delete(settings: Settings, name: str) -> None:
     """Delete a user who owns no bucket, and revoke the user's access keys."""
     settings.control().delete(f"/users/{quote(name, safe='')}")
     print(f"{name} deleted")
@@ -491,7 +498,7 @@ def key() -> None:
 @as_json
 @click.pass_obj
 def key_create(
-    settings: _Settings, owner: str, name: str, read_only: bool, buckets: tuple[str, ...], as_json: bool
+    settings: Settings, owner: str, name: str, read_only: bool, buckets: tuple[str, ...], as_json: bool
 ) -> None:
     """Make an access key.  Its secret is shown this once."""
     made = settings.control().post("/keys", user=owner, name=name, read_only=read_only, buckets=list(buckets))
@@ -501,7 +508,7 @@ def key_create(
 @key.command("list")
 @as_json
 @click.pass_obj
-def key_list(settings: _Settings, as_json: bool) -> None:
+def key_list(settings: Settings, as_json: bool) -> None:
     """List the access keys; never their secrets."""
     rows = settings.control().get("/keys")
     columns = [
@@ -517,7 +524,7 @@ def key_list(settings: _Settings, as_json: bool) -> None:
 @key.command("rotate-encryption")
 @as_json
 @click.pass_obj
-def key_rotate_encryption(settings: _Settings, as_json: bool) -> None:
+def key_rotate_encryption(settings: Settings, as_json: bool) -> None:
     """Encrypt what is written from now on (SSE-S3) with a new data key.  What is there stays readable as it is."""
     made = settings.control().post("/keys/data")
     show_json(made) if as_json else print(f"data key {made['id']} encrypts from now on")
@@ -526,7 +533,7 @@ def key_rotate_encryption(settings: _Settings, as_json: bool) -> None:
 @key.command("rotate-master")
 @as_json
 @click.pass_obj
-def key_rotate_master(settings: _Settings, as_json: bool) -> None:
+def key_rotate_master(settings: Settings, as_json: bool) -> None:
     """Make a new master key, seal all secrets and data keys with it, and forget the old one.  Back up the new one."""
     done = settings.control().post("/keys/master")
     if as_json:
@@ -543,7 +550,7 @@ def key_rotate_master(settings: _Settings, as_json: bool) -> None:
 @key.command("revoke")
 @click.argument("access_key")
 @click.pass_obj
-def key_revoke(settings: _Settings, access_key: str) -> None:
+def key_revoke(settings: Settings, access_key: str) -> None:
     """Revoke an access key at once."""
     settings.control().delete(f"/keys/{quote(access_key, safe='')}")
     print(f"{access_key} revoked")
@@ -556,7 +563,7 @@ def key_revoke(settings: _Settings, access_key: str) -> None:
 @click.option("--verify", is_flag=True, help="Read and check every page of every device too.")
 @as_json
 @click.pass_obj
-def audit(settings: _Settings, verify: bool, as_json: bool) -> None:
+def audit(settings: Settings, verify: bool, as_json: bool) -> None:
     """Cross-check catalogue, free map and devices.  Exit code 1 if anything is wrong."""
     result: dict[str, Any] = {}
     with progress("audit", quiet=as_json) as shown:
@@ -581,7 +588,7 @@ def audit(settings: _Settings, verify: bool, as_json: bool) -> None:
 @main.command("rebuild-catalogue")
 @as_json
 @click.pass_obj
-def rebuild_catalogue(settings: _Settings, as_json: bool) -> None:
+def rebuild_catalogue(settings: Settings, as_json: bool) -> None:
     """Make the catalogue again from the devices alone.  The daemon must not run; the old file is kept beside it."""
     from appliance.daemon import rebuild
 

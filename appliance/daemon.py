@@ -390,8 +390,24 @@ async def _rebuild(config: Config) -> dict[str, int]:
     with _state_directory(config):
         put_aside(config.catalogue_path)
         async with _open_pool(config) as store:
-            usage = store.usage()
-            return {"buckets": len(store.buckets()), "objects": usage.objects, "bytes": usage.bytes}
+            return _held(store)
+
+
+def recover(config: Config, forsaken: Sequence[str]) -> dict[str, int]:
+    """Opens the pool without the `forsaken` journals, which are lost for good with what only they have; from then on it
+    opens without them.  What it then holds.  Raises StoreError: IN_USE under a running daemon, STALE (names them)."""
+    return trio.run(_recover, config, forsaken)
+
+
+async def _recover(config: Config, forsaken: Sequence[str]) -> dict[str, int]:
+    with _state_directory(config):
+        async with _open_pool(config, forsaken=forsaken) as store:
+            return _held(store)
+
+
+def _held(store: ObjectStore) -> dict[str, int]:
+    usage = store.usage()
+    return {"buckets": len(store.buckets()), "objects": usage.objects, "bytes": usage.bytes}
 
 
 @contextlib.contextmanager
@@ -438,7 +454,9 @@ def _end_unanswered(point: Path, process: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _open_pool(config: Config, vault: Vault | None = None) -> AsyncIterator[ObjectStore]:
+async def _open_pool(
+    config: Config, vault: Vault | None = None, forsaken: Sequence[str] = ()
+) -> AsyncIterator[ObjectStore]:
     """The running store on whichever of the configured devices are here.
 
     One that is missing, or dead, may be one of several copies: the engine decides whether the rest is enough.  One
@@ -460,7 +478,8 @@ async def _open_pool(config: Config, vault: Vault | None = None) -> AsyncIterato
                     raise
                 log.error("a device is missing", extra={"facts": {"path": path, "reason": error.message}})
         devices = [(item.path, item.device) for item in attached]
-        async with open_store(devices, config.catalogue_path, vault=vault) as store:
+        notes = Path(config.state_dir)
+        async with open_store(devices, config.catalogue_path, vault=vault, notes=notes, forsaken=forsaken) as store:
             yield store
     finally:
         close_all(attached)

@@ -55,6 +55,7 @@ class Code(enum.Enum):
     IN_USE = "in use"
     OLD_FORMAT = "format is not supported"
     JOURNAL_DAMAGED = "journal is damaged"
+    STALE = "what is up to date is missing"
 
 
 class StoreError(Exception):

@@ -9,8 +9,9 @@ import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 from appliance.credentials import Vault
@@ -96,25 +97,31 @@ async def open_store(
     vault: Vault | None = None,
     threaded: bool = True,
     buffers: int | None = None,
+    notes: Path | None = None,
+    forsaken: Collection[str] = (),
 ) -> AsyncIterator[ObjectStore]:
-    """Recovers the pool on open devices and runs it; closes both at the end.
+    """Recovers the pool on open devices and runs it; closes both at the end.  `notes`: the state directory, if the
+    database lies elsewhere; `forsaken`: journals that are lost for good, as the refusal to do without names them.
 
     Without a `vault` encrypted objects are there but cannot be read or made.  `threaded=False` runs everything in the
     loop's own thread, for simulations.  Raises what `startup.open_parts` raises.
     """
     attached = [Attached(path, device) for path, device in devices]
+    recover = partial(
+        open_parts, attached, database, notes=notes or database.parent, forsaken=forsaken, buffers=buffers
+    )
     if threaded:
         lanes: CallLanes = Lanes(READ_THREADS, "device")
         scans: CallLanes = Lanes(1, "scan")
         try:
-            parts = await lanes.call(_recover, attached, database, buffers)
+            parts = await lanes.call(recover)
         except BaseException:
             lanes.close()
             scans.close()
             raise
     else:
         lanes, scans = InlineLanes(), InlineLanes()
-        parts = _recover(attached, database, buffers)
+        parts = recover()
     if parts.must_checkpoint:
         await lanes.call(_checkpoint, parts)  # before there is a writer: the ring is nobody's
     engine = Engine(parts, lanes, scans, threaded=threaded)
@@ -138,10 +145,6 @@ def _checkpoint(parts: OpenParts) -> None:
             parts.writer.close()
             raise
         log.error("the catalogue's snapshot could not be taken: %s", error)
-
-
-def _recover(attached: Sequence[Attached], database: Path, buffers: int | None) -> OpenParts:
-    return open_parts(attached, database, buffers=buffers)
 
 
 @asynccontextmanager

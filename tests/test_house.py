@@ -94,6 +94,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     },
     "appliance.control": set(),
     "appliance.terminal": set(),
+    "appliance.invocation": {"appliance.config", "appliance.control"},
     "appliance.formatting": {"appliance.engine", "appliance.device", "appliance.ondisk"},
     "appliance.administration": {
         "appliance.store",

@@ -18,6 +18,7 @@ would.  Their rows are changed in SQLite when a query of the writer's needs them
     I4  the record has only final row images: `Rows.images` is keyed by row; a page made and freed inside is forfeited
     I5  freed pages wait for the barrier (`begin_free` before, `release` after) and for readers' pins
     I6  a live page is never written: every extent written here was reserved by this batch
+    I13 `_keepers` says first which journals have what is acknowledged from now on
     I9  `applied_seq` is set in the same transaction
     I10 a failed barrier fails the batch and fences the device (what of it the mount has answered is the next batch, on
         the devices that are left); a record that may be durable is made invalid, and where
@@ -237,7 +238,7 @@ class Committer:
             # one by one: a body that does not fit must not keep a delete from happening (a full box still deletes),
             # nor a damaged file, or a bug that it meets, other people's writes
             return joined([self.run([ticket]) for ticket in tickets])
-        answered = repeatable(tickets, self._is_online) if failure.code is Code.UNAVAILABLE else []
+        answered = repeatable(tickets, self.pool.is_online) if failure.code is Code.UNAVAILABLE else []
         if answered:
             return self._repeat(tickets, answered, failure)
         return self._refuse(tickets, failure)
@@ -254,10 +255,6 @@ class Committer:
             ticket.answered, ticket.result, ticket.error = False, None, None
         refused = self._refuse([ticket for ticket in tickets if ticket not in answered], error)
         return joined([refused, self.run(answered)])
-
-    def _is_online(self, device: int) -> bool:
-        found = self.pool.devices.get(device)
-        return found is not None and found.online
 
     def _refuse(self, tickets: Sequence[Ticket], error: StoreError) -> Batch:
         for ticket in tickets:
@@ -454,11 +451,7 @@ class Committer:
         self, tx: Rows, writes: dict[int, list[tuple[int, memoryview]]], image: memoryview, offset: int
     ) -> None:
         """Data, record, flush: at once on every device concerned (I1).  Raises IO_ERROR; then nothing counts (I10)."""
-        pool = self.pool
-        journals = pool.journals
-        if not journals:
-            self.failed = StoreError(Code.READ_ONLY, "no journal device can be written: writes have stopped")
-            raise self.failed
+        pool, journals = self.pool, self._keepers()
         touched = {device_id for (device_id, _), flushed in tx.new_pages.items() if not flushed}
         jobs: list[_Job] = []
         for device in pool.devices.values():
@@ -475,6 +468,17 @@ class Committer:
             pool.fence(job.device, error)
         self._take_back(offset)
         raise StoreError(Code.UNAVAILABLE, "a device failed: try again", cause=str(broken[0][1]))
+
+    def _keepers(self) -> list[PoolDevice]:
+        """The journals that can be written, and a start without them will know that it is they that count (I13)."""
+        while True:
+            journals = self.pool.journals
+            if not journals:
+                self.failed = StoreError(Code.READ_ONLY, "no journal device can be written: writes have stopped")
+                raise self.failed
+            if not self.pool.untold:
+                return journals
+            self.pool.tell()
 
     def _device_job(self, job: _Job, image: memoryview) -> Callable[[], None]:
         def work() -> None:
@@ -498,9 +502,10 @@ class Committer:
             log.critical("writes have stopped: %s", self.failed.message)
             return
         try:
-            self.pool.write_superblocks()  # the survivors outrank the failed device's ring from now on
+            self.pool.tell()  # the survivors outrank the failed device's ring from now on
         except StoreError as error:
-            self.failed = error
+            if not self.pool.journals:
+                self.failed = error
 
     def _stand(self, tx: Rows, tickets: Sequence[Ticket], place: Place, digest: bytes) -> None:
         """The record is durable: whatever comes, the batch is part of the truth."""

@@ -107,6 +107,8 @@ class Pool:
         self.failovers = 0
         self.data_key: Callable[[int], bytes] = _no_data_key  # who has the box's keys puts itself here
         self.closing: list[Callable[[], None]] = []  # what the pool's end also ends
+        self.untold = True  # which journals may be written was not said where a later start looks (I13, keepers.py)
+        self.note: Callable[[], None] = lambda: None  # says it in the state directory; may raise UNAVAILABLE
         self._turn = 0
         self._rows: Any = None
         self._headers: OrderedDict[tuple[int, int, bytes], PageHeader] = OrderedDict()
@@ -118,6 +120,11 @@ class Pool:
     def journals(self) -> list[PoolDevice]:
         """Members that carry the journal and may be written."""
         return [device for device in self.devices.values() if device.journal and device.online]
+
+    def is_online(self, device: int) -> bool:
+        """Whether a device, by its number, may be written."""
+        found = self.devices.get(device)
+        return found is not None and found.online
 
     @property
     def ring_length(self) -> int:
@@ -149,6 +156,8 @@ class Pool:
         device.write_errors += 1
         if device.state == "failed":
             return
+        if device.journal:
+            self.untold = True  # first: who sees the journals without this one must see that
         log.error("device %s (%s) failed and takes no more writes: %s", device.id, device.path, error)
         device.state = "failed"
         if self._rows is not None and device.id in self.devices:  # else `_add_zone` will
@@ -168,16 +177,34 @@ class Pool:
     def write_superblocks(self, state: State = "open", applied_seq: int = 0) -> None:
         """A new generation on every member that can be written, in the order that keeps one pair whole.
 
-        A member that fails is fenced and the rest go on.  Raises IO_ERROR when none took it.
+        A member that fails is fenced, and the rest are written again without it: all say who is left.  Raises IO_ERROR
+        when that is no journal; none is then said to be without.
         """
         with self._superblock_lock:
-            self.generation += 1
-            targets = [device for device in self.devices.values() if device.online]
-            for pair in WRITE_ORDER:
-                for device in targets:
-                    self._write_pair(device, pair, state, applied_seq)
-            if not any(device.online for device in targets):
-                raise StoreError(Code.IO_ERROR, "no device could be written")
+            while True:
+                targets = sorted(
+                    (each for each in self.devices.values() if each.online), key=lambda each: not each.journal
+                )
+                if not any(device.journal for device in targets):
+                    raise StoreError(Code.IO_ERROR, "no journal device could be written")
+                self.generation += 1
+                members = self._members()
+                for pair in WRITE_ORDER:
+                    for device in targets:
+                        self._write_pair(device, pair, self._superblock(device, members, state, applied_seq))
+                if all(device.online for device in targets):
+                    return
+
+    def tell(self) -> None:
+        """Which journals may be written is said wherever a start without them looks (I13).  In the writer's thread, or
+        while there is none.  Raises IO_ERROR when no journal is left, UNAVAILABLE when the note cannot be written."""
+        self.untold = False
+        try:
+            self.write_superblocks()
+            self.note()
+        except BaseException:
+            self.untold = True
+            raise
 
     def declare_sealed(self) -> None:
         """Sealed pages may follow: a program that would take them for plain ones must not open the pool any more.
@@ -195,10 +222,10 @@ class Pool:
         """Whether `declare_sealed` was ever called."""
         return bool(self.features & SEALED_PAGES)
 
-    def _write_pair(self, device: PoolDevice, pair: Sequence[int], state: State, applied_seq: int) -> None:
+    def _write_pair(self, device: PoolDevice, pair: Sequence[int], superblock: Superblock) -> None:
         if device.device is None or not device.online:
             return
-        image = encode_superblock(self.superblock(device, state, applied_seq))
+        image = encode_superblock(superblock)
         slots = device.geometry.slots()
         try:
             with scratch(SLOT) as buffer:
@@ -209,9 +236,8 @@ class Pool:
         except OSError as error:
             self.fence(device, error)
 
-    def superblock(self, device: PoolDevice, state: State, applied_seq: int) -> Superblock:
-        """What `device` should say now."""
-        members = tuple(
+    def _members(self) -> tuple[Member, ...]:
+        return tuple(
             Member(
                 member.id,
                 member.uuid,
@@ -223,6 +249,10 @@ class Pool:
             )
             for member in self.devices.values()
         )
+
+    def _superblock(
+        self, device: PoolDevice, members: tuple[Member, ...], state: State, applied_seq: int
+    ) -> Superblock:
         return Superblock(
             incompatible=self.features,
             generation=self.generation,

@@ -1,6 +1,7 @@
 """Opening a pool: census, recovery, free map; and making a new one.
 
     superblocks -> who is here            (a clone, a stranger, a second pool: refused)
+    and note    -> whose journals count   (none of them here: refused; keepers.py)
     ring        -> every whole record     (the longest over all journals; a damaged one: refused, never guessed)
     catalogue   -> the host's file, or the snapshot when the file is gone, foreign, damaged or too old
     replay      -> records that the catalogue lacks; the last one only after its pages have proved whole (I3)
@@ -16,8 +17,9 @@ import logging
 import os
 import sqlite3
 import uuid as uuids
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -26,8 +28,9 @@ from appliance.catalogue.schema import PAGE
 from appliance.device.buffers import scratch
 from appliance.device.device import BlockDevice
 from appliance.device.raw import RawDevice
-from appliance.engine import journal, snapshot
+from appliance.engine import journal, keepers, snapshot
 from appliance.engine.journal import Found, Ring, RingDamaged
+from appliance.engine.keepers import NoteFile, keepers_of
 from appliance.engine.pool import PageRef, Pool, PoolDevice, page_room
 from appliance.engine.snapshot import Checkpointer
 from appliance.errors import Code, StoreError
@@ -177,12 +180,23 @@ def read_superblock(device: BlockDevice) -> Superblock | None:
 # ---------------------------------------------------------------------- opening
 
 
-def open_parts(attached: Sequence[Attached], database: Path, *, buffers: int | None = None) -> OpenParts:
-    """Recovers the pool on `attached` devices with the catalogue file `database` (rebuilt if it must be).
+def open_parts(
+    attached: Sequence[Attached],
+    database: Path,
+    *,
+    notes: Path,
+    forsaken: Collection[str] = (),
+    buffers: int | None = None,
+) -> OpenParts:
+    """Recovers the pool on `attached` devices with the catalogue file `database` (rebuilt if it must be) and the note
+    in the directory `notes`, without journals that are lost for good (`forsaken`: keepers.py).
 
-    Raises WRONG_DEVICE, OLD_FORMAT, JOURNAL_DAMAGED, IO_ERROR, DAMAGED: always before anything was written.
+    Raises WRONG_DEVICE, OLD_FORMAT, JOURNAL_DAMAGED, STALE, IO_ERROR, DAMAGED: always before anything was written.
     """
     supers = _census(attached)
+    _require_journal(supers)
+    file = NoteFile(notes, supers[0][1].pool)
+    word = keepers.hear([item for _, item in supers], file, forsaken)
     newest = max((item for _, item in supers), key=lambda item: item.generation)
     devices = _members(supers, newest)
     pool = Pool(
@@ -190,8 +204,8 @@ def open_parts(attached: Sequence[Attached], database: Path, *, buffers: int | N
         name=newest.pool_name,
         copies=newest.copies,
         devices=devices,
-        generation=newest.generation,
-        epoch=max(item.epoch for _, item in supers) + 1,
+        generation=word.generation,
+        epoch=word.epoch + 1,
         created_ns=newest.created_ns,
         **({"buffers": buffers} if buffers is not None else {}),
     )
@@ -199,7 +213,7 @@ def open_parts(attached: Sequence[Attached], database: Path, *, buffers: int | N
     pool.snapshot = newest.snapshot
     pool.tail_seq, pool.tail_offset = newest.ring_tail_seq or 1, newest.ring_tail_offset
     try:
-        found = _read_journals(pool, {item.device: item.epoch for _, item in supers}, newest)
+        found = _read_journals(pool, word.believed, {item.device: item for _, item in supers}, newest)
     except RingDamaged as error:
         found = _without_journal(pool, database, error)
     index = _read_index(pool)
@@ -226,7 +240,13 @@ def open_parts(attached: Sequence[Attached], database: Path, *, buffers: int | N
     )
     checkpointer = Checkpointer(pool, ring, database)
     checkpointer.claim(index)
-    pool.write_superblocks()
+    pool.note = partial(keepers.note, file, pool)
+    try:
+        pool.tell()
+    except StoreError as error:
+        if not pool.journals:
+            raise
+        log.error("%s (%s)", error.message, error.cause)  # what is there can be read: the writer tries again
     row = writer.execute("SELECT value FROM meta WHERE name='next_id'").fetchone()
     next_id = max(int(row[0]) if row else 0, FIRST_ID)
     # a snapshot whose index can't be read does not say which pages it needs: they may be used otherwise from now on
@@ -306,20 +326,23 @@ def _zones_of_missing(member: Member, here: Sequence[Geometry]) -> Geometry:
     return plan(member.size, journal=member.journal, ring_length=chosen if member.journal else None)
 
 
-def _read_journals(pool: Pool, epochs: dict[bytes, int], newest: Superblock) -> list[Found]:
-    """The chain of the journal that knows best; every other one is made equal to it.
-
-    A ring of an older epoch, or of a device that failed, missed what the others acknowledged, and may hold what they
-    took back: it is only used where nobody has better.  Among equals the longest is right, for it holds the record that
-    was being written.  Raises JOURNAL_DAMAGED, UNAVAILABLE, IO_ERROR.
-    """
-    members = [device for device in pool.journals if device.device is not None]
-    if not members:
+def _require_journal(supers: Iterable[tuple[Attached, Superblock]]) -> None:
+    if not any(superblock.journal for _, superblock in supers):
         raise StoreError(
             Code.UNAVAILABLE,
             "none of the pool's journal devices is attached: without one nothing can be recovered; attach one",
         )
-    fallen = {member.uuid for member in newest.members if member.state == "failed"}
+
+
+def _read_journals(
+    pool: Pool, believed: Collection[bytes], supers: dict[bytes, Superblock], newest: Superblock
+) -> list[Found]:
+    """The chain of the `believed` journals, by UUID; every other one is made equal to it.
+
+    Theirs miss what was acknowledged, and may hold what was taken back.  Among the believed the longest is right, for
+    it holds the record that was being written.  Raises JOURNAL_DAMAGED, IO_ERROR.
+    """
+    members = [device for device in pool.journals if device.device is not None]
     chains: list[tuple[PoolDevice, list[Found] | None]] = []
     damage: StoreError | None = None
     for device in members:
@@ -333,11 +356,7 @@ def _read_journals(pool: Pool, epochs: dict[bytes, int], newest: Superblock) -> 
             damage = StoreError(Code.IO_ERROR, f"the journal on {device.path} cannot be read", cause=str(error))
         chains.append((device, found))
 
-    def trust(device: PoolDevice) -> tuple[bool, int]:
-        return device.uuid not in fallen, epochs.get(device.uuid, 0)
-
-    top = max(trust(device) for device in members)
-    whole = [found for device, found in chains if found is not None and trust(device) == top]
+    whole = [found for device, found in chains if found is not None and device.uuid in believed]
     if not whole:  # what is older must not stand in for what cannot be read now
         assert damage is not None
         raise damage
@@ -345,19 +364,20 @@ def _read_journals(pool: Pool, epochs: dict[bytes, int], newest: Superblock) -> 
     if damage is not None and newest.state == "clean" and _last_seq(best, pool) < newest.applied_seq:
         raise damage
     for device, found in chains:
-        if trust(device)[0] and found is not None:
-            _require_prefix(device, found, best)
+        if found is not None:
+            apart = keepers_of(supers[device.uuid]).isdisjoint(believed)
+            _require_prefix(device, found, best, 0 if apart else 1)
     for device, found in chains:
         _align(pool, device, found or [], best)
     return best
 
 
-def _require_prefix(device: PoolDevice, found: Sequence[Found], best: Sequence[Found]) -> None:
+def _require_prefix(device: PoolDevice, found: Sequence[Found], best: Sequence[Found], more: int) -> None:
     """A ring may end in one batch that the best has otherwise or not at all: what nobody acknowledged (I12).  If there
-    are more, the pool was run without that device, and on that device without the others: what was acknowledged on
-    one side would be lost.  Raises JOURNAL_DAMAGED."""
+    are more, or one although the device was a keeper without the others, the pool was run without that device, and on
+    that device without the others: what was acknowledged on one side would be lost.  Raises JOURNAL_DAMAGED."""
     same = _common(found, best)
-    if len(found) - same > 1:
+    if len(found) - same > more:
         raise StoreError(
             Code.JOURNAL_DAMAGED,
             f"the pool was written with {device.path} and without it, each time without what the other has: attach it"

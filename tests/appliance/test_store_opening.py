@@ -189,10 +189,12 @@ def test_one_journal_of_two_is_enough(devices: list[MemoryDevice], database: Pat
 
 
 def test_a_pool_that_was_run_in_halves_is_not_made_one_by_forgetting_a_half(tmp_path: Path) -> None:
-    """I12: the host's file is lost, and each of two journals has batches that were acknowledged without the other."""
+    """I12: each of two journals has batches that were acknowledged without the other, on a host of its own."""
     devices = make_devices(2)
     make_pool(devices, journals=2)
-    databases = [tmp_path / name for name in ("both.db", "first.db", "second.db", "third.db")]
+    databases = [tmp_path / str(host) / "catalogue.db" for host in range(6)]
+    for database in databases:
+        database.parent.mkdir()
 
     async def main() -> None:
         async with store_over(devices, databases[0]) as store:
@@ -207,7 +209,7 @@ def test_a_pool_that_was_run_in_halves_is_not_made_one_by_forgetting_a_half(tmp_
                 pass
         assert caught.value.code is Code.JOURNAL_DAMAGED
         for at in (0, 1):
-            async with store_over(devices[at : at + 1], tmp_path / f"again{at}.db") as store:
+            async with store_over(devices[at : at + 1], databases[4 + at]) as store:
                 found = await store.list_objects(store.bucket("bucket"), limit=10)
                 assert [item.key for item in found.objects] == [b"%d/%d" % (at, number) for number in range(3)]
 
