@@ -16,8 +16,10 @@ from typing import Any, Final
 
 import appliance
 from appliance.limits import KIB, MIB
+from appliance.ondisk.geometry import UNIT
+from appliance.ondisk.page import SHORT
 
-SMALL: Final[Mapping[str, int]] = {
+SMALL: Final[Mapping[str, int | tuple[int, ...]]] = {
     "SIZE_MIN": 8 * MIB,
     "PATCH_MAX": 4 * KIB,
     "PATCHES_MAX": 12 * KIB,
@@ -28,7 +30,7 @@ SMALL: Final[Mapping[str, int]] = {
     "PIECE_MIN": 4 * KIB,
     "PART_SIZE_MIN": 16 * KIB,
     "GATHER_MEMORY": 4 * MIB,
-    "SNAPSHOT_PAGE": 64 * KIB,
+    "SIZES": (64 * KIB, 16 * KIB, 4 * KIB, 2 * UNIT - SHORT, UNIT - SHORT),  # of a snapshot's pages
     "DROP_STEP": 1,
     "SLICES_MAX": 8,
     "JOINS_MIN": 2,
@@ -47,10 +49,10 @@ ROOMS: Final = (
 
 
 @contextmanager
-def scaled(sizes: Mapping[str, int] = SMALL) -> Iterator[None]:
+def scaled(sizes: Mapping[str, int | tuple[int, ...]] = SMALL) -> Iterator[None]:
     """Within the block every module of the engine's rooms has these sizes."""
     _import_all()
-    replaced: list[tuple[Any, str, int]] = []
+    replaced: list[tuple[Any, str, object]] = []
     for name, module in sorted(sys.modules.items()):
         if not name.startswith(ROOMS):
             continue
