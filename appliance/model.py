@@ -383,7 +383,8 @@ access, of change and of change of the inode, and flags; the entry's sum.  The i
 is a name and no more."""
 
 type_named_row = tuple[bytes, int, int, int]
-"""A row name, id and mode; the entry's sum.  The id is 0 where the row is damaged."""
+"""A row name, its node's id and mode, of which a file's and a directory's is the type alone; the entry's sum.  The id
+is 0 where the row is damaged."""
 
 
 class Entry(Frozen, frozen=True):

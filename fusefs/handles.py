@@ -282,6 +282,7 @@ class DirectoryHandle:
         "bare",
         "begun",
         "bucket",
+        "cold",
         "cookie",
         "directories",
         "epoch",
@@ -305,6 +306,7 @@ class DirectoryHandle:
         self.cookie = 0  # of what was given last
         self.after: bytes | None = None  # its row name (a directory's ends with "/")
         self.begun = False
+        self.cold = False  # the last reply had to wait for the disk
         self.pending: list[tuple[bytes, File]] = []  # uncommitted files by name, as of the first read
         self.rest: list[Entry] = []
         self.rows: list[bytes] = []  # their row names

@@ -9,7 +9,8 @@ is looked for.  (Cookies of the root are the buckets' roots.)
 
 Names come in the catalogue's order; the files that no commit has taken yet, as of the first reply, are merged into it,
 so a commit between two replies moves nothing.  Nothing is copied when a directory is opened, and one of any length
-costs what is asked of it: a reply has at most `REPLY_MAX` entries, so that nobody else waits long for the loop.
+costs what is asked of it: a reply has at most `REPLY_MAX` entries, so that nobody else waits long for the loop.  Where
+the catalogue has to be read from the disk a thread reads it first (`warm`).
 
 An entry comes with its attributes (readdirplus) and counts as a lookup, which is what most programs want next: to ask
 for each costs ten times that, to make an inode that nobody wants a fifth of it and a kilobyte of the kernel's memory.
@@ -31,6 +32,7 @@ from pyfuse3 import FUSEError
 
 from appliance.authority import Action
 from appliance.errors import Code, StoreError
+from appliance.limits import KIB
 from appliance.model import Entry
 from fusefs import attributes, tree
 from fusefs.dirents import Page
@@ -44,6 +46,7 @@ REPLY_MAX: Final = 1_024  # entries in a reply: some 5 ms
 BARE_FIRST: Final = 64  # bare entries in the first reply that has any: each next one may have as many as all before
 FULL_MAX: Final = 4_096  # entries of a directory that come with attributes, asked for or not
 LOST_INODE: Final = (1 << 32) - 1  # d_ino of a name of which nothing else is known: libraries pass over 0
+COLD: Final = 64 * KIB  # read from the disk for one reply: a dozen waits of 0.1 ms and more, each with the loop
 SEEK_STEP: Final = 1_024  # entries looked through for a forgotten cookie, between two other requests
 
 
@@ -79,7 +82,9 @@ def list_buckets(names: Names, start: int, page: Page) -> None:
 
 
 def is_at_hand(handle: DirectoryHandle, start: int) -> bool:
-    """Whether `seek` needs not wait."""
+    """Whether `seek` and `warm` need not wait."""
+    if handle.cold:
+        return False
     return start in (SELF, PARENT, handle.cookie) or start == 0 or handle.places.find(start) is not None
 
 
@@ -112,6 +117,17 @@ async def seek(names: Names, handle: DirectoryHandle, start: int) -> None:
     handle.cookie = start
 
 
+async def warm(names: Names, handle: DirectoryHandle) -> None:
+    """Where the last reply had to wait for the disk so will the next: let it be a thread that waits."""
+    if handle.after is not None:
+        await names.store.warm(handle.inode, handle.after, REPLY_MAX, nodes=_is_full(names, handle))
+
+
+def _is_full(names: Names, handle: DirectoryHandle) -> bool:
+    """Whether the next entries come with attributes, where they may come without."""
+    return handle.full < FULL_MAX or (handle.bare > 0 and 2 * names.bare.get(handle.inode, 0) >= handle.bare)
+
+
 def list_directory(names: Names, handle: DirectoryHandle, epoch: int, page: Page) -> None:
     """A directory of a bucket, from where `seek` or the last reply left it.
 
@@ -121,8 +137,8 @@ def list_directory(names: Names, handle: DirectoryHandle, epoch: int, page: Page
         if not _dots(page, handle.inode, _parent(names, handle), handle.cookie):
             return
         handle.cookie = PARENT
-    looked_up = names.bare.get(handle.inode, 0)
-    full = handle.full < FULL_MAX or not page.bare_allowed or (handle.bare > 0 and 2 * looked_up >= handle.bare)
+    full = not page.bare_allowed or _is_full(names, handle)
+    waited = names.store.waited()
     if handle.pending or names.pending.changes(handle.inode) or (handle.whole and handle.epoch == epoch):
         rows, cookies = _merged(names, handle, epoch, page, REPLY_MAX, full=full)
     elif handle.after is None:  # of a short directory the store then remembers what is asked for next
@@ -130,6 +146,7 @@ def list_directory(names: Names, handle: DirectoryHandle, epoch: int, page: Page
     else:
         handle.epoch = -1
         rows, cookies = _committed(names, handle, page) if full else _committed_bare(names, handle, page)
+    handle.cold = names.store.waited() - waited >= COLD
     if not rows:
         return
     handle.after, handle.cookie = rows[-1], cookies[-1]

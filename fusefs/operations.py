@@ -49,7 +49,7 @@ from fusefs.guarded import finding, handling, reading, writing
 from fusefs.handles import DirectoryHandle, File, FileHandle
 from fusefs.inodes import ROOT, Inodes
 from fusefs.invalidation import Invalidation, Kernel
-from fusefs.listing import is_at_hand, list_buckets, list_directory, seek
+from fusefs.listing import is_at_hand, list_buckets, list_directory, seek, warm
 from fusefs.metadata import Metadata
 from fusefs.names import Names
 from fusefs.ownership import ROOTS, Ownership
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
 NAMELESS: Final = b"/"  # what the kernel calls a file that is opened with O_TMPFILE (vfs_tmpfile, fs/namei.c)
 GIVE_MAX: Final = 16 << 10  # bytes of a file that the kernel is given when it is opened to be read
 GIVEN_NOT: Final = os.O_ACCMODE | os.O_TRUNC | os.O_DIRECT
+FORGET_STEP: Final = 1_024  # inodes forgotten between two turns of the others: 2 ms
 SUID_SGID: Final = stat.S_ISUID | stat.S_ISGID
 
 
@@ -138,9 +139,11 @@ class Operations(pyfuse3.Operations):
 
     @answered
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
-        for inode, lookups in inode_list:
+        for at, (inode, lookups) in enumerate(inode_list, 1):  # tens of thousands when the kernel needs memory
             if self.inodes.forget(inode, lookups):
                 self.names.past.forget(inode)
+            if at % FORGET_STEP == 0:
+                await trio.lowlevel.checkpoint()
 
     @writing
     async def mkdir(self, parent_inode: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext) -> EntryAttributes:
@@ -485,6 +488,8 @@ class Operations(pyfuse3.Operations):
                 self.metadata.accessed(handle.node)
             if start == 0 or start != handle.cookie:
                 await seek(self.names, handle, start)
+            if handle.cold:
+                await warm(self.names, handle)
             list_directory(self.names, handle, self.invalidation.epoch, page)
 
     @answered

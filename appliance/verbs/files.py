@@ -15,6 +15,7 @@ from appliance.engine import directories
 from appliance.engine.ingest import Ingest, is_placeable
 from appliance.engine.pool import PageRef
 from appliance.engine.ticket import Ticket
+from appliance.engine.waited import bytes_read
 from appliance.errors import Code, StoreError
 from appliance.limits import CHUNK_SIZE, FILE_SIZE_MAX, GATHER_MAX, MIB
 from appliance.model import (
@@ -76,8 +77,17 @@ class FileVerbs(VersionVerbs):
         return directories.shown(self.every, parent, after, limit)
 
     def named(self, parent: int, after: bytes | None, limit: int) -> list[type_named_row]:
-        """The same, of each its number and mode."""
+        """The same, of each its number and type."""
         return directories.named(self.every, parent, after, limit)
+
+    async def warm(self, parent: int, after: bytes, limit: int, *, nodes: bool) -> None:
+        """What `shown` (with `nodes`) or `named` would read is in memory, as far as that has room: for who has `waited`
+        for the disk before, and others with him."""
+        await self.engine.scans.call(self.snapshot, directories.warm, parent, after, limit, nodes)
+
+    def waited(self) -> int:
+        """Bytes for which the calling thread has waited until a disk had read them, so far."""
+        return bytes_read()
 
     async def place_of(self, node: int) -> tuple[int, bytes] | None:
         """A (directory, name) of a file; None without one.  Reads all names: for what must be known and seldom is."""

@@ -38,11 +38,11 @@ from appliance.model import (
     type_named_row,
     type_shown_row,
 )
-from tests.fusefs.memory_bodies import Content, MemoryReader
+from tests.fusefs.memory_bodies import Content, MemoryReader, NoDisk
 from tests.fusefs.memory_ticket import MemoryTicket
 
 
-class MemoryStore:
+class MemoryStore(NoDisk):
     def __init__(self) -> None:
         self.next_id = 2
         self.by_name: dict[str, Bucket] = {}

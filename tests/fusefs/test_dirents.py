@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pyfuse3
 import pytest
+from pyfuse3 import FileNameT, ModeT
 
 from fusefs import listing
 from fusefs.inodes import ROOT
@@ -245,6 +246,74 @@ def test_what_goes_while_it_is_listed_is_told_as_it_was(tmp_path: Path, monkeypa
         assert [(each.name, each.attributes[1]) for each in given][2:] == [(b"a", 5000), (b"b", 5000), (b"c", 5000)]
 
     run_on_pool(scene, tmp_path)
+
+
+def test_who_waited_for_the_disk_has_a_thread_wait_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million names that were made in no order have their nodes all over the catalogue: a reply of a thousand kept
+    the loop for a second."""
+    monkeypatch.setattr(listing, "LIST_STEP", 2)
+    monkeypatch.setattr(listing, "REPLY_MAX", 2)
+    monkeypatch.setattr(listing, "FULL_MAX", 4)
+
+    async def scene(mount: Unmounted) -> None:
+        for name in "abcdefghij":
+            await mount.write_file("photos/" + name, b"x")
+        await mount.ops.files.commit_all()
+        await settled(mount)
+        store = mount.ops.names.store
+        warmed: list[tuple[bytes, bool]] = []
+        waits = iter([0, listing.COLD, 0, listing.COLD, 0, listing.COLD - 1, *[0] * 20])
+        warm = store.warm
+
+        async def noted(parent: int, after: bytes, limit: int, *, nodes: bool) -> None:
+            warmed.append((after, nodes))
+            await warm(parent, after, limit, nodes=nodes)
+
+        monkeypatch.setattr(store, "waited", lambda: next(waits))
+        monkeypatch.setattr(store, "warm", noted)
+        fh: Any = await mount.ops.opendir(await mount.inode("photos"), mount.ctx)
+        names, cookie, at_hand = [], 0, []
+        while True:
+            at_hand.append(mount.ops.is_at_hand(fh, cookie))
+            given = parsed(await mount.ops.readdirplus(fh, cookie, 1 << 20))
+            if not given:
+                break
+            names += [each.name for each in given]
+            cookie = given[-1].cookie
+        assert b"".join(names[2:]) == b"abcdefghij"
+        assert at_hand == [True, False, False, True, True, True]
+        assert warmed == [(b"b", True), (b"d", False)]
+
+    run_on_pool(scene, tmp_path)
+
+
+def test_bare_names_have_their_types(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a look at their nodes, but for what is neither file nor directory."""
+    monkeypatch.setattr(listing, "FULL_MAX", 0)
+    monkeypatch.setattr(listing, "LIST_STEP", 1)
+
+    async def scene(mount: Unmounted) -> None:
+        await mount.mkdir("photos/a")
+        await mount.write_file("photos/b", b"x")
+        await mount.symlink("b", "photos/c")
+        await mount.mkdir("photos/d")
+        await mount.door.put("photos", b"e/f", b"S3's")
+        await mount.ops.mknod(await mount.inode("photos"), FileNameT(b"g"), ModeT(stat.S_IFIFO | 0o644), 0, mount.ctx)
+        await settled(mount)
+        given = [each for reply in await replies(mount, "photos", 1 << 20) for each in reply]
+        assert {each.name: each.type << 12 for each in given} == {
+            b"a": stat.S_IFDIR,
+            b"b": stat.S_IFREG,
+            b"c": stat.S_IFLNK,
+            b"d": stat.S_IFDIR,
+            b"e": stat.S_IFDIR,
+            b"g": stat.S_IFIFO,
+        }
+        assert not any(each.node for each in given)
+
+    play(scene)
 
 
 def test_a_damaged_row_is_a_name_that_nobody_can_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

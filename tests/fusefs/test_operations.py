@@ -11,9 +11,10 @@ from typing import Any
 
 import pyfuse3
 import pytest
+import trio
 
 from appliance.errors import Code, StoreError
-from fusefs import attributes
+from fusefs import attributes, operations
 from tests.fusefs.scenes import Play, refused, run, run_on_pool, settled
 from tests.fusefs.unmounted import Unmounted
 
@@ -485,3 +486,30 @@ def test_what_is_exchanged_is_what_was_named(tmp_path: Path) -> None:
         assert await mount.listdir("photos/f") == []
 
     run_on_pool(scene, tmp_path)
+
+
+def test_others_have_their_turn_while_the_kernel_forgets(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it needs memory it forgets tens of thousands of inodes at once."""
+    monkeypatch.setattr(operations, "FORGET_STEP", 2)
+
+    async def scene(mount: Unmounted) -> None:
+        for name in "abcdefg":
+            await mount.write_file("photos/" + name, b"x")
+        await settled(mount)
+        photos = await mount.inode("photos")
+        given = [(await mount.ops.lookup(photos, name.encode(), mount.ctx)).st_ino for name in "abcdefg"]
+        left: list[int] = []
+
+        async def others() -> None:
+            for _ in range(3):
+                left.append(sum(inode in mount.ops.inodes for inode in given))
+                await trio.lowlevel.checkpoint()
+
+        lookups = [(inode, mount.ops.inodes._known[inode].lookups) for inode in given]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.ops.forget, lookups)
+            nursery.start_soon(others)
+        assert not any(inode in mount.ops.inodes for inode in given)
+        assert any(0 < each < len(given) for each in left)
+
+    play(scene)
