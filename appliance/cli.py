@@ -564,7 +564,7 @@ def key_revoke(settings: Settings, access_key: str) -> None:
 @as_json
 @click.pass_obj
 def audit(settings: Settings, verify: bool, as_json: bool) -> None:
-    """Cross-check catalogue, free map and devices.  Exit code 1 if anything is wrong."""
+    """Cross-check catalogue, free map and devices.  Exit code 1 if anything is wrong, or not as safe as wanted."""
     result: dict[str, Any] = {}
     with progress("audit", quiet=as_json) as shown:
         for event in settings.control().follow("/audit", verify=verify):
@@ -572,7 +572,7 @@ def audit(settings: Settings, verify: bool, as_json: bool) -> None:
                 result = event["result"]
             else:
                 shown(event)
-    problems = result["problems"]
+    problems = [*result["problems"], *result.get("degraded", ())]
     if as_json:
         show_json(result)
     else:

@@ -429,19 +429,21 @@ class Pool:
         return (0 if device.tier == "blaze" else 1) + (4 if device.state != "online" else 0)
 
     def write_page(self, device_id: int, offset: int, *image: memoryview) -> None:
-        """Writes one whole extent, which may lie in several parts of memory.  Raises IO_ERROR after fencing the
-        device."""
+        """Writes one whole extent, which may lie in several parts of memory.  Raises UNAVAILABLE after fencing the
+        device: another try goes to others."""
         device = self.devices[device_id]
         if device.device is None or not device.online:
-            raise StoreError(Code.IO_ERROR, cause=f"device {device_id} takes no writes")
+            raise StoreError(
+                Code.UNAVAILABLE, "a device failed: try again", cause=f"device {device_id} takes no writes"
+            )
         try:
             device.device.write_parts(offset, image)
         except OSError as error:
             self.fence(device, error)
-            raise StoreError(Code.IO_ERROR, "a device failed: try again", cause=str(error)) from error
+            raise StoreError(Code.UNAVAILABLE, "a device failed: try again", cause=str(error)) from error
 
     def flush(self, device_ids: Iterable[int]) -> None:
-        """A barrier over some devices, one after the other.  Raises IO_ERROR after fencing the one that failed."""
+        """A barrier over some devices, one after the other.  Raises UNAVAILABLE after fencing the one that failed."""
         for device_id in device_ids:
             device = self.devices[device_id]
             try:
@@ -450,7 +452,7 @@ class Pool:
                 device.device.flush()
             except OSError as error:
                 self.fence(device, error)
-                raise StoreError(Code.IO_ERROR, "a device failed: try again", cause=str(error)) from error
+                raise StoreError(Code.UNAVAILABLE, "a device failed: try again", cause=str(error)) from error
 
     def close(self) -> None:
         """Closes every device, and what was opened beside them."""

@@ -50,8 +50,9 @@ Report = Callable[[Mapping[str, Any]], None]
 class AuditReport(Frozen, frozen=True):
     """What an audit found.
 
-    `under_replicated` chunks have fewer copies on devices that are here than they should: no contradiction, but the
-    pool is not healthy.  `damaged` and `unreadable` count page copies by device number (only with `verify`).
+    `degraded` says which devices are missing or take no writes, and that copies are not full: no contradiction, but the
+    pool is not healthy.  `under_replicated` chunks have fewer copies than they should on devices that work.
+    `damaged` and `unreadable` count page copies by device number (only with `verify`).
     """
 
     seq: int  # the batch whose state was looked at
@@ -68,6 +69,7 @@ class AuditReport(Frozen, frozen=True):
     unreadable: dict[int, int]
     space_checked: bool  # False: commits never paused
     problems: tuple[Problem, ...]
+    degraded: tuple[Problem, ...]
 
     @property
     def clean(self) -> bool:
@@ -76,13 +78,14 @@ class AuditReport(Frozen, frozen=True):
 
     @property
     def healthy(self) -> bool:
-        """Clean, and every chunk has all its copies."""
-        return self.clean and not self.under_replicated
+        """Clean, every device works, and every chunk has all its copies."""
+        return self.clean and not self.degraded
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values: counts by name, problems as texts."""
         values: dict[str, Any] = msgspec.to_builtins(self, str_keys=True)
         values["problems"] = [str(problem) for problem in self.problems]
+        values["degraded"] = [str(problem) for problem in self.degraded]
         values["clean"] = self.clean
         values["healthy"] = self.healthy
         return values
@@ -122,8 +125,8 @@ async def audit(store: Audited, *, verify: bool = False, progress: Report = _sil
         found += await engine.lanes.call(check_sums, connection)
         found += await engine.lanes.call(check_newest, connection)
         found += await _unsettled(engine, connection, held)
-        here = {device.id for device in engine.pool.devices.values() if device.device is not None}
-        short = await engine.lanes.call(under_replicated, connection, here)
+        online = {device.id for device in engine.pool.devices.values() if device.online}
+        short = await engine.lanes.call(under_replicated, connection, online)
         counts = await engine.lanes.call(_counts, connection)
         proof = _Proof(engine.pool)
         if verify:
@@ -147,7 +150,20 @@ async def audit(store: Audited, *, verify: bool = False, progress: Report = _sil
         unreadable=proof.unreadable,
         space_checked=space is not None,
         problems=(*found, *(space or ())),
+        degraded=tuple(_degraded(engine.pool, short)),
     )
+
+
+def _degraded(pool: Pool, short: int) -> Iterator[Problem]:
+    """What keeps a pool without contradictions from being healthy."""
+    for device in pool.devices.values():
+        where = f"device {device.id} ({device.path})"
+        if device.state == "failed":
+            yield Problem("failed", where, "takes no more writes until the box is started again; see the log for why")
+        elif not device.online:
+            yield Problem("missing", where, "is not attached")
+    if short:
+        yield Problem("copies", f"{short} chunks", "have fewer copies than their buckets want on devices that work")
 
 
 def _file_of(connection: sqlite3.Connection) -> str:
@@ -251,7 +267,7 @@ def check_newest(connection: sqlite3.Connection) -> list[Problem]:
 
 
 def under_replicated(connection: sqlite3.Connection, here: Iterable[int]) -> int:
-    """Chunks of which some part has fewer copies than wanted on the devices that are here."""
+    """Chunks of which some part has fewer copies than wanted on the devices named."""
     devices = ",".join(str(number) for number in sorted(here)) or "NULL"
     row = connection.execute(
         "SELECT count(*) FROM (SELECT c.id FROM chunk c LEFT JOIN ("

@@ -196,6 +196,7 @@ def test_keys_are_rotated(daemon: Answers, tmp_path: Path) -> None:
     [
         ({"problems": [], "pages": 7}, 0, "0 problems (7 pages)"),
         ({"problems": ["page 5 is lost"]}, 1, "page 5 is lost"),
+        ({"problems": [], "degraded": ["device 2 is gone"]}, 1, "device 2 is gone\n1 problem"),
     ],
 )
 def test_an_audit_that_finds_something_fails(

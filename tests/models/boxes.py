@@ -104,11 +104,11 @@ async def read_all(
 class Box:
     """A pool with its loop.  A context manager."""
 
-    def __init__(self, devices: Sequence[MemoryDevice] | None = None, *, copies: int = 1) -> None:
+    def __init__(self, devices: Sequence[MemoryDevice] | None = None, *, copies: int = 1, journals: int = 1) -> None:
         self.devices: Sequence[MemoryDevice] = make_devices() if devices is None else devices
         self.directory = Path(tempfile.mkdtemp(prefix="tierce-"))
         self.database = self.directory / "catalogue.db"
-        make_pool(self.devices, copies=copies)
+        make_pool(self.devices, copies=copies, journals=journals)
         started = threading.Event()
         self._end: trio.Event | None = None
         self._thread = threading.Thread(target=trio.run, args=(self._live, started), daemon=True)

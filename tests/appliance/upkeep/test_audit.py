@@ -146,6 +146,21 @@ def test_a_lost_copy_is_counted(tmp_path: Path) -> None:
     assert report.under_replicated == report.chunks
 
 
+def test_a_device_that_takes_no_writes_is_named(tmp_path: Path) -> None:
+    """Its pages are read still; but the pool is not what it should be."""
+
+    def sabotage(store: ObjectStore, _: object) -> None:
+        pool = store.engine.pool
+        pool.fence(pool.devices[2], OSError(5, "gone"))
+
+    report = examine(tmp_path, sabotage)
+    assert (report.clean, report.healthy) == (True, False)
+    assert report.under_replicated == report.chunks
+    told = report.to_json()["degraded"]
+    assert told[0].startswith("failed: device 2 (device-2): takes no more writes"), told
+    assert told[1].startswith(f"copies: {report.chunks} chunks: have fewer copies"), told
+
+
 @pytest.mark.parametrize("bit", [0, 8 * 600, 8 * 4500])
 def test_every_copy_is_read(tmp_path: Path, bit: int) -> None:
     def sabotage(store: ObjectStore, devices: Any) -> None:
