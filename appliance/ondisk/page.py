@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer  # collections.abc has it from Python 3.12
 
 MAGIC: Final = b"TIERCEPG"
-VERSION: Final = 1
+VERSION: Final = 2
 SHORT: Final = 512  # header lengths
 LONG: Final = 4096
 DIGEST: Final = 32  # of the header

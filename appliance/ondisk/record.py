@@ -195,7 +195,7 @@ def unpack_segment(segment: Buffer, *, pool: bytes = NO_POOL) -> Iterator[Record
 
 # ---------------------------------------------------------------------------------------------------- snapshot's index
 INDEX_MAGIC: Final = b"TIERCEIX"
-INDEX_VERSION: Final = 1
+INDEX_VERSION: Final = 2
 INDEX_FIELDS: Final = (("magic", "8s"), ("version", "I"), ("body length", "I"), ("digest", "32s"))
 _INDEX_HEAD: Final = struct.Struct("<" + "".join(code for _, code in INDEX_FIELDS))
 

@@ -25,7 +25,7 @@ from appliance.ondisk.damaged import DamagedError
 from appliance.ondisk.geometry import SLOT, UNIT, Geometry
 
 MAGIC: Final = b"TIERCESB"
-VERSION: Final = 1
+VERSION: Final = 2  # 1: unreleased programs, whose blocks had other sums
 DIGEST: Final = 32
 
 KNOWN_READ_ONLY: Final = 0  # features that a program without them may read but not write: none yet
@@ -195,8 +195,11 @@ def decode(slot: bytes) -> Superblock:
     generation = _generation(slot)
     _, version, length, compatible, read_only, incompatible, _ = _PREFIX.unpack_from(slot)
     if version != VERSION:
+        age = "an older" if version < VERSION else "a newer"
         raise StoreError(
-            Code.OLD_FORMAT, f"the device has format version {version}; this program knows version {VERSION}"
+            Code.OLD_FORMAT,
+            f"the device was written by {age} version of Tierce: it has format {version}, and this program knows"
+            f" {VERSION}; nothing was changed",
         )
     if unknown := incompatible & ~KNOWN_INCOMPATIBLE:
         raise StoreError(

@@ -315,17 +315,20 @@ def test_no_device_at_all(database: Path) -> None:
     assert refused([], database).code is Code.WRONG_DEVICE
 
 
-def test_a_future_format(devices: list[MemoryDevice], database: Path) -> None:
-    """A superblock of a later version, whole: this program is too old."""
+def test_another_format(devices: list[MemoryDevice], database: Path) -> None:
+    """A superblock of another version, whole: what is on the device is not called damaged, nor touched."""
     from blake3 import blake3
 
     before = [device.media.copy() for device in devices]
-    for slot in slot_offsets(devices[0].size):
-        image = bytearray(devices[0].media.read(slot, SLOT))
-        image[8:12] = (99).to_bytes(4, "little")
-        image[-32:] = blake3(image[:-32]).digest()
-        devices[0].media.write(slot, image)
-    assert refused(devices, database).code is Code.OLD_FORMAT
+    for version, told in ((99, "a newer version of Tierce"), (1, "an older version of Tierce")):
+        for slot in slot_offsets(devices[0].size):
+            image = bytearray(devices[0].media.read(slot, SLOT))
+            image[8:12] = version.to_bytes(4, "little")
+            image[-32:] = blake3(image[:-32]).digest()
+            devices[0].media.write(slot, image)
+        error = refused(devices, database)
+        assert error.code is Code.OLD_FORMAT
+        assert told in error.message
     for device, media in zip(devices, before, strict=True):
         device.media = media
     check(devices, database)

@@ -128,13 +128,13 @@ def encoded_label(sector: int) -> bytes:
 
 
 GOLDEN: Final[dict[str, Callable[[], bytes]]] = {
-    "superblock-1.bin": lambda: superblock.encode(SUPERBLOCK),
-    "page-short-1.bin": lambda: page.encode(SHORT_PAGE),
-    "page-long-1.bin": lambda: page.encode(LONG_PAGE),
-    "page-sealed-1.bin": lambda: page.encode(SEALED_PAGE[0]) + SEALED_PAGE[1],
+    "superblock-2.bin": lambda: superblock.encode(SUPERBLOCK),
+    "page-short-2.bin": lambda: page.encode(SHORT_PAGE),
+    "page-long-2.bin": lambda: page.encode(LONG_PAGE),
+    "page-sealed-2.bin": lambda: page.encode(SEALED_PAGE[0]) + SEALED_PAGE[1],
     "record-1.bin": encoded_record,
     "segment-1.bin": lambda: record.pack_segment([encoded_record(), encoded_record()]),
-    "snapshot-index-1.bin": lambda: record.encode_index(INDEX),
+    "snapshot-index-2.bin": lambda: record.encode_index(INDEX),
     "label-512-1.bin": lambda: encoded_label(512),
     "label-4096-1.bin": lambda: encoded_label(4096),
 }

@@ -75,12 +75,12 @@ def test_todays_reader_reads_the_golden_bytes() -> None:
     def golden(name: str) -> bytes:
         return (GOLDEN / name).read_bytes()
 
-    assert superblock.decode(golden("superblock-1.bin")) == samples.SUPERBLOCK
-    assert page.decode(golden("page-short-1.bin")) == samples.SHORT_PAGE
-    assert page.decode(golden("page-long-1.bin")) == samples.LONG_PAGE
+    assert superblock.decode(golden("superblock-2.bin")) == samples.SUPERBLOCK
+    assert page.decode(golden("page-short-2.bin")) == samples.SHORT_PAGE
+    assert page.decode(golden("page-long-2.bin")) == samples.LONG_PAGE
     header, ciphertext = samples.SEALED_PAGE
-    assert page.decode(golden("page-sealed-1.bin")) == header
-    body = bytearray(golden("page-sealed-1.bin")[page.header_length(header.payload) :])
+    assert page.decode(golden("page-sealed-2.bin")) == header
+    body = bytearray(golden("page-sealed-2.bin")[page.header_length(header.payload) :])
     assert body == ciphertext
     cipher.unseal(samples.SEALED_KEY.secret, header.seal, header.chunk, header.index, 0, memoryview(body))
     assert body == samples.payload(header.payload)
@@ -88,7 +88,7 @@ def test_todays_reader_reads_the_golden_bytes() -> None:
     assert (one.head.epoch, one.head.seq, one.head.previous) == (7, 1_001, samples.PREVIOUS)
     assert (one.images, one.covered) == (samples.IMAGES, samples.COVERED)
     assert list(record.unpack_segment(golden("segment-1.bin"), pool=samples.POOL)) == [one, one]
-    assert record.decode_index(golden("snapshot-index-1.bin")) == samples.INDEX
+    assert record.decode_index(golden("snapshot-index-2.bin")) == samples.INDEX
     for sector in label.SECTORS:
         head = golden(f"label-{sector}-1.bin").ljust(1 << 20, b"\0")
         assert label.read_name(head) == "tierce:häuschen:ssd0"

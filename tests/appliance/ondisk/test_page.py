@@ -137,7 +137,7 @@ def resealed(encoded: bytes, offset: int, replacement: bytes) -> bytes:
 @rows(
     ("offset", "replacement"),
     [
-        (8, b"\2\0"),  # version
+        (8, b"\1\0"),  # version
         (10, b"\0\x10"),  # header length beyond the buffer
         (10, b"\0\0"),
         (96, b"\xff\xff\xff\xff"),  # payload

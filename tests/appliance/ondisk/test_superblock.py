@@ -90,11 +90,11 @@ def test_a_slot_of_another_length_is_none(length: int) -> None:
 
 
 def test_an_unknown_version_is_named() -> None:
-    slot = resealed(encode(SUPERBLOCK), 8, (2).to_bytes(4, "little"))
-    with pytest.raises(StoreError) as caught:
-        decode(slot)
-    assert caught.value.code is Code.OLD_FORMAT
-    assert "version 2" in caught.value.message
+    for version, told in ((1, "an older version of Tierce: it has format 1"), (3, "a newer version of Tierce")):
+        slot = resealed(encode(SUPERBLOCK), 8, version.to_bytes(4, "little"))
+        with pytest.raises(StoreError, match=told) as caught:
+            decode(slot)
+        assert caught.value.code is Code.OLD_FORMAT
 
 
 def test_an_unknown_incompatible_feature_is_named() -> None:
@@ -160,7 +160,7 @@ def test_none_is_chosen_from_nothing() -> None:
 
 def test_a_newest_slot_of_an_unknown_version_is_not_passed_over() -> None:
     later = msgspec.structs.replace(SUPERBLOCK, generation=SUPERBLOCK.generation + 1)
-    slots = [encode(SUPERBLOCK), resealed(encode(later), 8, b"\2\0\0\0")]
+    slots = [encode(SUPERBLOCK), resealed(encode(later), 8, b"\3\0\0\0")]
     with pytest.raises(StoreError) as caught:
         choose(slots)
     assert caught.value.code is Code.OLD_FORMAT
