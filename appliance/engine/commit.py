@@ -65,6 +65,7 @@ from appliance.engine.pool import Pool, PoolDevice
 from appliance.engine.remembered import Remembered
 from appliance.engine.retrieve import Retrieval
 from appliance.engine.ticket import Batch, Ticket, joined
+from appliance.engine.waited import Visits
 from appliance.errors import Code, StoreError
 from appliance.limits import DROP_STEP, KIB, MIB, PATCHES_MAX
 from appliance.model import CUSTOMER, Change
@@ -74,7 +75,7 @@ log = logging.getLogger(__name__)
 
 # SQLite gives up the GIL at every statement, and beside a busy loop each return to it costs a switch of threads: half
 # of a small PUT's commit.  So the commands of a batch worth it are applied in the loop's own thread, a few at a time
-# (each takes some 40 us), while the writer waits; the barrier and the COMMIT stay in the writer.
+# (each takes some 40 us), while the writer waits, unless it waits for a disk (`waited`).  Barrier and COMMIT stay.
 UNDISTURBED_MIN: Final = 4  # commands
 UNDISTURBED_STEP: Final = 8  # commands of one visit
 UNDISTURBED_BYTES: Final = 256 * KIB  # gathered bytes that may be hashed and copied in a visit
@@ -131,7 +132,7 @@ class Committer:
         self._ledger = ledger
         self._rows = rows
         self._make_room = make_room  # a checkpoint that lets ring space be reused
-        self._undisturbed = undisturbed  # runs a function where no other thread fights for the GIL
+        self._undisturbed = Visits(undisturbed)  # run a function where no other thread fights for the GIL
         self._gathering = Gathering(pool)
         self._record_buffer = aligned(MIB)
         self._limbo: collections.deque[tuple[int, list[tuple[int, int, int]]]] = collections.deque()
@@ -309,8 +310,8 @@ class Committer:
             many = many and not any(isinstance(ticket.command, _LONG) for ticket in tickets)
             for start in range(0, len(tickets), UNDISTURBED_STEP):
                 some = partial(self._apply, tx, tickets[start : start + UNDISTURBED_STEP], announced, guarded=guarded)
-                if many:
-                    tx.bound = tx.changes + UNDISTURBED_CHANGES
+                many = many and self._undisturbed.are_short()
+                tx.bound = tx.changes + UNDISTURBED_CHANGES if many else UNBOUNDED
                 self._undisturbed(some) if many else some()
             tx.bound = UNBOUNDED
             if not tx.changes:

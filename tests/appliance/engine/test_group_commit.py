@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import itertools
 import random
+import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from appliance.catalogue.apply import apply
 from appliance.catalogue.commands import CreateBucket, DeleteObject, PutObject
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
-from appliance.engine import commit
+from appliance.engine import commit, waited
 from appliance.engine import engine as engine_room
 from appliance.engine.commit import UNDISTURBED_CHANGES
 from appliance.engine.engine import LINGER_COMMANDS
@@ -351,7 +352,7 @@ def test_a_command_that_changes_thousands_of_rows_is_not_applied_where_others_wa
             finally:
                 visits.append(committer.connection.total_changes - before)
 
-        monkeypatch.setattr(committer, "_undisturbed", counted)
+        monkeypatch.setattr(committer._undisturbed, "_visit", counted)
         few = [submit_change(store, bucket, other, at, b"few") for at in (10, 20_000, 40_000)]
         for ticket in (*few, submit_change(store, bucket, copy, 5, b"cloned")):
             await ticket.wait()
@@ -368,6 +369,35 @@ def test_a_command_that_changes_thousands_of_rows_is_not_applied_where_others_wa
         assert (await audit(store, verify=True)).healthy
 
     run_store(tmp_path, main)
+
+
+def test_the_loop_waits_for_no_disk_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removing a million files in no order after a restart finds each one's row on the disk."""
+
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        read, where = [0], list[tuple[int, str]]()
+        committer = store.engine.committer
+        loop = threading.current_thread()
+        apply = committer._apply
+
+        def watched(tx: Rows, tickets: Sequence[Ticket], *given: Any, **more: Any) -> None:
+            where.append((len(tickets), "loop" if threading.current_thread() is loop else "writer"))
+            read[0] += waited.COLD if len(where) == 2 else waited.COLD - 1
+            apply(tx, tickets, *given, **more)
+
+        monkeypatch.setattr(committer._undisturbed, "_read", lambda: read[0])
+        monkeypatch.setattr(committer, "_apply", watched)
+        monkeypatch.setattr(waited, "AWAY", 2)
+        step = commit.UNDISTURBED_STEP
+        for _ in range(3):
+            tickets = [
+                store.engine.submit(put(store, bucket, b"k%d" % at, b"x"), patient=True) for at in range(3 * step)
+            ]
+            for ticket in tickets:
+                await ticket.wait()
+        assert where == [(step, each) for each in ["loop"] * 2 + ["writer"] * 4 + ["loop"] * 3]
+
+    run_store(tmp_path, main, threaded=True)
 
 
 def test_a_batch_leaves_nothing_to_the_garbage_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
