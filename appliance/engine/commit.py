@@ -4,7 +4,7 @@
     -> per device at once: write its pages, write the record, flush      (the barrier)
     -> COMMIT (unsynced) -> acknowledge -> give back what was freed
 
-What arrives during a barrier is the next batch: group commit without a timer.
+What arrives during a barrier is the next batch: group commit without a timer (`pacing`).
 
 A batch of whose commands only the durability is waited for (fsync) may run *ahead* of the index (`run_ahead`): it is
 acknowledged by its record, which is the truth, and its COMMIT is left to `catch_up`, so that what follows soon shares

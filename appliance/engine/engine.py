@@ -31,6 +31,7 @@ from appliance.engine.filled import Filled
 from appliance.engine.housekeeper import Housekeeper
 from appliance.engine.ingest import Staged
 from appliance.engine.ledger import Ledger
+from appliance.engine.pacing import Pacing
 from appliance.engine.remembered import ABSENT, Remembered
 from appliance.engine.retrieve import Retrieval
 from appliance.engine.snapshot import FREE_SHARE
@@ -45,12 +46,6 @@ from appliance.model import AccessKey, Bucket, Change, Entry, Node, Usage, User,
 log = logging.getLogger(__name__)
 
 WAL_LOOK = 64  # batches between two looks at its size
-
-# A batch costs the writer ten times what a command in it does, and on a fast device a barrier is over before the next
-# command comes: what nobody waits for lingers, so that it shares its batch with what follows.
-LINGER = 0.03  # seconds
-LINGER_COMMANDS = 128
-LINGER_BYTES = 4 * MIB
 
 # What is ahead of the index is put there when nothing has come for so long, or when it is so much: a COMMIT costs as
 # much as the rest of a small change, but most of SQLite's pages in it are the same from one to the next.
@@ -111,9 +106,7 @@ class Engine:
             parts.database, parts.writer, self.checkpointer, apart=self._apart, threaded=threaded
         )
         self.answering = Answering(self.pool, lanes)
-        self._lingering: list[Ticket] = []
-        self._lingering_bytes = 0
-        self._timed = False  # the end of lingering is on its way
+        self._pacing = Pacing(self._queue.put)
         self._inline: list[Ticket] = []
         self._inline_running = False
         self._thread: threading.Thread | None = None
@@ -212,9 +205,9 @@ class Engine:
         reply: Callable[[], object] | None = None,
         told: Callable[[bool], object] | None = None,
     ) -> Ticket:
-        """Queues a command.  Order of submission is order of commit.  A `patient` one may linger, until somebody waits
-        for it or submits one that is not.  The rows of a `late` one may be shown later than they are durable, unless
-        somebody waits for them; `reply` and `told` as `Ticket` has them."""
+        """Queues a command.  Order of submission is order of commit.  A `patient` one may linger (`Pacing`), until
+        somebody waits for it or submits one that is not.  The rows of a `late` one may be shown later than they are
+        durable, unless somebody waits for them; `reply` and `told` as `Ticket` has them."""
         chunks = command.new_chunks
         weight = 0
         for chunk in chunks:
@@ -228,36 +221,13 @@ class Engine:
         if announce:
             self.announced = ticket
         if self._threaded:
-            self._lingering.append(ticket)
-            self._lingering_bytes += weight
-            many = len(self._lingering) >= LINGER_COMMANDS or self._lingering_bytes >= LINGER_BYTES
-            if many or not patient:
-                self._hurry()
-            else:
-                ticket.hurry = self._hurry
-                if not self._timed:
-                    self._timed = True
-                    trio.lowlevel.spawn_system_task(self._end_lingering)
+            self._pacing.add(ticket, patient=patient)
         else:
             self._inline.append(ticket)
             if not self._inline_running:
                 self._inline_running = True
                 trio.lowlevel.spawn_system_task(self._work_inline)
         return ticket
-
-    def _hurry(self) -> None:
-        """What lingers goes to the writer."""
-        for ticket in self._lingering:
-            ticket.hurry = None
-            self._queue.put(ticket)
-        self._lingering.clear()
-        self._lingering_bytes = 0
-
-    async def _end_lingering(self) -> None:
-        while self._lingering:
-            await trio.sleep(LINGER)
-            self._hurry()
-        self._timed = False
 
     async def settle(self) -> None:
         """Everything submitted so far is durable or has failed."""
@@ -270,6 +240,7 @@ class Engine:
             await self.settle()
             return
         passed = trio.Event()
+        self._pacing.hurry()
         self._queue.put(_Job(lambda: self._token.run_sync_soon(passed.set)))
         await passed.wait()
 
@@ -280,6 +251,7 @@ class Engine:
             function()
             return
         job = _Job(function)
+        self._pacing.hurry()
         self._queue.put(job)
         await self.lanes.call(job.done.wait)
         if job.error is not None:
@@ -357,6 +329,7 @@ class Engine:
         """On the loop: they are durable."""
         for ticket in tickets:
             ticket.stand()
+        self._pacing.follow()
 
     def _catch_up(self) -> None:
         """Somebody waits for rows that may be ahead of the index.  From any thread."""
@@ -448,6 +421,7 @@ class Engine:
             for ticket in batch.tickets:
                 ticket.settle()
         self.tellings.delivered()
+        self._pacing.follow()
 
     def watch(self, listener: Callable[[Sequence[Change]], Awaitable[object] | None]) -> Callable[[], None]:
         """Adds a listener, called for each batch that changed names, with those changes that are announced; what is

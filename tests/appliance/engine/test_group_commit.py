@@ -20,10 +20,9 @@ from appliance.catalogue.apply import apply
 from appliance.catalogue.commands import CreateBucket, DeleteObject, PutObject
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
-from appliance.engine import commit, waited
-from appliance.engine import engine as engine_room
+from appliance.engine import commit, pacing, waited
 from appliance.engine.commit import UNDISTURBED_CHANGES
-from appliance.engine.engine import LINGER_COMMANDS
+from appliance.engine.pacing import LINGER_COMMANDS
 from appliance.engine.ticket import Ticket
 from appliance.errors import Code, StoreError
 from appliance.limits import BATCH_COMMANDS_MAX, GATHER_MAX, KIB, MIB
@@ -94,7 +93,7 @@ def test_what_nobody_waits_for_lingers_until_somebody_does(tmp_path: Path, monke
     async def main(store: ObjectStore, bucket: Bucket) -> None:
         engine = store.engine
         await engine.submit(put(store, bucket, b"alone", b"3"), patient=True).wait(patient=True)
-        monkeypatch.setattr(engine_room, "LINGER", 3600.0)  # from here on time ends nothing
+        monkeypatch.setattr(pacing, "LINGER", 3600.0)  # from here on time ends nothing
         before = engine.committer.batches
         lingering = [engine.submit(put(store, bucket, b"%d" % n, b"x"), patient=True) for n in range(5)]
         with trio.move_on_after(0):
