@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from appliance.catalogue.database import ID_STEP, Rows
 from appliance.catalogue.schema import CHUNK, PAGE, Table
-from appliance.engine import journal, retrieve, startup
+from appliance.engine import journal, keepers, retrieve, startup
 from appliance.engine import pool as pool_room
 from appliance.engine.commit import Committer
 from appliance.engine.engine import Engine
@@ -22,6 +22,7 @@ from appliance.engine.journal import Found
 from appliance.engine.pool import PageRef, Pool
 from appliance.ondisk import page
 from appliance.ondisk.page import PageHeader
+from appliance.ondisk.superblock import Superblock
 from appliance.space import allocator
 from appliance.space.allocator import Allocator, Extent
 from appliance.space.free_map import FreeMap
@@ -85,6 +86,19 @@ def hasty_reuse() -> Iterator[None]:
 def no_verification() -> Iterator[None]:
     """Recovery believes the last record without looking at its pages (I3)."""
     with replaced(startup, "_is_whole", lambda pool, found: True):
+        yield
+
+
+@contextmanager
+def anybody_believed() -> Iterator[None]:
+    """A start believes whichever journal is here (I13)."""
+
+    def hear(supers: Sequence[Superblock], *_: object) -> keepers.Word:
+        newest = max(supers, key=lambda each: each.generation)
+        here = frozenset(each.device for each in supers if each.journal)
+        return keepers.Word(here, newest.generation, max(each.epoch for each in supers))
+
+    with replaced(keepers, "hear", hear):
         yield
 
 

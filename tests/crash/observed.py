@@ -34,12 +34,10 @@ class Broken(AssertionError):
     """A promise was not kept."""
 
 
-def observe(store: ObjectStore) -> State:
-    """The state that clients can see.  Raises Broken when bytes cannot be had."""
+def names(store: ObjectStore) -> tuple[dict[Name, int], set[Name]]:
+    """Files with their nodes, and directories."""
     rows = _reader(store)
     files: dict[Name, int] = {}
-    contents: dict[int, bytes] = {}
-    etags: dict[int, str] = {}
     directories: set[Name] = set()
     for bucket, root in rows("SELECT id, root FROM bucket"):
         todo = [(root, b"")]
@@ -51,6 +49,15 @@ def observe(store: ObjectStore) -> State:
                     todo.append((node_id, path + name))
                     continue
                 files[bucket, path + name] = node_id
+    return files, directories
+
+
+def observe(store: ObjectStore) -> State:
+    """The state that clients can see.  Raises Broken when bytes cannot be had."""
+    rows = _reader(store)
+    files, directories = names(store)
+    contents: dict[int, bytes] = {}
+    etags: dict[int, str] = {}
     for node_id in set(files.values()):
         node = store.node(node_id)
         if not stat.S_ISREG(node.mode):

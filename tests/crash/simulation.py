@@ -4,7 +4,8 @@ A *trial* makes a pool (1 to 4 disks, blaze and bulk, copies 1 to 3, a small rin
 life opens the pool as a boot would, compares what it finds with the model, audits it, and lets concurrent clients work
 until the power goes at a random write or flush.  Then each disk keeps, loses or tears what it had not flushed, and the
 host's SQLite file goes back to any commit since its last durable checkpoint, or is gone.  In some lives a device fails
-or is missing.
+or is missing.  Between lives a copy of some of the disks is opened without the others: it is refused, or nothing that
+was acknowledged is missing (I13).
 
 What must hold after each crash: every acknowledged change is there; of the batch under way all or nothing; every byte
 reads right; counts, references and free space agree; every copy of every page is good.
@@ -21,6 +22,7 @@ import contextlib
 import logging
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -38,7 +40,7 @@ from appliance.ondisk.superblock import Tier
 from appliance.opening import open_store
 from appliance.store import ObjectStore
 from tests.crash import observed
-from tests.crash.model import Model
+from tests.crash.model import Model, Name
 from tests.crash.mutations import hasty_reuse
 from tests.crash.observed import Broken
 from tests.crash.scale import scaled
@@ -75,6 +77,9 @@ class Trial:
         self.unseen = False  # such a batch may have been recovered by a life that ended before anybody compared
         self.good: set[int] = set()  # chunks of which every copy was found good
         self.host = Host(directory)
+        self.state_directory = directory / "state"  # what is flushed there is never lost
+        self.state_directory.mkdir()
+        self.asides = random.Random(seed)  # a seed means the same with them and without
         self.dense = self.random.random() < 0.4  # few keys, few sizes, few devices: each page lies where another lay
         self.hasty = self.dense or self.random.random() < 0.5  # what was freed last is given out first
         self.tiers = self.random.choice(LAYOUTS[:3] if self.dense else LAYOUTS)
@@ -99,6 +104,9 @@ class Trial:
             last = life == lives - 1
             fault = self._plan_boot_fault() if not last and self.random.random() < 0.08 else False
             missing = self._choose_missing() if not last else None
+            if len(self._journals()) > 1 and self.degraded:
+                for number in self._journals():
+                    self._look_aside(number)
             self._live(faulty_boot=fault, missing=missing, last=last)
 
     # ------------------------------------------------------------------ one life
@@ -132,7 +140,8 @@ class Trial:
         self, witness: Witness, here: list[SimulatedDisk], missing: int | None, faulty_boot: bool, last: bool
     ) -> None:
         devices = [(disk.name, disk) for disk in here]
-        async with open_store(devices, self.host.path, vault=VAULT, threaded=False, buffers=6) as store:
+        notes = self.state_directory
+        async with open_store(devices, self.host.path, vault=VAULT, threaded=False, buffers=6, notes=notes) as store:
             with witness.scope:
                 await self._use(store, witness, missing, faulty_boot, last)
             for disk in self.disks:
@@ -253,13 +262,48 @@ class Trial:
         """A device that is not attached this time: never the last up-to-date journal, and one at a time."""
         if self.degraded or self.torn or self.unseen or self.copies < 2 or self.random.random() > 0.25:
             return None
-        journals = [number for number, tier in enumerate(self.tiers, 1) if tier == "blaze" or "blaze" not in self.tiers]
+        journals = self._journals()
         number = self.random.randint(1, len(self.disks))
         if number in journals and len(journals) < 2:
             return None
         self.counts["missing"] += 1
         self.history.append(f"device {number} is missing")
         return number
+
+    def _journals(self) -> list[int]:
+        """Numbers of the devices with a journal."""
+        return [number for number, tier in enumerate(self.tiers, 1) if tier == "blaze" or "blaze" not in self.tiers]
+
+    def _look_aside(self, journal: int) -> None:
+        """A disk with a journal, perhaps with others, on a machine with a copy of the state directory."""
+        place = self.state_directory.with_name("aside")
+        shutil.copytree(self.state_directory, place)
+        for suffix, content in self.host.states[0].items():
+            (place / f"catalogue.db{suffix}").write_bytes(content)
+        others = [number for number in range(1, len(self.disks) + 1) if number not in self._journals()]
+        here = {journal, *(number for number in others if self.asides.random() < 0.5)}
+        devices = [
+            (disk.name, SimulatedDisk(disk.size, self.asides, name=disk.name, media=disk.durable.copy()))
+            for number, disk in enumerate(self.disks, 1)
+            if number in here
+        ]
+
+        async def look() -> dict[Name, int]:
+            async with open_store(devices, place / "catalogue.db", vault=VAULT, threaded=False, buffers=6) as store:
+                return observed.names(store)[0]
+
+        try:
+            found = trio.run(look)
+        except StoreError as error:
+            if error.code not in (Code.STALE, Code.DAMAGED, Code.IO_ERROR):  # the snapshot may be on other disks
+                raise
+            self.counts["looked aside, refused"] += error.code is Code.STALE
+        else:
+            self.counts["looked aside"] += 1
+            if found not in [model.state().files for model in self.candidates]:
+                raise Broken(f"devices {sorted(here)} alone have {found}")
+        finally:
+            shutil.rmtree(place)
 
     def _plan_faults(self) -> bool:
         if self.random.random() > 0.25:

@@ -21,7 +21,7 @@ from appliance.errors import Code, StoreError
 from appliance.model import NO_ATTRIBUTES
 from appliance.opening import open_store
 from appliance.store import ObjectStore
-from tests.crash import exhaustive
+from tests.crash import exhaustive, mutations
 from tests.crash.simulation import small_world
 from tests.crash.witness import Files, Host
 from tests.doubles.disks import SimulatedDisk
@@ -269,3 +269,15 @@ def test_nothing_is_acknowledged_that_only_some_know_of(fresh: Callable[[], Worl
 def unwritable(file: NoteFile, note: Note) -> None:
     """As on a full disk."""
     raise StoreError(Code.UNAVAILABLE, "it cannot be noted in the state directory")
+
+
+@pytest.mark.slow
+def test_a_broken_variant_is_noticed(fresh: Callable[[], World]) -> None:
+    """Without the newest word (I13) what was acknowledged would be missing, and nobody would say so."""
+    for lives in ([FAILED], [AWAY], [AWAY._replace(here="B")]):
+        world = fresh()
+        for life in lives:
+            world.live(life)
+        world.host.restart(world.files[0])
+        with mutations.anybody_believed():
+            assert not world.acknowledged <= world.live(Life("A"))
