@@ -37,7 +37,7 @@ from appliance.authority import MOUNT
 from appliance.chores import run_chores
 from appliance.config import Config
 from appliance.credentials import Vault, new_access_key, open_vault
-from appliance.engine.startup import Attached, put_aside
+from appliance.engine.startup import Attached
 from appliance.errors import Code, StoreError
 from appliance.formatting import prepare_device
 from appliance.metrics import Collector, Requests
@@ -388,8 +388,7 @@ def rebuild(config: Config) -> dict[str, int]:
 
 async def _rebuild(config: Config) -> dict[str, int]:
     with _state_directory(config):
-        put_aside(config.catalogue_path)
-        async with _open_pool(config) as store:
+        async with _open_pool(config, rebuild=True) as store:
             return _held(store)
 
 
@@ -455,7 +454,7 @@ def _end_unanswered(point: Path, process: int) -> None:
 
 @contextlib.asynccontextmanager
 async def _open_pool(
-    config: Config, vault: Vault | None = None, forsaken: Sequence[str] = ()
+    config: Config, vault: Vault | None = None, *, forsaken: Sequence[str] = (), rebuild: bool = False
 ) -> AsyncIterator[ObjectStore]:
     """The running store on whichever of the configured devices are here.
 
@@ -479,7 +478,9 @@ async def _open_pool(
                 log.error("a device is missing", extra={"facts": {"path": path, "reason": error.message}})
         devices = [(item.path, item.device) for item in attached]
         notes = Path(config.state_dir)
-        async with open_store(devices, config.catalogue_path, vault=vault, notes=notes, forsaken=forsaken) as store:
+        async with open_store(
+            devices, config.catalogue_path, vault=vault, notes=notes, forsaken=forsaken, rebuild=rebuild
+        ) as store:
             yield store
     finally:
         close_all(attached)

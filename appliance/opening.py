@@ -20,7 +20,7 @@ from appliance.device.lanes import CallLanes, InlineLanes, Lanes
 from appliance.device.raw import RawDevice
 from appliance.encryption import KeyRing
 from appliance.engine.engine import Engine
-from appliance.engine.startup import Attached, OpenParts, open_parts, put_aside, read_superblock, unlinked_nodes
+from appliance.engine.startup import Attached, OpenParts, open_parts, read_superblock, unlinked_nodes
 from appliance.errors import Code, StoreError
 from appliance.store import ObjectStore
 
@@ -99,16 +99,24 @@ async def open_store(
     buffers: int | None = None,
     notes: Path | None = None,
     forsaken: Collection[str] = (),
+    rebuild: bool = False,
 ) -> AsyncIterator[ObjectStore]:
     """Recovers the pool on open devices and runs it; closes both at the end.  `notes`: the state directory, if the
-    database lies elsewhere; `forsaken`: journals that are lost for good, as the refusal to do without names them.
+    database lies elsewhere; `forsaken`: journals that are lost for good, as the refusal to do without names them;
+    `rebuild` puts the catalogue aside, so that it is made again from the devices alone.
 
     Without a `vault` encrypted objects are there but cannot be read or made.  `threaded=False` runs everything in the
     loop's own thread, for simulations.  Raises what `startup.open_parts` raises.
     """
     attached = [Attached(path, device) for path, device in devices]
     recover = partial(
-        open_parts, attached, database, notes=notes or database.parent, forsaken=forsaken, buffers=buffers
+        open_parts,
+        attached,
+        database,
+        notes=notes or database.parent,
+        forsaken=forsaken,
+        rebuild=rebuild,
+        buffers=buffers,
     )
     if threaded:
         lanes: CallLanes = Lanes(READ_THREADS, "device")
@@ -148,14 +156,11 @@ def _checkpoint(parts: OpenParts) -> None:
 
 
 @asynccontextmanager
-async def open_pool(paths: Sequence[str], state_dir: Path, *, rebuild: bool = False) -> AsyncIterator[ObjectStore]:
-    """The pool on these paths, locked against a second process.  `rebuild` puts the catalogue aside first, so that it
-    is made again from the devices alone."""
+async def open_pool(paths: Sequence[str], state_dir: Path) -> AsyncIterator[ObjectStore]:
+    """The pool on these paths, locked against a second process."""
     with state_lock(state_dir):
         devices = attach(paths)
         database = state_dir / CATALOGUE
-        if rebuild:
-            put_aside(database)
         try:
             async with open_store([(item.path, item.device) for item in devices], database) as store:
                 yield store

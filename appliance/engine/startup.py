@@ -186,10 +186,11 @@ def open_parts(
     *,
     notes: Path,
     forsaken: Collection[str] = (),
+    rebuild: bool = False,
     buffers: int | None = None,
 ) -> OpenParts:
-    """Recovers the pool on `attached` devices with the catalogue file `database` (rebuilt if it must be) and the note
-    in the directory `notes`, without journals that are lost for good (`forsaken`: keepers.py).
+    """Recovers the pool on `attached` devices with the catalogue file `database` (rebuilt if it must or shall be) and
+    the note in the directory `notes`, without journals that are lost for good (`forsaken`: keepers.py).
 
     Raises WRONG_DEVICE, OLD_FORMAT, JOURNAL_DAMAGED, STALE, IO_ERROR, DAMAGED: always before anything was written.
     """
@@ -197,6 +198,8 @@ def open_parts(
     _require_journal(supers)
     file = NoteFile(notes, supers[0][1].pool)
     word = keepers.hear([item for _, item in supers], file, forsaken)
+    if rebuild:
+        put_aside(database)
     newest = max((item for _, item in supers), key=lambda item: item.generation)
     devices = _members(supers, newest)
     pool = Pool(
