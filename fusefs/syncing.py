@@ -2,7 +2,8 @@
 
 A database's page is synced in less time than it takes to begin a task, to wake the loop when the record is durable and
 to have it find the task again.  Here the loop submits the commit as the request comes in; the writer's thread answers
-the kernel when the barrier is over (H1), and the loop hears of it while the program is already at its next write.
+the kernel when the barrier is over (H1), and the loop hears of it with the COMMIT, which many share, or when somebody
+waits for it.  To wake it each time took as long as the program needs for its next write, which it then came late for.
 
 Whatever is not that simple is for the usual handler: a file of which a commit or a change of names is under way, more
 than a few KiB, anything that was refused or has failed.  It is asked also when the commit fails: it says what went
@@ -15,14 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from fusefs.handles import DirectoryHandle, FileHandle
-from fusefs.observed import operation
+from fusefs.observed import UNDER_WAY, operation
 from fusefs.pending import Pending
 from fusefs.permits import READ, WRITE, Permits
-from fusefs.threaded import InThreads
 from fusefs.unexpected import UNEXPECTED
 from fusefs.writeback import WriteBack
+
+if TYPE_CHECKING:
+    from appliance.store import Ticket
 
 
 class DirectSyncs:
@@ -32,7 +36,7 @@ class DirectSyncs:
         self._files = files
         self._pending = pending
         self._permits = permits
-        self._under_way = InThreads()
+        self._tickets: set[Ticket] = set()  # the loop was not told of them
         self._observed = operation("fsync")
 
     def sync(
@@ -44,26 +48,39 @@ class DirectSyncs:
         if not isinstance(handle, FileHandle) or self._pending.waiting:
             return False
         file = handle.file
+        ended = begun
+
+        def answer() -> None:
+            nonlocal ended
+            reply()
+            ended = perf_counter()
 
         def told(replied: bool) -> None:
-            self._under_way.ended()
+            UNDER_WAY.requests -= 1
+            self._tickets.discard(ticket)
             if replied:
-                self._observed.ended(perf_counter() - begun)
+                self._observed.ended(ended - begun)
             else:
                 again()
 
         try:
             if not self._permits.known(WRITE if handle.writable else READ, file.bucket.id):
                 return False
-            if not self._files.submit_little(file, reply, told):
-                return False
+            submitted = self._files.submit_little(file, answer, told)
         except Exception as error:  # the usual handler is asked: out of here nothing would be an answer
             UNEXPECTED.met("a direct fsync", self._observed, error)
             return False
-        self._under_way.begun()
+        if submitted is None:
+            return False
+        ticket = submitted
+        UNDER_WAY.requests += 1
+        self._tickets.add(ticket)
         self._pending.synced(file.inode)  # before the program knows: what it does with the name next waits
         return True
 
     async def idle(self) -> None:
         """All are answered: the session may end."""
-        await self._under_way.idle()
+        while self._tickets:
+            ticket = next(iter(self._tickets))
+            await ticket.stands()
+            ticket.stand()  # which tells, if nobody has

@@ -44,7 +44,7 @@ from fusefs.staging import Staging, is_commit_due, whole_chunks
 from fusefs.times import Times, clock_ns
 
 if TYPE_CHECKING:
-    from appliance.store import ObjectStore
+    from appliance.store import ObjectStore, Ticket
 
 log = logging.getLogger(__name__)
 
@@ -424,19 +424,19 @@ class WriteBack:
         if not self._is_orphan(file):  # its last name may have gone while its bytes were staged
             self._enter(file, token, size, since, cut, segments, punched, late=late)
 
-    def submit_little(self, file: File, reply: Callable[[], object], told: Callable[[bool], object]) -> bool:
+    def submit_little(self, file: File, reply: Callable[[], object], told: Callable[[bool], object]) -> Ticket | None:
         """As `commit` for `make_durable`, but without a wait, and `reply` and `told` as `engine.ticket.Ticket` has
-        them.  False, and nothing is done: there is nothing to do, or it is not so little, or not so plain, as a
+        them.  None, and nothing is done: there is nothing to do, or it is not so little, or not so plain, as a
         database's page in a file of which S3 knows all but what was synced lately."""
         overlay, last = file.overlay, file.pending[-1].ticket if file.pending else None
         if not file.dirty or file.lock.locked() or file.cut is not None or file.orphan or file.staged:
-            return False
+            return None
         if not file.takes_patches or file.error or file.refused or overlay.fresh > PATCH_MAX:
-            return False
+            return None
         if last is not None and (not last.durable or last.done or file.pending[0].ticket.settled):
-            return False  # what fails is told by who waits, and so is what has failed and was not taken in
+            return None  # what fails is told by who waits, and so is what has failed and was not taken in
         if not overlay.fresh or any(segment.owner == 0 and not segment.in_memory for segment in overlay):
-            return False
+            return None
         token, size, since = next(self._tokens), file.size, file.dirty_since
         gathering = gather(overlay.claim(token), CHUNK_SIZE)[0]
         chunk = self.store.carried(gathering.pieces)
@@ -447,7 +447,7 @@ class WriteBack:
         file.dirty_since, file.building = NOT_DIRTY, size
         segments = [Segment(start, end, chunk, skip, token) for start, end, skip in gathering.placements]
         self._enter(file, token, size, since, None, segments, [], late=True, reply=reply, told=told)
-        return True
+        return file.pending[-1].ticket
 
     def _take_back(self, file: File, token: int, since: float, cut: int | None) -> None:
         file.overlay.unclaim(token)

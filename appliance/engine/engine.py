@@ -305,7 +305,7 @@ class Engine:
             ticket.answer()
         if done is not None:
             return self._tell(self._deliver, done, self._runs)
-        told = self._tell(self._stand, batch)
+        told = not any(ticket.is_awaited for ticket in batch) or self._tell(self._stand, batch)
         self.committer.follow()
         return told and (self.committer.is_ahead_by_less(AHEAD_MAX, AHEAD_BYTES) or self._index())
 

@@ -22,7 +22,8 @@ class Ticket:
     Of a `late` one the record may be durable (`durable`) before anybody sees its rows.
 
     Who needs no task to wait gives two functions: `reply` is called by the thread that made it durable, before the loop
-    hears of it (and not at all if it failed), `told` then on the loop, once, with whether `reply` was.
+    hears of it (and not at all if it failed), `told` later on the loop, once, with whether `reply` was: when its rows
+    are shown, if nobody waits for it (`stands`) before that.
     """
 
     __slots__ = (
@@ -92,7 +93,7 @@ class Ticket:
         if not self.durable:
             if self.hurry is not None:
                 self.hurry()
-            await _park(self._durably)
+            await _park(self._durably, lambda: self.durable)
         return not self.done and self.error is None
 
     def _urge(self) -> None:
@@ -108,6 +109,11 @@ class Ticket:
             reply, self.reply = self.reply, None
             self.durable = True
             reply()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the loop must hear that it is durable, which it is, before it hears of its rows."""
+        return self.told is None or self.reply is not None or bool(self._durably)
 
     def stand(self) -> None:
         """Wakes who waits for no more than that it is durable."""
@@ -141,9 +147,13 @@ class Ticket:
             _wake(self._waiters)
 
 
-async def _park(waiters: list[trio.lowlevel.Task]) -> None:
+async def _park(waiters: list[trio.lowlevel.Task], over: Callable[[], bool] = lambda: False) -> None:
+    """`over`: whether another thread has just found nobody waiting, so that nobody will be woken."""
     task = trio.lowlevel.current_task()
     waiters.append(task)
+    if over():
+        waiters.remove(task)
+        return
 
     def abort(_: object) -> trio.lowlevel.Abort:
         waiters.remove(task)
