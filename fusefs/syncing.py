@@ -81,6 +81,4 @@ class DirectSyncs:
     async def idle(self) -> None:
         """All are answered: the session may end."""
         while self._tickets:
-            ticket = next(iter(self._tickets))
-            await ticket.stands()
-            ticket.stand()  # which tells, if nobody has
+            await next(iter(self._tickets)).stands()

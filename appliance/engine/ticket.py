@@ -94,6 +94,7 @@ class Ticket:
             if self.hurry is not None:
                 self.hurry()
             await _park(self._durably, lambda: self.durable)
+        self._tell()
         return not self.done and self.error is None
 
     def _urge(self) -> None:

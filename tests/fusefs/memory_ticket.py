@@ -49,10 +49,6 @@ class MemoryTicket:
         await self.wait_done()
         return False
 
-    def stand(self) -> None:
-        """As `Ticket.stand`: who was to be told is, by then."""
-        assert self.settled
-
     async def wait_done(self) -> None:
         if not self.settled:
             await self.store.drain()

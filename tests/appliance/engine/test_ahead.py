@@ -113,6 +113,12 @@ def test_who_waits_in_no_task_is_answered_by_the_writer(tmp_path: Path) -> None:
         await ticket.wait()
         assert len(said) == 2, "once"
         said.clear()
+        ticket = await submit(node.id)
+        ticket.hurry = lambda: setattr(ticket, "durable", True)  # the writer has just found that nobody waits
+        assert await ticket.stands()
+        assert ("told", False) in said, "by who waits, if not by the writer"
+        await ticket.wait()
+        said.clear()
         with pytest.raises(StoreError):
             await (await submit(10**9)).wait()
         assert said == [("told", False)]
