@@ -242,7 +242,7 @@ def test_little_is_not_answered_by_the_writer_while_a_failure_was_not_taken_in(
                 await mount.ops.write(fh, 5000, b"c" * 100)
                 Failing(mount).left = 2
                 gate.set()
-            assert taken[0] == ([True, False], False)
+            assert taken[0] == ([True, False], None)
             await mount.ops.fsync(fh, False)
             await mount.close(fh)
 
