@@ -46,6 +46,11 @@ def is_kernels_own(fields: SetattrFields) -> bool:
     return fields.update_ctime and not asked
 
 
+def are_known(file: File, attr: EntryAttributes, fields: SetattrFields) -> bool:
+    """Whether these times are the file's already: what the kernel stamped in the same tick as we did (`clock_ns`)."""
+    return file.ctime_ns == attr.st_ctime_ns and (not fields.update_mtime or file.mtime_ns == attr.st_mtime_ns)
+
+
 def has_list(node: Node | None) -> bool:
     """Whether the node may have an access control list: a look at its packed bytes."""
     return node is not None and acl.MARK in node.packed

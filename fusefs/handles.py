@@ -102,6 +102,7 @@ class File:
         "cut",
         "dirty_since",
         "done",
+        "early",
         "error",
         "gid",
         "inode",
@@ -122,7 +123,9 @@ class File:
         "size",
         "staged",
         "stays",
+        "steady",
         "uid",
+        "unsynced",
         "until",
         "windows",
         "writers",
@@ -166,6 +169,9 @@ class File:
         self.orphan = False
         self.dirty_since = NOT_DIRTY
         self.scan_at = 0
+        self.unsynced = 0  # writes since the last fsync
+        self.steady = 0  # fsyncs in a row that had one write each
+        self.early: Ticket | None = None  # of what the next one is likely to want durable
         self.windows: Windows | None = None  # of who reads it at random
 
     @classmethod
@@ -188,6 +194,13 @@ class File:
     def dirty(self) -> bool:
         """Whether a commit is due."""
         return self.dirty_since != NOT_DIRTY
+
+    def is_all_in(self, ticket: Ticket) -> bool:
+        """Whether all of it that is not in the catalogue is in this commit, and those before it, of which none is known
+        to have failed."""
+        if self.dirty or self.lock.locked() or self.orphan or self.error or self.refused or not self.pending:
+            return False
+        return self.pending[-1].ticket is ticket and ticket.error is None and not self.pending[0].ticket.settled
 
     @property
     def links(self) -> int:

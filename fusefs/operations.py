@@ -218,6 +218,8 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.EPERM)
         now_ns = clock_ns()
         file = self.files.get(inode)
+        if file is not None and changes.is_kernels_own(fields) and changes.are_known(file, attr, fields):
+            return self.names.told(inode)
         if file is None:
             try:
                 node = self.names.node(inode)
@@ -370,6 +372,7 @@ class Operations(pyfuse3.Operations):
             raise
         if file.mode & SUID_SGID:
             changes.drop_privileges(file)
+        self.syncs.written(file)
         return size
 
     @handling

@@ -424,10 +424,10 @@ class WriteBack:
         if not self._is_orphan(file):  # its last name may have gone while its bytes were staged
             self._enter(file, token, size, since, cut, segments, punched, late=late)
 
-    def submit_little(self, file: File, reply: Callable[[], object], told: Callable[[bool], object]) -> Ticket | None:
-        """As `commit` for `make_durable`, but without a wait, and `reply` and `told` as `engine.ticket.Ticket` has
-        them.  None, and nothing is done: there is nothing to do, or it is not so little, or not so plain, as a
-        database's page in a file of which S3 knows all but what was synced lately."""
+    def submit_little(self, file: File) -> Ticket | None:
+        """As `commit` for `make_durable`, but without a wait.  None, and nothing is done: there is nothing to do, or it
+        is not so little, or not so plain, as a database's page in a file of which S3 knows all but what was synced
+        lately."""
         overlay, last = file.overlay, file.pending[-1].ticket if file.pending else None
         if not file.dirty or file.lock.locked() or file.cut is not None or file.orphan or file.staged:
             return None
@@ -446,7 +446,7 @@ class WriteBack:
         self._count(file)
         file.dirty_since, file.building = NOT_DIRTY, size
         segments = [Segment(start, end, chunk, skip, token) for start, end, skip in gathering.placements]
-        self._enter(file, token, size, since, None, segments, [], late=True, reply=reply, told=told)
+        self._enter(file, token, size, since, None, segments, [], late=True)
         return file.pending[-1].ticket
 
     def _take_back(self, file: File, token: int, since: float, cut: int | None) -> None:

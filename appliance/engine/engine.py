@@ -202,12 +202,10 @@ class Engine:
         announce: bool = False,
         patient: bool = False,
         late: bool = False,
-        reply: Callable[[], object] | None = None,
-        told: Callable[[bool], object] | None = None,
     ) -> Ticket:
         """Queues a command.  Order of submission is order of commit.  A `patient` one may linger (`Pacing`), until
         somebody waits for it or submits one that is not.  The rows of a `late` one may be shown later than they are
-        durable, unless somebody waits for them; `reply` and `told` as `Ticket` has them."""
+        durable, unless somebody waits for them."""
         chunks = command.new_chunks
         weight = 0
         for chunk in chunks:
@@ -216,7 +214,7 @@ class Engine:
                 self.staged.take(chunk.id)
         ticket = Ticket(command, weight, announce=announce)
         if late:
-            ticket.late, ticket.show, ticket.reply, ticket.told = True, self._catch_up, reply, told
+            ticket.late, ticket.show = True, self._catch_up
         self.last = ticket
         if announce:
             self.announced = ticket

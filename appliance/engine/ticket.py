@@ -6,6 +6,7 @@ Deliberately unknown here: how a batch is made durable (commit.py), what a comma
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import trio
@@ -21,14 +22,16 @@ class Ticket:
     not wait for more than `done`: a request of the kernel that holds a directory's lock, which an invalidation wants.
     Of a `late` one the record may be durable (`durable`) before anybody sees its rows.
 
-    Who needs no task to wait gives two functions: `reply` is called by the thread that made it durable, before the loop
-    hears of it (and not at all if it failed), `told` later on the loop, once, with whether `reply` was: when its rows
-    are shown, if nobody waits for it (`stands`) before that.
+    Who needs no task to wait is `call`ed: `reply` by the thread that made it durable, before the loop hears of it, or
+    at once if it is durable already, and not at all if it fails; `told` later on the loop, once, with whether `reply`
+    was: when its rows are shown, if nobody waits for it (`stands`) before that.
     """
 
     __slots__ = (
         "_durably",
         "_early",
+        "_replies",
+        "_told",
         "_waiters",
         "announce",
         "answered",
@@ -39,11 +42,9 @@ class Ticket:
         "error",
         "hurry",
         "late",
-        "reply",
         "result",
         "settled",
         "show",
-        "told",
         "weight",
     )
 
@@ -57,13 +58,13 @@ class Ticket:
         self.durable = self.done = self.settled = False
         self.hurry: Callable[[], None] | None = None  # while it lingers: sends it to the writer
         self.show: Callable[[], None] | None = None  # of one that may be late: somebody waits for its rows
-        self.reply: Callable[[], object] | None = None  # called once
-        self.told: Callable[[bool], object] | None = None  # called once
         self.result: Any = None
         self.error: BaseException | None = None
         self._waiters: list[trio.lowlevel.Task] = []
         self._early: list[trio.lowlevel.Task] = []
         self._durably: list[trio.lowlevel.Task] = []
+        self._replies: list[Callable[[], object]] = []  # one at most; who takes it out calls it: `pop` is atomic
+        self._told: Callable[[bool], object] | None = None  # called once
 
     async def wait(self, *, patient: bool = False) -> Any:
         """The result once durable; raises the command's error.  Cancelling the wait does not cancel the command.
@@ -104,29 +105,42 @@ class Ticket:
             show, self.show = self.show, None
             show()
 
+    def call(self, reply: Callable[[], object], told: Callable[[bool], object]) -> None:
+        """On the loop, at most once; as the class says."""
+        self._told = told
+        self._replies.append(reply)
+        if self.durable:  # that comes first in `answer`: what it may have missed is seen here
+            self._reply()
+        if self.done:
+            self._tell()
+
     def answer(self) -> None:
         """From any thread, its batch being over: if it is durable who asked has the answer now (H1)."""
-        if self.reply is not None and self.error is None:
-            reply, self.reply = self.reply, None
+        if self.late and self.error is None:
             self.durable = True
-            reply()
+            self._reply()
+
+    def _reply(self) -> None:
+        if self.error is None and self._replies:
+            with suppress(IndexError):  # the other thread has just taken it
+                self._replies.pop()()
 
     @property
     def is_awaited(self) -> bool:
-        """Whether the loop must hear that it is durable, which it is, before it hears of its rows."""
-        return self.told is None or self.reply is not None or bool(self._durably)
+        """Whether the loop must hear that its batch is over before it hears of its rows."""
+        return self.error is not None or not self.durable or bool(self._durably)
 
     def stand(self) -> None:
         """Wakes who waits for no more than that it is durable."""
         self.durable = True
-        if self.told is not None:
-            self._tell()
+        self._tell()
         _wake(self._durably)
 
     def _tell(self) -> None:
-        told, self.told = self.told, None
+        told, self._told = self._told, None
         if told is not None:
-            told(self.reply is None)
+            self._reply()
+            told(not self._replies)
 
     def end(self) -> None:
         """Wakes who waits for no more than the batch."""
@@ -138,7 +152,7 @@ class Ticket:
     def settle(self) -> None:
         """Wakes who waits."""
         self.durable = self.done = self.settled = True
-        if self.told is not None:
+        if self._told is not None:
             self._tell()
         if self._durably:
             _wake(self._durably)

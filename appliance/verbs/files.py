@@ -349,8 +349,6 @@ class FileVerbs(VersionVerbs):
         shared: SharedRange | None = None,
         until: int = 0,
         late: bool = False,
-        reply: Callable[[], object] | None = None,
-        told: Callable[[bool], object] | None = None,
     ) -> Ticket:
         """Commits what a mounted file's writer has: one atomic change.
 
@@ -376,8 +374,8 @@ class FileVerbs(VersionVerbs):
         `promised`: objects and bytes that `reserve` promised for this change: redeemed if it succeeds, else the
         caller's to give back.  What it adds beyond that may fail with QUOTA_EXCEEDED.
 
-        `late`: what is waited for is that it is durable (`Ticket.stands`), and its rows may be shown after that.  Who
-        waits in no task gives `reply` and `told` (`Ticket`): the first is called in another thread.
+        `late`: what is waited for is that it is durable (`Ticket.stands`, `Ticket.call`), and its rows may be shown
+        after that.
 
         `until`: the `born` of the ticket that failed, if this is tried again: a new name then replaces nothing that was
         made since, but fails with NO_SUCH_NODE.
@@ -415,7 +413,7 @@ class FileVerbs(VersionVerbs):
             until=until,
         )
         said = command if shared is None else commands.CopyRange(change=command, shared=shared)
-        ticket = self.engine.submit(said, patient=shared is None and not late, late=late, reply=reply, told=told)
+        ticket = self.engine.submit(said, patient=shared is None and not late, late=late)
         ticket.born = self.engine.new_id()
         self.leave(bucket.id, ticket)
         return ticket

@@ -464,8 +464,6 @@ class MemoryStore(NoDisk):
         shared: SharedRange | None = None,
         until: int = 0,
         late: bool = False,
-        reply: Callable[[], object] | None = None,
-        told: Callable[[bool], object] | None = None,
     ) -> MemoryTicket:
         bodies = {chunk.id: chunk.data or self.chunks[chunk.id] for chunk in chunks}
         assert {piece.chunk for piece in slices} == set(bodies), "every chunk is used and every slice has its chunk"
@@ -512,7 +510,6 @@ class MemoryStore(NoDisk):
             return Written(node, self.nodes[node].etag, size, now_ns)
 
         ticket = MemoryTicket(self, apply)
-        ticket.reply, ticket.told = reply, told
         self.queue.append(ticket)
         return ticket
 

@@ -15,8 +15,7 @@ class MemoryTicket:
     def __init__(self, store: MemoryStore, apply: Callable[[], object]) -> None:
         self.store, self.apply = store, apply
         self.durable = self.done = self.settled = False
-        self.reply: Callable[[], object] | None = None
-        self.told: Callable[[bool], object] | None = None
+        self.called: tuple[Callable[[], object], Callable[[bool], object]] | None = None
         self.born = 0
         self.result: object = None
         self.error: StoreError | None = None
@@ -30,10 +29,19 @@ class MemoryTicket:
         except StoreError as error:
             self.error = error
         self.durable = self.done = self.settled = True
-        if self.reply is not None and self.error is None:
-            self.reply()
-        if self.told is not None:
-            self.told(self.reply is not None and self.error is None)
+        self.tell()
+
+    def call(self, reply: Callable[[], object], told: Callable[[bool], object]) -> None:
+        self.called = reply, told
+        if self.settled:
+            self.tell()
+
+    def tell(self) -> None:
+        if self.called is not None:
+            (reply, told), self.called = self.called, None
+            if self.error is None:
+                reply()
+            told(self.error is None)
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self.wait().__await__()

@@ -224,7 +224,7 @@ def test_little_is_not_answered_by_the_writer_while_a_failure_was_not_taken_in(
             def stood(tickets: Sequence[Ticket]) -> None:
                 stand(tickets)
                 failed = [commit.ticket.error is not None for commit in file.pending]
-                taken.append((failed, files.submit_little(file, lambda: None, lambda _: None)))
+                taken.append((failed, files.submit_little(file)))
 
             monkeypatch.setattr(engine, "_pause", pause)
             monkeypatch.setattr(engine, "_stand", stood)

@@ -102,26 +102,55 @@ def test_who_waits_in_no_task_is_answered_by_the_writer(tmp_path: Path) -> None:
                 chunks=[chunk],
                 slices=[NewSlice(4096, 1000, chunk.id)],
                 late=True,
-                reply=lambda: said.append(("replied by", threading.current_thread().name)),
-                told=lambda replied: said.append(("told", replied)),
             )
 
-        ticket = await submit(node.id)
+        def call(ticket: Ticket) -> Ticket:
+            ticket.call(
+                lambda: said.append(("replied by", threading.current_thread().name)),
+                lambda replied: said.append(("told", replied)),
+            )
+            return ticket
+
+        def released(asked: threading.Event) -> None:
+            assert asked.wait(60)
+
+        async def called(node: int) -> Ticket:
+            """Before the writer comes to it."""
+            asked = threading.Event()
+            store.engine._queue.put(engine_room._Job(partial(released, asked)))
+            ticket = call(await submit(node))
+            asked.set()
+            return ticket
+
+        ticket = await called(node.id)
         assert await ticket.stands()
         assert said == [("replied by", "writer"), ("told", True)]
         assert behind(store) == 1
         await ticket.wait()
         assert len(said) == 2, "once"
         said.clear()
-        ticket = await submit(node.id)
+        ticket = await called(node.id)
         ticket.hurry = lambda: setattr(ticket, "durable", True)  # the writer has just found that nobody waits
         assert await ticket.stands()
-        assert ("told", False) in said, "by who waits, if not by the writer"
+        assert (len(said), said[-1]) == (2, ("told", True)), "by who waits, if not by the writer"
         await ticket.wait()
+        assert len(said) == 2, "once"
         said.clear()
-        with pytest.raises(StoreError):
-            await (await submit(10**9)).wait()
-        assert said == [("told", False)]
+        ticket = await submit(node.id)
+        assert await ticket.stands()
+        call(ticket)
+        assert said == [("replied by", "MainThread")], "who comes late is answered at once"
+        await ticket.wait()
+        assert said[1:] == [("told", True)]
+        said.clear()
+        for wait in (called, submit):
+            with pytest.raises(StoreError):
+                ticket = await wait(10**9)
+                await ticket.wait()
+            if wait is submit:
+                call(ticket)
+            assert said == [("told", False)], "what fails is answered by whoever is told"
+            said.clear()
 
     run_store(tmp_path, main, threaded=True)
 
