@@ -21,7 +21,7 @@ Pure: knows neither store nor clock.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
 END: Final = 1 << 63  # no file is longer
@@ -75,13 +75,16 @@ class Gathering(NamedTuple):
 
 
 class Overlay:
-    """The segments of one file, sorted, never overlapping.  `memory` is their cost in bytes; `fresh` the dirty part."""
+    """The segments of one file, sorted, never overlapping.  `memory` is their cost in bytes; `fresh` the dirty part.
 
-    __slots__ = ("_segments", "_starts", "fresh", "memory")
+    Dirty ones are also kept apart: hundreds of commits may be under way, and each new one asks what is dirty."""
+
+    __slots__ = ("_dirty", "_segments", "_starts", "fresh", "memory")
 
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._segments: list[Segment] = []
+        self._dirty: set[Segment] = set()  # by identity
         self.memory = 0
         self.fresh = 0
 
@@ -90,6 +93,11 @@ class Overlay:
 
     def __iter__(self) -> Iterator[Segment]:
         return iter(self._segments)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all that is dirty is in memory."""
+        return all(segment.in_memory for segment in self._dirty)
 
     def bytes_held(self) -> int:
         """Bytes that are not holes."""
@@ -153,6 +161,7 @@ class Overlay:
         """Forgets everything."""
         self._starts.clear()
         self._segments.clear()
+        self._dirty.clear()
         self.memory = self.fresh = 0
 
     # ------------------------------------------------------------------ reading
@@ -196,14 +205,14 @@ class Overlay:
         assert token > 0
         self._split(start)
         self._split(end)
-        claimed = []
-        low, high = bisect_left(self._starts, start), bisect_left(self._starts, end)
-        for segment in self._segments[low:high]:
-            if segment.owner == 0 and (segment.in_memory or not only_memory):
-                segment.owner = token
-                self.fresh -= _cost(segment)
-                claimed.append(Segment(segment.start, segment.end, segment.source, segment.skip, token))
-        return claimed
+        found = [segment for segment in self._dirty if start <= segment.start < end]
+        found = [segment for segment in found if segment.in_memory or not only_memory]
+        found.sort(key=_start)
+        for segment in found:
+            segment.owner = token
+            self.fresh -= _cost(segment)
+        self._dirty.difference_update(found)
+        return [Segment(segment.start, segment.end, segment.source, segment.skip, token) for segment in found]
 
     def unclaim(self, token: int) -> None:
         """What `token` took is dirty again."""
@@ -213,6 +222,7 @@ class Overlay:
                     segment.source = bytes(segment.view())  # views of it may live on: it must not grow
                     segment.skip = 0
                 segment.owner = 0
+                self._dirty.add(segment)
                 self.fresh += _cost(segment)
 
     def stage(self, token: int, placements: list[Placement], source: object, owner: int) -> None:
@@ -227,12 +237,14 @@ class Overlay:
                     segment.source = source
                     segment.skip = skip + segment.start - start
                     segment.owner = owner
+                    if owner == 0:
+                        self._dirty.add(segment)
 
-    def settle(self, token: int) -> None:
-        """The committed map shows what `token` took."""
+    def settle(self, tokens: Collection[int]) -> None:
+        """The committed map shows what these took."""
         kept = []
         for segment in self._segments:
-            if segment.owner == token:
+            if segment.owner in tokens:
                 self.memory -= _cost(segment)
             else:
                 kept.append(segment)
@@ -247,6 +259,7 @@ class Overlay:
         cost = _cost(segment)
         self.memory += cost
         if segment.owner == 0:
+            self._dirty.add(segment)
             self.fresh += cost
 
     def _remove(self, low: int, high: int) -> None:
@@ -254,6 +267,7 @@ class Overlay:
             cost = _cost(segment)
             self.memory -= cost
             if segment.owner == 0:
+                self._dirty.discard(segment)
                 self.fresh -= cost
         del self._segments[low:high]
         del self._starts[low:high]
@@ -277,6 +291,7 @@ class Overlay:
         added = _cost(segment) + _cost(right) - old
         self.memory += added
         if segment.owner == 0:
+            self._dirty.add(right)
             self.fresh += added
 
     def _carve(self, start: int, end: int) -> None:
@@ -328,6 +343,10 @@ def halve(gathering: Gathering) -> tuple[Gathering, Gathering]:
             right.pieces.append(piece[cut:])
             right.placements.append(Placement(start + cut, end, skip + cut - half))
     return left, right
+
+
+def _start(segment: Segment) -> int:
+    return segment.start
 
 
 def _cost(segment: Segment) -> int:

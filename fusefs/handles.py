@@ -103,6 +103,7 @@ class File:
         "dirty_since",
         "done",
         "early",
+        "ended",
         "error",
         "gid",
         "inode",
@@ -160,6 +161,7 @@ class File:
         self.cut: int | None = None  # the committed map ends here, not yet committed
         self.staged: list[NewChunk] = []  # on devices or ready for them, in no commit yet
         self.pending: deque[Commit] = deque()
+        self.ended: list[int] = []  # tokens of commits that are settled, and whose bytes the overlay has still
         self.lock = Lock()  # one staging or commit at a time
         self.error: StoreError | None = None  # of a commit nobody has been told about
         self.refused: StoreError | None = None  # of bytes that the kernel's cache had: each fsync and close is told

@@ -435,7 +435,7 @@ class WriteBack:
             return None
         if last is not None and (not last.durable or last.done or file.pending[0].ticket.settled):
             return None  # what fails is told by who waits, and so is what has failed and was not taken in
-        if not overlay.fresh or any(segment.owner == 0 and not segment.in_memory for segment in overlay):
+        if not overlay.fresh or not overlay.is_plain:
             return None
         token, size, since = next(self._tokens), file.size, file.dirty_since
         gathering = gather(overlay.claim(token), CHUNK_SIZE)[0]
@@ -545,11 +545,13 @@ class WriteBack:
             log.exception("commit of inode %d failed", file.inode)
             file.error = StoreError(Code.IO_ERROR)
         self.memory -= commit.carried
-        file.overlay.settle(commit.token)
-        self._count(file)
+        file.ended.append(commit.token)
         following = file.pending[0].ticket if file.pending else None
         if commit.ticket.error is None and following is not None and following.settled and following.error is None:
             return  # it is taken in at once
+        file.overlay.settle(frozenset(file.ended))
+        file.ended.clear()
+        self._count(file)
         if commit.ticket.error is None and file.idle and not file.orphan:
             self.let_go(file)  # nobody will ask what the catalogue has of it
             return

@@ -49,9 +49,17 @@ class Model:
             assert sum(map(len, gathering.pieces)) <= limit
             self.overlay.stage(token, gathering.placements, (b"".join(gathering.pieces),), owner)
 
+    def claim(self, token: int, *, only_memory: bool = False) -> list[Segment]:
+        dirty = [segment for segment in self.overlay if segment.owner == 0]
+        assert self.overlay.is_plain == all(segment.in_memory for segment in dirty)
+        wanted = [(segment.start, segment.end) for segment in dirty if segment.in_memory or not only_memory]
+        taken = self.overlay.claim(token, only_memory=only_memory)
+        assert [(segment.start, segment.end) for segment in taken] == wanted
+        return taken
+
     def settle(self) -> None:
         token, self.committed = self.pending.pop(0)
-        self.overlay.settle(token)
+        self.overlay.settle({token})
 
     def check(self) -> None:
         assert self.shown() == self.bytes
@@ -107,14 +115,14 @@ def test_readers_see_every_write_whatever_was_staged_committed_or_failed(script:
         elif step == "punch":
             model.punch(number, len(data))
         elif step == "claim":
-            model.staging.append((token, model.overlay.claim(token, only_memory=True)))
+            model.staging.append((token, model.claim(token, only_memory=True)))
         elif step == "stage" and model.staging:
             model.stage(number)
         elif step == "unclaim" and model.staging:
             claimed, _ = model.staging.pop(0)
             model.overlay.unclaim(claimed)
         elif step == "commit" and not model.staging:
-            model.overlay.claim(token)
+            model.claim(token)
             model.pending.append((token, bytes(model.bytes)))
         elif step == "settle" and model.pending:
             model.settle()
@@ -172,7 +180,7 @@ def test_holes_in_a_row_are_one() -> None:
     overlay.claim(1)
     overlay.punch(400, 500)  # what is claimed is frozen
     assert [(segment.start, segment.end) for segment in overlay.holes()] == [(100, 400), (400, 500), (600, 700)]
-    overlay.settle(1)
+    overlay.settle({1})
     assert [(segment.start, segment.end) for segment in overlay] == [(400, 500)]
 
 

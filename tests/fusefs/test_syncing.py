@@ -11,6 +11,7 @@ import pytest
 from appliance.errors import Code, StoreError
 from appliance.limits import KIB, PATCH_MAX
 from fusefs.observed import OPERATIONS, UNDER_WAY
+from fusefs.syncing import STEADY
 from fusefs.unexpected import UNEXPECTED
 from tests.fusefs.scenes import refused, run_on_pool
 from tests.fusefs.test_ahead import Failing, linger
@@ -32,6 +33,16 @@ class Asked:
 
     def _ask_again(self) -> None:
         self.again += 1
+
+
+async def steady(mount: Unmounted, fh: int) -> bytes:
+    """Each write is synced, so that the next one's commit is early; what the file has then."""
+    await mount.ops.files.commit_all()
+    for turn in range(STEADY):
+        await mount.ops.write(fh, turn * 5000, PAGE)
+        assert Asked(mount, fh).taken
+        await mount.ops.syncs.idle()
+    return await mount.read_all(fh)
 
 
 async def opened(mount: Unmounted, data: bytes = LONG) -> int:
@@ -151,6 +162,96 @@ def test_what_fails_is_asked_again(
         await mount.ops.fsync(fh, False)
         wanted = wanted[:5000] + PAGE + wanted[5000 + len(PAGE) :]
         assert await mount.door.get("photos", b"f") == wanted
+        await mount.close(fh)
+
+    run_on_pool(scene, tmp_path)
+
+
+def test_who_syncs_each_write_finds_its_barrier_on_its_way(tmp_path: Path) -> None:
+    """H1: answered when it is over; whoever writes more than once is as others are from then on."""
+
+    async def scene(mount: Unmounted) -> None:
+        linger(mount)
+        fh = await opened(mount)
+        file = mount.ops.files.files[await mount.inode("photos/f")]
+        wanted = bytearray(await steady(mount, fh))
+
+        async def write(at: int) -> None:
+            await mount.ops.write(fh, at, PAGE)
+            wanted[at : at + len(PAGE)] = PAGE
+
+        await write(100)
+        assert not file.dirty, "its commit is submitted"
+        commits = len(file.pending)
+        asked = Asked(mount, fh)
+        assert (asked.taken, asked.replies, len(file.pending)) == (True, 0, commits), "not before its barrier"
+        await mount.ops.syncs.idle()
+        assert (asked.replies, asked.again, UNDER_WAY.requests) == (1, 0, 0)
+        await write(30_000)
+        await file.pending[-1].ticket.stands()
+        asked = Asked(mount, fh)
+        assert (asked.taken, asked.replies) == (True, 1), "its barrier was over"
+        await mount.ops.files.wait(file.pending[-1])
+        assert (asked.replies, asked.again, UNDER_WAY.requests) == (1, 0, 0)
+        await write(9_000)
+        await write(40_000)
+        await write(50_000)
+        assert (file.dirty, file.steady) == (True, 0), "one was wasted"
+        await mount.ops.fsync(fh, False)
+        assert await mount.read_all(fh) == wanted
+        assert await mount.door.get("photos", b"f") == wanted
+        await mount.close(fh)
+
+    run_on_pool(scene, tmp_path)
+
+
+def test_an_early_commit_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(mount: Unmounted) -> None:
+        linger(mount)
+        failing = Failing(mount)
+        fh = await opened(mount)
+        wanted = bytearray(LONG)
+        for at, asks_before in ((10_000, True), (20_000, False)):
+            wanted[:] = await steady(mount, fh)
+            failing.left = 2  # what was submitted is tried again at once
+            await mount.ops.write(fh, at, PAGE)
+            wanted[at : at + len(PAGE)] = PAGE
+            asked = Asked(mount, fh) if asks_before else None
+            file = mount.ops.files.files[await mount.inode("photos/f")]
+            await mount.ops.files.wait(file.pending[-1])
+            if asked is not None:
+                assert (asked.taken, asked.replies, asked.again, UNDER_WAY.requests) == (True, 0, 1, 0)
+            assert file.dirty, "as before"
+            await mount.ops.fsync(fh, False)
+            assert await mount.door.get("photos", b"f") == wanted
+        await steady(mount, fh)
+
+        def bug(*_: object, **__: object) -> None:
+            raise KeyError("a bug")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(mount.store, "submit_file", bug)
+            await mount.ops.write(fh, 0, PAGE)
+        await mount.ops.fsync(fh, False)
+        wanted[:20_000] = (await mount.read_all(fh))[:20_000]
+        assert wanted[: len(PAGE)] == PAGE
+        assert await mount.door.get("photos", b"f") == wanted
+        await mount.close(fh)
+
+    run_on_pool(scene, tmp_path)
+
+
+def test_what_the_kernel_says_of_times_that_are_known_is_no_change(tmp_path: Path) -> None:
+    async def scene(mount: Unmounted) -> None:
+        fh = await opened(mount)
+        inode = await mount.inode("photos/f")
+        file = mount.ops.files.files[inode]
+        await mount.ops.write(fh, 0, PAGE)
+        await mount.ops.fsync(fh, False)
+        for later, dirty in ((0, False), (1, True)):
+            times = {"st_mtime_ns": file.mtime_ns + later, "st_ctime_ns": file.ctime_ns}
+            told = await mount.setattr_inode(inode, times, fh)
+            assert (told.st_mtime_ns, file.dirty) == (times["st_mtime_ns"], dirty)
         await mount.close(fh)
 
     run_on_pool(scene, tmp_path)
