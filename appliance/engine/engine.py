@@ -303,7 +303,8 @@ class Engine:
             ticket.answer()
         if done is not None:
             return self._tell(self._deliver, done, self._runs)
-        told = not any(ticket.is_awaited for ticket in batch) or self._tell(self._stand, batch)
+        awaited = self._pacing.holds or any(ticket.is_awaited for ticket in batch)
+        told = not awaited or self._tell(self._stand, batch)
         self.committer.follow()
         return told and (self.committer.is_ahead_by_less(AHEAD_MAX, AHEAD_BYTES) or self._index())
 

@@ -51,7 +51,7 @@ class Pacing:
         """Of a `patient` one nobody waits, so far."""
         self._tickets.append(ticket)
         self._bytes += ticket.weight
-        if not patient:
+        if not patient and not ticket.late:  # of those it may hear late that they are over
             self._awaited += 1
         if ticket.late or len(self._tickets) >= LINGER_COMMANDS or self._bytes >= LINGER_BYTES:
             self.hurry()
@@ -64,6 +64,12 @@ class Pacing:
             self.hurry()
         else:
             self._pace()
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything waits for the end of a batch.  From any thread: what is added looks at `durable` after it
+        was added, so the writer, which sets that first, sees it or is seen."""
+        return bool(self._tickets)
 
     def hurry(self) -> None:
         """All of it goes to the writer."""

@@ -98,7 +98,9 @@ def test_what_may_be_ahead_of_the_index_never_waits_and_overtakes_nothing() -> N
         bench.gather_crowd()
         added = [bench.add(), bench.add(patient=True), bench.add(late=True)]
         assert bench.given == added
+        assert not bench.pacing.holds
         later = bench.add()
+        assert bench.pacing.holds, "the loop must hear of the batch"
         await turns(2 * QUIET)
         assert bench.given == added, "the writer works"
         for ticket in added:
@@ -107,6 +109,19 @@ def test_what_may_be_ahead_of_the_index_never_waits_and_overtakes_nothing() -> N
         bench.pacing.follow()
         await turns(QUIET + 2)
         assert bench.given == [later]
+
+    run(main)
+
+
+def test_who_syncs_many_times_is_no_crowd() -> None:
+    """The loop hears of all of them at once."""
+
+    async def main(bench: Bench) -> None:
+        for _ in range(2 * CROWD):
+            bench.add(late=True)
+        bench.finish()
+        bench.add(late=True)
+        assert bench.add() in bench.given
 
     run(main)
 
