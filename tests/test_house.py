@@ -53,7 +53,14 @@ ARROWS: Final[dict[str, set[str]]] = {
         "appliance.catalogue",
     },
     "appliance.upkeep.expiry": {"appliance.store"},
-    "appliance.upkeep.fold": {"appliance.store", "appliance.engine", "appliance.device", "appliance.catalogue"},
+    "appliance.upkeep.calm": set(),
+    "appliance.upkeep.fold": {
+        "appliance.upkeep.calm",
+        "appliance.store",
+        "appliance.engine",
+        "appliance.device",
+        "appliance.catalogue",
+    },
     "appliance.verbs": {"appliance.engine", "appliance.catalogue", "appliance.encryption"},
     "appliance.store": {
         "appliance.verbs",

@@ -8,8 +8,9 @@ chunk, and slices that still are what was read are replaced by slices of it (cat
     crumbs           windows of 8 MiB with many small neighbours: each run of neighbours becomes one slice
 
 A map is looked at when it has rested for IDLE seconds, and while it does not when its patches pass a bound; a sweep
-finds those that a restart forgot.  It holds one chunk's bytes at a time, rests after each piece of work, and waits for
-nobody: what a writer changed meanwhile stays as the writer left it.
+finds those that a restart forgot.  It holds one chunk's bytes at a time, rests after each piece of work until nobody is
+being served (but for patches that are too many), and waits for no lock: what a writer changed meanwhile stays as the
+writer left it.
 
 Deliberately unknown here: nodes, names, versions.  What only a customer's key opens is left as it is.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -33,6 +34,7 @@ from appliance.engine.pool import PageRef, page_room
 from appliance.errors import Code, StoreError
 from appliance.limits import BLOCK, CHUNK_SIZE, KIB, MIB, MOVE_CEILING, PATCHES_MAX, WRITE_CEILING
 from appliance.model import CUSTOMER, Bucket, NewSlice
+from appliance.upkeep.calm import calm
 
 if TYPE_CHECKING:
     from appliance.store import ObjectStore
@@ -104,7 +106,7 @@ class Plan(NamedTuple):
 
 async def run_folding(store: ObjectStore) -> None:
     """Until cancelled."""
-    folder = Folder(store)
+    folder = Folder(store, calm=calm)
     next_sweep = trio.current_time() + SWEEP_FIRST
     while True:
         await trio.sleep(TICK)
@@ -121,7 +123,16 @@ async def run_folding(store: ObjectStore) -> None:
 class Folder:
     """Mends maps, one at a time."""
 
-    def __init__(self, store: ObjectStore, *, idle: float = IDLE, pace: float = PACE) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        idle: float = IDLE,
+        pace: float = PACE,
+        calm: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+    ) -> None:
+        """`calm` returns when the next piece of work may begin."""
+        self._calm = calm
         self._store = store
         self._engine = store.engine
         self._idle = idle
@@ -192,6 +203,8 @@ class Folder:
                 if work is not None:
                     moved += await self._do(number, bucket, work)
                 await trio.sleep((trio.current_time() - started) * self._pace)
+                if self._engine.committer.patched < PRESSED:
+                    await self._calm()
                 started = trio.current_time()
         if waiting:
             moved += await self._do(number, bucket, Work(waiting))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from appliance.catalogue.commands import Command, FoldMap
 from appliance.engine import plan, retrieve
@@ -17,6 +18,7 @@ from appliance.errors import Code, StoreError
 from appliance.limits import CHUNK_SIZE, KIB, MIB
 from appliance.model import NO_ATTRIBUTES, Bucket, NewChunk, NewSlice, Node
 from appliance.store import ObjectStore
+from appliance.upkeep import fold
 from appliance.upkeep.audit import audit
 from appliance.upkeep.fold import PATCHED_MAX, PRESSED, Folder
 from tests.appliance.engine.test_retrieve import change, forget
@@ -401,5 +403,27 @@ def test_a_change_right_behind_a_folding_while_a_long_read_is_under_way(
         late = [(offset, b"late" * 1024) for offset, _ in pieces]
         assert await read_all(store, store.node(node.id)) == changed(DATA, late)
         assert len(changes) == len(pieces)
+
+    run_store(tmp_path, main)
+
+
+def test_between_pieces_of_work_a_calm_moment_comes_unless_patches_are_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main(store: ObjectStore, bucket: Bucket) -> None:
+        waits = [0]
+
+        async def calm() -> None:
+            waits[0] += 1
+            await trio.lowlevel.checkpoint()
+
+        node = await put(store, bucket)
+        for pressed in (PRESSED, 0):
+            monkeypatch.setattr(fold, "PRESSED", pressed)
+            node = await write_scattered(store, bucket, node, scattered(10))
+            waits[0] = 0
+            assert await Folder(store, idle=0.0, pace=0.0, calm=calm).round() == 1
+            assert store.engine.committer.patched == 0
+            assert (waits[0] > 0) is (pressed > 0)
 
     run_store(tmp_path, main)
