@@ -207,7 +207,9 @@ def _lost(page: Page, name: bytes, cookie: int) -> bool:
     """A name whose row is damaged: who asks for more than the name is answered EIO.  Raises DAMAGED where a name cannot
     come alone."""
     if not page.bare_allowed:
-        raise StoreError(Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"the row of {name!r}")
+        raise StoreError(
+            Code.DAMAGED, "the catalogue is damaged: run `tierce rebuild-catalogue`", cause=f"the row of {name!r}"
+        )
     return page.bare(name, LOST_INODE, 0, cookie)
 
 

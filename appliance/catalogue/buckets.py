@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import stat
 
-import msgspec
-
 from appliance import settings
-from appliance.catalogue import names, uploads
+from appliance.catalogue import uploads
 from appliance.catalogue.commands import (
     CreateBucket,
     DeleteBucket,
@@ -21,36 +19,40 @@ from appliance.catalogue.commands import (
 )
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
+from appliance.catalogue.proven import require, rows_of, settings_of, type_all, type_row
 from appliance.catalogue.schema import ACCESS_KEY, BUCKET, DATA_KEY, ENTRY, META, NODE, SETTING, USAGE, USER
 from appliance.errors import Code, StoreError
 from appliance.model import UNOWNED, AccessKey, Bucket, Change, User, WrappedKey
 
 SEEN = "seen_ns"  # the row of META that `keep_time` writes
 
-_COLUMNS = "id, project, name, created_ns, root, owner, copies, etag"
+
+def _bucket(row: type_row, settings: dict[str, bytes]) -> Bucket:
+    """From a row without its sum."""
+    number, _, project, name, created_ns, root, owner, copies, etag = row
+    return Bucket(number, project, name, created_ns, root, owner, copies, etag, settings)
 
 
-def all_buckets(tx_all: names.type_one) -> list[Bucket]:
-    """Every bucket, by name."""
-    settings: dict[int, dict[str, bytes]] = {}
-    for bucket, name, body in tx_all("SELECT bucket, name, body FROM setting", ()):
-        settings.setdefault(bucket, {})[name] = body
-    found = [Bucket(*row) for row in tx_all(f"SELECT {_COLUMNS} FROM bucket ORDER BY name", ())]
-    return [
-        msgspec.structs.replace(bucket, settings=settings[bucket.id]) if bucket.id in settings else bucket
-        for bucket in found
-    ]
+def all_buckets(every: type_all) -> tuple[list[Bucket], list[str]]:
+    """Every bucket, by name; and what is damaged.  One that has a damaged setting is not among them."""
+    held: dict[int, dict[str, bytes]] = {}
+    rows, hurt = rows_of(every, SETTING, "bucket, name")
+    for bucket, name, body in rows:
+        held.setdefault(bucket, {})[name] = body
+    withheld = {key[0] for key in hurt}
+    rows, bad = rows_of(every, BUCKET, "name")
+    found = [_bucket(row, held.get(row[0], {})) for row in rows if row[0] not in withheld]
+    return found, [f"setting {key}" for key in hurt] + [f"bucket {key}" for key in bad]
 
 
-def all_access_keys(tx_all: names.type_one) -> list[AccessKey]:
-    """Every credential, by name."""
-    rows = tx_all(
-        "SELECT id, name, owner, created_ns, sealed, read_only, buckets FROM access_key ORDER BY name, id", ()
-    )
-    return [
+def all_access_keys(every: type_all) -> tuple[list[AccessKey], list[str]]:
+    """Every credential, by name; and what is damaged."""
+    rows, bad = rows_of(every, ACCESS_KEY, "name, id")
+    found = [
         AccessKey(number, name, owner, created, sealed, bool(read_only), tuple(allowed.split("\n")) if allowed else ())
         for number, name, owner, created, sealed, read_only, allowed in rows
     ]
+    return found, [f"access_key {key}" for key in bad]
 
 
 def create_bucket(tx: Rows, command: CreateBucket) -> Bucket:
@@ -92,12 +94,12 @@ def create_bucket(tx: Rows, command: CreateBucket) -> Bucket:
 
 
 def delete_bucket(tx: Rows, cache: DirectoryCache, command: DeleteBucket) -> Bucket:
-    """Raises NO_SUCH_BUCKET, BUCKET_NOT_EMPTY.  Empty directories go with it, for S3 cannot see them, and so do
-    unfinished uploads, which a crashed client leaves behind and no listing of objects shows."""
-    row = tx.one(f"SELECT {_COLUMNS} FROM bucket WHERE name=?", (command.name,))
+    """Raises NO_SUCH_BUCKET, BUCKET_NOT_EMPTY, DAMAGED.  Empty directories go with it, for S3 cannot see them, and so
+    do unfinished uploads, which a crashed client leaves behind and no listing of objects shows."""
+    row = tx.one(f"SELECT {', '.join(BUCKET.columns)} FROM bucket WHERE name=?", (command.name,))
     if row is None:
         raise StoreError(Code.NO_SUCH_BUCKET)
-    bucket = Bucket(*row)
+    bucket = _bucket(require(BUCKET, row), {})
     if tx.one("SELECT 1 FROM version WHERE bucket=? LIMIT 1", (bucket.id,)) is not None:
         raise StoreError(Code.BUCKET_NOT_EMPTY, "older versions or delete markers remain: delete them by version id")
     directories = [(0, b"", bucket.root)]
@@ -156,28 +158,27 @@ def set_setting(tx: Rows, command: SetBucketSetting) -> None:
 def _check_lock(tx: Rows, command: SetBucketSetting) -> None:
     """A lock needs versions, and neither ever goes again."""
     assert command.body is not None, "versions and locks are never taken away"
-    rows = tx.all("SELECT name, body FROM setting WHERE bucket=?", (command.bucket,))
-    now = {**dict(rows), command.name: command.body}
+    now = {**settings_of(tx.all, command.bucket), command.name: command.body}
     if settings.LOCK in now and now.get(settings.VERSIONING) != settings.ENABLED:
         raise StoreError(Code.LOCKED, "object lock needs versions, which stay enabled")
 
 
 def keep_time(tx: Rows, command: KeepTime) -> None:
-    """Never back."""
-    row = tx.one("SELECT value FROM meta WHERE name=?", (SEEN,))
-    if row is None or row[0] < command.seen_ns:
+    """Never back.  Raises DAMAGED."""
+    if seen_time(tx.all) < command.seen_ns:
         tx.put(META, (SEEN, command.seen_ns))
 
 
-def seen_time(tx_all: names.type_one) -> int:
-    """What `keep_time` kept; 0 in a new pool."""
-    rows = tx_all("SELECT value FROM meta WHERE name=?", (SEEN,))
-    return int(rows[0][0]) if rows else 0
+def seen_time(every: type_all) -> int:
+    """What `keep_time` kept; 0 in a new pool.  Raises DAMAGED."""
+    rows = every(f"SELECT {', '.join(META.columns)} FROM meta WHERE name=?", (SEEN,))
+    return int(require(META, rows[0])[1]) if rows else 0
 
 
-def all_users(tx_all: names.type_one) -> list[User]:
-    """Every user that was made, by name."""
-    return [User(*row) for row in tx_all("SELECT id, name, display, email, created_ns FROM user ORDER BY name", ())]
+def all_users(every: type_all) -> tuple[list[User], list[str]]:
+    """Every user that was made, by name; and what is damaged."""
+    rows, bad = rows_of(every, USER, "name")
+    return [User(*row) for row in rows], [f"user {key}" for key in bad]
 
 
 def put_user(tx: Rows, command: PutUser) -> User:
@@ -201,9 +202,10 @@ def remove_user(tx: Rows, command: RemoveUser) -> None:
     tx.delete(USER, (command.id,))
 
 
-def all_data_keys(tx_all: names.type_one) -> list[WrappedKey]:
-    """Every data key, oldest first."""
-    return [WrappedKey(*row) for row in tx_all("SELECT id, wrapped, created_ns FROM data_key ORDER BY id", ())]
+def all_data_keys(every: type_all) -> tuple[list[WrappedKey], list[str]]:
+    """Every data key, oldest first; and what is damaged."""
+    rows, bad = rows_of(every, DATA_KEY, "id")
+    return [WrappedKey(*row) for row in rows], [f"data_key {key}" for key in bad]
 
 
 def put_data_keys(tx: Rows, command: PutDataKeys) -> None:

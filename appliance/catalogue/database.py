@@ -22,7 +22,8 @@ import sqlite_utils
 
 from appliance.catalogue import schema
 from appliance.catalogue.postponed import REMOVE, Postponed, carry_out, put_rows, type_due
-from appliance.catalogue.schema import BY_NUMBER, META, NODE, PAGE, SLICE, SUMS, TABLES, Table
+from appliance.catalogue.proven import first_damage
+from appliance.catalogue.schema import BY_NUMBER, META, NODE, PAGE, SLICE, SUMS, TABLES, Table, row_sum
 from appliance.errors import Code, StoreError
 from appliance.limits import DROP_STEP, MIB, PATCHES_MAX
 from appliance.model import Change, DataKey, Node
@@ -76,7 +77,8 @@ def connect(path: Path | str, *, read_only: bool = False, cache_kib: int = 2048)
 def open_writer(path: Path | str) -> sqlite3.Connection:
     """Opens or makes the catalogue; one of an older program gets what it lacks.
 
-    Raises StoreError OLD_FORMAT for a newer schema, sqlite3.DatabaseError if it is corrupt, or not what ours made.
+    Raises StoreError OLD_FORMAT for a newer schema, sqlite3.DatabaseError if it is corrupt, or not what ours made, or
+    if one of the few rows lies that say who may do what.
     """
     connection = connect(path, cache_kib=WRITER_CACHE_KIB)
     connection.execute(f"PRAGMA journal_size_limit={WAL_KEPT}")
@@ -96,6 +98,14 @@ def open_writer(path: Path | str) -> sqlite3.Connection:
         except sqlite3.Error:
             connection.close()  # which rolls back
             raise
+    try:
+        hurt = first_damage(connection)
+    except sqlite3.DatabaseError:  # text that is none any more
+        connection.close()
+        raise
+    if hurt:
+        connection.close()
+        raise sqlite3.DatabaseError(hurt)
     return connection
 
 
@@ -369,7 +379,7 @@ def applied_seq(connection: sqlite3.Connection) -> int:
 
 def set_meta(connection: sqlite3.Connection, name: str, value: int) -> None:
     """Outside of the journal: `applied_seq` is in each batch's transaction but is not one of its images."""
-    connection.execute(META.upsert, (name, value))
+    connection.execute(META.upsert, (name, value, row_sum(name, value)))
 
 
 def patched_bytes(connection: sqlite3.Connection) -> int:

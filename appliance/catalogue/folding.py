@@ -14,6 +14,7 @@ from collections import Counter
 from appliance.catalogue.commands import FoldMap
 from appliance.catalogue.content import WHOLE, Maker, add_chunk, count_chunk
 from appliance.catalogue.database import Rows
+from appliance.catalogue.proven import damaged
 from appliance.catalogue.schema import SLICE, slice_sum
 from appliance.errors import Code, StoreError
 from appliance.model import NewSlice
@@ -60,9 +61,7 @@ def _found(tx: Rows, command: FoldMap) -> dict[int, NewSlice]:
         (command.map, offsets),
     ):
         if total and total != slice_sum(command.map, offset, length, kind, ref, start):
-            raise StoreError(
-                Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"slice {command.map}+{offset}"
-            )
+            raise damaged(f"slice {command.map}+{offset}")
         if kind == WHOLE:
             found[offset] = NewSlice(offset, length, ref, start)
     return found

@@ -18,12 +18,13 @@ from appliance import lock, settings
 from appliance.catalogue import names, versions
 from appliance.catalogue.database import Rows
 from appliance.catalogue.nodes import put_node
+from appliance.catalogue.proven import bucket_of, settings_of
+from appliance.catalogue.schema import BUCKET
 from appliance.catalogue.versions import type_state
 from appliance.errors import Code, StoreError
 from appliance.model import NO_ATTRIBUTES, Node, pack_attributes, unpack_attributes
 
 RENAMED_MAX: Final = 1000  # keys below a renamed directory: each is a new version and a delete marker, in one batch
-_LOCK: Final = f"SELECT body FROM setting WHERE bucket=? AND name='{settings.LOCK}'"
 
 
 def require_free(state: type_state, node: Node | None, lock_ns: int) -> None:
@@ -34,7 +35,9 @@ def require_free(state: type_state, node: Node | None, lock_ns: int) -> None:
 
 def key_at(tx: Rows, bucket: int, parent: int, name: bytes) -> bytes:
     """The key of an entry."""
-    (root,) = tx.one("SELECT root FROM bucket WHERE id=?", (bucket,))
+    row = bucket_of(tx.all, bucket)
+    assert row is not None, "an entry's bucket exists"
+    root = row[BUCKET.columns.index("root")]
     return names.key_of(tx.one, parent, name, root)
 
 
@@ -100,10 +103,10 @@ def _of_another_key(tx: Rows, state: bytes, node: Node, now_ns: int, lock_ns: in
     """A new version: without a retention that is over, and with the bucket's default; of a file that is open, whose
     writer it would lock out, that begins with its last close."""
     version, flags = versions.numbered(tx, state, node.flags)
-    packed, row = unlocked(node.packed), tx.one(_LOCK, (node.bucket,))
-    if row is not None and not tx.held(node.id):
+    packed, default = unlocked(node.packed), settings_of(tx.all, node.bucket).get(settings.LOCK)
+    if default is not None and not tx.held(node.id):
         attributes = unpack_attributes(packed) if packed else NO_ATTRIBUTES
-        packed = pack_attributes(lock.retained(attributes, lock.default_of(row[0]), max(now_ns, lock_ns)))
+        packed = pack_attributes(lock.retained(attributes, lock.default_of(default), max(now_ns, lock_ns)))
     return msgspec.structs.replace(node, version=version, flags=flags, packed=packed)
 
 

@@ -8,15 +8,18 @@ empty name.  Directories that only keys imply vanish with their last entry.
 
 from __future__ import annotations
 
+import logging
 import stat
-import struct
 from collections.abc import Callable
 from typing import Any, Final
 
 from appliance.catalogue.database import Rows
-from appliance.catalogue.schema import ENTRY, NODE, entry_sum, node_sum
-from appliance.errors import Code, StoreError
+from appliance.catalogue.proven import damaged, is_proven
+from appliance.catalogue.schema import ENTRY, NODE, entry_sum
+from appliance.errors import StoreError
 from appliance.model import IMPLIED, UNOWNED, Change, Node
+
+log = logging.getLogger(__name__)
 
 NODE_COLUMNS: Final = ",".join(f"n.{column}" for column in NODE.columns)
 DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755
@@ -59,7 +62,7 @@ def split(key: bytes) -> tuple[list[bytes], bytes]:
 def _proven(parent: int, name: bytes, node: int | None, found: int) -> int:
     """The node that an entry names, if there is one and the sum says so too.  Raises DAMAGED."""
     if node is None or (found and found != entry_sum(parent, name, node)):
-        raise StoreError(Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"entry {parent}/{name!r}")
+        raise damaged(f"entry {parent}/{name!r}")
     return node
 
 
@@ -71,13 +74,8 @@ def node_of(row: tuple[Any, ...]) -> Node:
 
 def require_node(row: tuple[Any, ...]) -> None:
     """That what is in a node's row is what was written there.  Raises DAMAGED."""
-    found = row[-1]
-    try:
-        proven = not found or found == node_sum(*row[:-1])
-    except (struct.error, TypeError, AttributeError):  # what is no number, text or bytes any more
-        proven = False
-    if not proven:
-        raise StoreError(Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"node {row[0]}")
+    if not is_proven(NODE, row):
+        raise damaged(f"node {row[0]}")
 
 
 def find_parent(one: type_one, cache: DirectoryCache, root: int, directories: list[bytes]) -> int | None:
@@ -201,9 +199,13 @@ def remove_entry(tx: Rows, cache: DirectoryCache, parent: int, name: bytes, now_
 
 def prune(tx: Rows, cache: DirectoryCache, directory: int, now_ns: int) -> None:
     """Removes `directory` and those above it while they are implied, empty and not held: asked last, because whoever is
-    told that it is not held must remove it."""
+    told that it is not held must remove it.  One that is damaged stays, or nothing in it could be deleted."""
     while True:
-        node = directory_by_id(tx, directory)
+        try:
+            node = directory_by_id(tx, directory)
+        except StoreError as error:
+            log.error("a directory is damaged in the catalogue and stays: %s", error.cause)
+            return
         if node is None or not node.flags & IMPLIED:
             return
         if tx.one("SELECT 1 FROM entry WHERE parent=? LIMIT 1", (directory,)) is not None or tx.held(directory):
@@ -221,11 +223,17 @@ def prune(tx: Rows, cache: DirectoryCache, directory: int, now_ns: int) -> None:
 
 
 def write_directories(tx: Rows) -> None:
-    """The end of a batch: times and links of the directories in which names changed, one row each."""
+    """The end of a batch: times and links of the directories in which names changed, one row each.  One that is damaged
+    keeps its times, or nothing in it could be deleted; but another count of links would be wrong for ever.  Raises
+    DAMAGED."""
     for directory in tx.touched | tx.linked:
         now_ns, links = tx.touched.get(directory, 0), tx.linked.get(directory, 0)
         row = tx.one("SELECT * FROM node WHERE id=?", (directory,))
-        if row is not None and (row[8] < now_ns or links):
+        if row is None:
+            continue
+        if not links and not is_proven(NODE, row):
+            log.error("directory %d is damaged in the catalogue and keeps its times", directory)
+        elif links or row[8] < now_ns:
             require_node(row)
             times = (now_ns, now_ns) if row[8] < now_ns else row[7:9]
             tx.put(NODE, (*row[:4], row[4] + links, *row[5:7], *times, *row[9:-1]))

@@ -11,10 +11,10 @@ A map is *flat* (slices of chunks only) or *composed* (slices of flat maps too, 
 depth <= 2.
 
 Who vouches for what:  SQLite's file has no sums, so a bit that flips in it could lead from a name to another's bytes.
-A page's header says whose chunk it is; from there up each row that leads on has a sum of its own: `slice.sum`,
-`node.sum` (and `node.dsum`, for who knows only which bytes it has), `entry.sum`, `part.sum`, `version.sum`.  A row is
-proven when it is followed, and one that does not match is DAMAGED: the catalogue is then rebuilt from the devices,
-whose records and snapshots have digests.  A sum of 0, or none, is that of a row that an older program wrote.
+A page's header says whose chunk it is; a patch has the sum of its bytes; every other row has a sum of its own, and a
+node `dsum` besides, for who knows only which bytes it has.  A row is proven when it is followed or leaned on
+(proven.py), and one that does not match is DAMAGED: the catalogue is then rebuilt from the devices, whose records and
+snapshots have digests.  A sum of 0, or none, is that of a row that an older program wrote.
 S3's listings do not prove the names that they show: whoever follows one does.  The mount's do, but not the attributes
 that come along with the names of a long directory.  None leaves out a name because its row is damaged.
 """
@@ -27,7 +27,7 @@ import zlib
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-VERSION: Final = 7
+VERSION: Final = 8
 _DEFAULTS: Final[dict[str, int | str | bytes]] = {"INTEGER": 0, "TEXT": "", "BLOB": b""}
 _LITERALS: Final = {"INTEGER": "0", "TEXT": "''", "BLOB": "x''"}
 
@@ -80,8 +80,9 @@ META: Final = _table(
     1,
     """
     name TEXT NOT NULL,       -- next_id: ids below it may have been given out, so none at or above it was
-    value INTEGER NOT NULL    -- applied_seq: the journal record whose rows are in here (I9)
+    value INTEGER NOT NULL,   -- applied_seq: the journal record whose rows are in here (I9)
                               -- seen_ns: the latest time by which a retention ended (appliance/lock.py)
+    sum INTEGER NOT NULL      -- `row_sum` of the others
     """,
 )
 BUCKET: Final = _table(
@@ -97,7 +98,8 @@ BUCKET: Final = _table(
     root INTEGER NOT NULL,     -- node of its top directory
     owner TEXT NOT NULL,
     copies INTEGER NOT NULL,   -- of every body written from now on
-    etag TEXT NOT NULL         -- 'md5' or 'fast'
+    etag TEXT NOT NULL,        -- 'md5' or 'fast'
+    sum INTEGER NOT NULL       -- `row_sum` of the others
     """,
     rowid=True,
 )
@@ -149,7 +151,8 @@ MAP: Final = _table(
     """
     id INTEGER PRIMARY KEY,
     refs INTEGER NOT NULL,
-    composed INTEGER NOT NULL  -- 1: has slices of kind MAP
+    composed INTEGER NOT NULL, -- 1: has slices of kind MAP
+    sum INTEGER NOT NULL       -- `map_sum` of the others
     """,
     rowid=True,
 )
@@ -176,7 +179,8 @@ CHUNK: Final = _table(
     len INTEGER NOT NULL,
     refs INTEGER NOT NULL,
     copies INTEGER NOT NULL,   -- wanted on distinct devices; fewer pages than that: under-replicated
-    key INTEGER NOT NULL       -- 0: plain; > 0: encrypted by that data_key; -1: by a key that only its customer has
+    key INTEGER NOT NULL,      -- 0: plain; > 0: encrypted by that data_key; -1: by a key that only its customer has
+    sum INTEGER NOT NULL       -- `chunk_sum` of the others
     """,
     rowid=True,
 )
@@ -206,7 +210,8 @@ UPLOAD: Final = _table(
     owner TEXT NOT NULL,
     packed BLOB NOT NULL,
     checksum_algorithm TEXT NOT NULL,
-    checksum_type TEXT NOT NULL
+    checksum_type TEXT NOT NULL,
+    sum INTEGER NOT NULL       -- `row_sum` of the others
     """,
 )
 PART: Final = _table(
@@ -237,7 +242,8 @@ ACCESS_KEY: Final = _table(
     created_ns INTEGER NOT NULL,
     sealed BLOB NOT NULL,      -- the secret under the box's master key
     read_only INTEGER NOT NULL,
-    buckets TEXT NOT NULL      -- names, one a line; empty: all
+    buckets TEXT NOT NULL,     -- names, one a line; empty: all
+    sum INTEGER NOT NULL       -- `row_sum` of the others
     """,
 )
 USAGE: Final = _table(
@@ -248,7 +254,8 @@ USAGE: Final = _table(
     bucket INTEGER PRIMARY KEY,
     objects INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
-    parts INTEGER NOT NULL     -- bytes of the parts of unfinished uploads
+    parts INTEGER NOT NULL,    -- bytes of the parts of unfinished uploads
+    sum INTEGER NOT NULL       -- `usage_sum` of the others
     """,
     rowid=True,
 )
@@ -260,7 +267,8 @@ SETTING: Final = _table(
     """
     bucket INTEGER NOT NULL,
     name TEXT NOT NULL,        -- appliance/settings.py
-    body BLOB NOT NULL         -- as it was stored: given a meaning elsewhere
+    body BLOB NOT NULL,        -- as it was stored: given a meaning elsewhere
+    sum INTEGER NOT NULL       -- `row_sum` of the others
     """,
 )
 USER: Final = _table(
@@ -272,7 +280,8 @@ USER: Final = _table(
     name TEXT NOT NULL,        -- unique
     display TEXT NOT NULL,
     email TEXT NOT NULL,       -- unique unless empty
-    created_ns INTEGER NOT NULL
+    created_ns INTEGER NOT NULL,
+    sum INTEGER NOT NULL       -- `row_sum` of the others
     """,
 )
 VERSION_TABLE: Final = _table(
@@ -295,7 +304,8 @@ DATA_KEY: Final = _table(
     """
     id INTEGER PRIMARY KEY,
     wrapped BLOB NOT NULL,     -- under the box's master key
-    created_ns INTEGER NOT NULL
+    created_ns INTEGER NOT NULL,
+    sum INTEGER NOT NULL       -- `row_sum` of the others
     """,
     rowid=True,
 )
@@ -334,6 +344,9 @@ _SLICE_SUM: Final = struct.Struct("<qqqqqq")
 _BODY_SUM: Final = struct.Struct("<qqq")
 _PART_SUM: Final = struct.Struct("<qqqqq")
 _VERSION_SUM: Final = struct.Struct("<qqqq")
+_CHUNK_SUM: Final = struct.Struct("<qqqqq")
+_MAP_SUM: Final = struct.Struct("<qqq")
+_USAGE_SUM: Final = struct.Struct("<qqqq")
 
 
 def entry_sum(parent: int, name: bytes, node: int) -> int:
@@ -402,7 +415,33 @@ def version_sum(bucket: int, key: bytes, version: int, node: int, flags: int) ->
     return zlib.crc32(_VERSION_SUM.pack(bucket, version, node, flags) + key) or 1
 
 
+def chunk_sum(id: int, len: int, refs: int, copies: int, key: int) -> int:
+    """Never 0."""
+    return zlib.crc32(_CHUNK_SUM.pack(id, len, refs, copies, key)) or 1
+
+
+def map_sum(id: int, refs: int, composed: int) -> int:
+    """Never 0."""
+    return zlib.crc32(_MAP_SUM.pack(id, refs, composed)) or 1
+
+
+def usage_sum(bucket: int, objects: int, size: int, parts: int) -> int:
+    """Never 0."""
+    return zlib.crc32(_USAGE_SUM.pack(bucket, objects, size, parts)) or 1
+
+
+def row_sum(*columns: int | str | bytes) -> int:
+    """Of rows that are seldom written.  Never 0."""
+    texts = [value if isinstance(value, bytes) else str(value).encode() for value in columns]
+    lengths = struct.pack(f"<{len(texts)}q", *map(len, texts))
+    return zlib.crc32(b"".join((lengths, *texts))) or 1
+
+
 SUMS: Final[dict[int, Callable[..., int]]] = {
+    CHUNK.number: chunk_sum,
+    MAP.number: map_sum,
+    USAGE.number: usage_sum,
+    **dict.fromkeys((each.number for each in (META, BUCKET, UPLOAD, ACCESS_KEY, SETTING, USER, DATA_KEY)), row_sum),
     ENTRY.number: entry_sum,
     NODE.number: node_sum,
     SLICE.number: slice_sum,

@@ -16,6 +16,8 @@ from appliance.catalogue.content import INLINE, Flat
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.nodes import content_of
+from appliance.catalogue.proven import chunk_in
+from appliance.catalogue.schema import CHUNK
 from appliance.errors import Code, StoreError
 from appliance.limits import SHARED_PIECES_MAX
 from appliance.model import CUSTOMER, Written
@@ -39,7 +41,7 @@ def copy_range(tx: Rows, cache: DirectoryCache, command: CopyRange) -> Written:
         raise StoreError(Code.CONFLICT, "the source has too many pieces for one commit")
     encrypted = bool(pieces)
     for chunk in {piece.chunk for piece in pieces}:
-        copies, key = tx.one("SELECT copies, key FROM chunk WHERE id=?", (chunk,))
+        copies, key = chunk_in(tx.row(CHUNK, chunk), chunk)[3:]
         if copies < command.change.copies or key == CUSTOMER or (shared.sealed and not key):
             raise StoreError(Code.NOT_SUPPORTED, "the source is kept in another way")
         encrypted = encrypted and bool(key)

@@ -12,6 +12,7 @@ from appliance.catalogue.content import NOTHING, Content, Maker
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.nodes import content_of
+from appliance.catalogue.proven import damaged, require
 from appliance.catalogue.schema import PART, UPLOAD, part_sum
 from appliance.errors import Code, StoreError
 from appliance.limits import OBJECT_SIZE_MAX, PART_NUMBER_MAX, PART_SIZE_MIN
@@ -26,11 +27,11 @@ _PARTS: Final = (
 
 
 def find(one: names.type_one, upload: str) -> Upload:
-    """Raises NO_SUCH_UPLOAD."""
-    row = one(f"SELECT {UPLOAD_COLUMNS} FROM upload WHERE id=?", (upload,))
+    """Raises NO_SUCH_UPLOAD, DAMAGED."""
+    row = one(f"SELECT {UPLOAD_COLUMNS}, sum FROM upload WHERE id=?", (upload,))
     if row is None:
         raise StoreError(Code.NO_SUCH_UPLOAD)
-    return Upload(*row)
+    return Upload(*require(UPLOAD, row))
 
 
 def part_of(row: Any) -> Part:
@@ -43,7 +44,7 @@ def _proven(upload: str, row: Any) -> Any:
     """A row of `_PARTS` without its sum, which says the same.  Raises DAMAGED."""
     *columns, total = row
     if total and total != part_sum(upload, *columns):
-        raise StoreError(Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"part {row[0]} of {upload}")
+        raise damaged(f"part {row[0]} of {upload}")
     return columns
 
 
@@ -237,8 +238,8 @@ def _remove(tx: Rows, upload: Upload, taken: set[int]) -> None:
 
 def abort_all(tx: Rows, bucket: int) -> None:
     """Every upload of a bucket that is going."""
-    for row in tx.all(f"SELECT {UPLOAD_COLUMNS} FROM upload WHERE bucket=?", (bucket,)):
-        _remove(tx, Upload(*row), set())
+    for row in tx.all(f"SELECT {UPLOAD_COLUMNS}, sum FROM upload WHERE bucket=?", (bucket,)):
+        _remove(tx, Upload(*require(UPLOAD, row)), set())
 
 
 def abort_upload(tx: Rows, command: AbortUpload) -> None:

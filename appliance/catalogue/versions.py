@@ -24,6 +24,7 @@ from appliance.catalogue import content, names
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.nodes import let_go, put_node, unlink_node
+from appliance.catalogue.proven import bucket_of, damaged, settings_of
 from appliance.catalogue.schema import ENTRY, NODE, VERSION_TABLE, version_sum
 from appliance.errors import Code, StoreError
 from appliance.model import MARKER, NULL_VERSION, TIMED, UNOWNED, Change, Node, version_number
@@ -31,19 +32,18 @@ from appliance.model import MARKER, NULL_VERSION, TIMED, UNOWNED, Change, Node, 
 type_state = bytes | None
 
 _ROW: Final = "SELECT version, node, flags, sum FROM version WHERE bucket=? AND key=?"
-_STATE: Final = f"SELECT s.body FROM bucket b LEFT JOIN setting s ON s.bucket=b.id AND s.name='{settings.VERSIONING}'"
 
 
 def state_of(tx: Rows, bucket: int) -> type_state:
     """settings.ENABLED, settings.SUSPENDED, or None for a bucket that never had versions.  Raises NO_SUCH_BUCKET when
-    it was deleted after the door looked."""
+    it was deleted after the door looked, DAMAGED."""
     try:
         return tx.buckets[bucket]
     except KeyError:
-        row = tx.one(_STATE + " WHERE b.id=?", (bucket,))
+        row = bucket_of(tx.all, bucket)
     if row is None:
         raise StoreError(Code.NO_SUCH_BUCKET)
-    state: type_state = row[0]
+    state: type_state = settings_of(tx.all, bucket).get(settings.VERSIONING)
     tx.buckets[bucket] = state
     return state
 
@@ -112,7 +112,7 @@ def _is_named(node: Node, bucket: int, row: Any) -> bool:
 
 
 def _damaged(key: bytes, row: Any) -> StoreError:
-    return StoreError(Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"version {row[0]} of {key!r}")
+    return damaged(f"version {row[0]} of {key!r}")
 
 
 # ---------------------------------------------------------------------- writing

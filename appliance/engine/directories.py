@@ -93,7 +93,7 @@ def _proven(parent: int, rows: list[Any]) -> list[Any]:
     follows what it was given, and memory what it read, without coming by the name again."""
     for at, row in enumerate(rows):
         if row[1] is None or (row[-1] and row[-1] != entry_sum(parent, row[0], row[1])):
-            log.error("directory %d: %r is damaged in the catalogue: rebuild it", parent, row[0])
+            log.error("directory %d: %r is damaged in the catalogue: run `tierce rebuild-catalogue`", parent, row[0])
             rows[at] = (row[0], 0, *row[2:])
     return rows
 

@@ -19,12 +19,13 @@ from typing import Any
 import outcome
 import trio
 
-from appliance import lock, settings
+from appliance import lock
 from appliance.catalogue import buckets, commands
 from appliance.catalogue.database import connect
 from appliance.catalogue.names import DirectoryCache, node_at, node_by_id
 from appliance.device.fan import Fan
 from appliance.device.lanes import CallLanes
+from appliance.engine import registry
 from appliance.engine.answering import Answering
 from appliance.engine.commit import Committer
 from appliance.engine.filled import Filled
@@ -114,12 +115,13 @@ class Engine:
         self.when_hidden: list[Callable[[], None]] = []  # who shows what was acknowledged, and must show it no longer
         self.last: Ticket | None = None  # the newest submission: whoever waits for it has waited for all (I2)
         self.announced: Ticket | None = None  # the newest that others are told of
-        self.buckets: dict[str, Bucket] = {}
-        self.access_keys: dict[str, AccessKey] = {}
-        self.users: dict[str, User] = {}
-        self.versioned: frozenset[int] = frozenset()  # buckets that have or had versions
+        self._registry = registry.NOTHING
+        self.buckets: dict[str, Bucket]
+        self.access_keys: dict[str, AccessKey]
+        self.users: dict[str, User]
+        self.versioned: frozenset[int]
         self.clock = lock.Clock(buckets.seen_time(self._every), time.time_ns(), time.monotonic_ns())
-        self.data_keys: dict[int, WrappedKey] = {}
+        self.data_keys: dict[int, WrappedKey]
         self.reload()
         if threaded:
             self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
@@ -429,14 +431,9 @@ class Engine:
         return partial(self._listeners.remove, listener)
 
     def reload(self) -> None:
-        """Buckets, users, credentials and data keys as the catalogue has them: few, and looked up by every request."""
-        self.buckets = {bucket.name: bucket for bucket in buckets.all_buckets(self._every)}
-        self.versioned = frozenset(
-            bucket.id for bucket in self.buckets.values() if settings.VERSIONING in bucket.settings
-        )
-        self.access_keys = {key.id: key for key in buckets.all_access_keys(self._every)}
-        self.users = {user.id: user for user in buckets.all_users(self._every)}
-        self.data_keys = {key.id: key for key in buckets.all_data_keys(self._every)}
+        """Buckets, users, credentials and data keys as the catalogue has them."""
+        self._registry = registry.load(self._every, self._registry)
+        self.buckets, self.versioned, self.access_keys, self.users, self.data_keys = self._registry
 
     def _every(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
         return self.reader.execute(sql, parameters).fetchall()

@@ -20,9 +20,11 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from appliance import settings
+from appliance.catalogue.proven import require, settings_of
+from appliance.catalogue.schema import USAGE
 from appliance.errors import Code, StoreError
 from appliance.quota import Quota, parse
 
@@ -54,23 +56,28 @@ class Ledger:
 
     def load(self, connection: sqlite3.Connection, bucket: int) -> None:
         """The bucket's quota is what is committed now.  By the writer, between two batches."""
-        row = connection.execute(
-            "SELECT body FROM setting WHERE bucket=? AND name=?", (bucket, settings.QUOTA)
-        ).fetchone()
+
+        def every(sql: str, parameters: tuple[int, ...]) -> list[tuple[Any, ...]]:
+            return connection.execute(sql, parameters).fetchall()
+
         quota = None
-        if row is not None:
-            try:
-                quota = parse(row[0])
-            except StoreError as error:
-                log.error("the quota of bucket %d does not count: %r", bucket, error)
-        usage = connection.execute("SELECT objects, bytes+parts FROM usage WHERE bucket=?", (bucket,)).fetchone()
+        try:
+            body = settings_of(every, bucket).get(settings.QUOTA)
+            quota = parse(body) if body is not None else None
+            rows = [require(USAGE, row) for row in every("SELECT * FROM usage WHERE bucket=?", (bucket,))]
+        except StoreError as error:
+            log.error("the quota of bucket %d does not count: %r", bucket, error)
+            if error.code is Code.DAMAGED and bucket in self.limits:
+                return  # what memory has was proven when it was read
+            rows = []
+        usage = [rows[0][1], rows[0][2] + rows[0][3]] if rows else [0, 0]
         with self._lock:
             if quota is None:
                 self.limits.pop(bucket, None)
                 self._used.pop(bucket, None)
             else:
                 self.limits[bucket] = quota
-                self._used[bucket] = list(usage or (0, 0))
+                self._used[bucket] = usage
 
     # ------------------------------------------------------------------ the loop
     def reserve(self, bucket: int, objects: int, size: int, *, ask: bool) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 
 from appliance.catalogue.content import EMPTY, MAPPED, WHOLE, flatten, patch_data, require_body
 from appliance.catalogue.database import type_gathered
+from appliance.catalogue.proven import held_until
 from appliance.engine.pool import PageRef
 from appliance.errors import Code, StoreError
 from appliance.limits import PAGE_PAYLOAD, PLAN_WINDOW
@@ -69,7 +70,7 @@ def steps_of(
     pages: dict[int, dict[int, list[PageRef]]] = {}
     patches: dict[int, bytes] = {}
     if kind == WHOLE:  # a chunk alone may be shorter than its file: what the mount appended as a hole
-        held = min(end, int(every("SELECT len FROM chunk WHERE id=?", (ref,))[0][0]))
+        held = held_until(every, ref, end)
     for piece in flatten(every, kind, ref, start, held):
         if piece.offset > position:
             steps.append(Step(piece.offset - position, 0, ()))

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from appliance.catalogue.database import applied_seq, connect, make_private
+from appliance.catalogue.proven import first_damage
 from appliance.device.buffers import scratch
 from appliance.engine.journal import Ring
 from appliance.engine.pool import PageRef, Pool, header_for, page_room
@@ -120,6 +121,11 @@ class Checkpointer:
         try:
             copy.execute("PRAGMA synchronous=OFF")
             source.backup(copy)
+            hurt = first_damage(copy)
+            if hurt:  # the records that have it whole must stay
+                raise StoreError(
+                    Code.DAMAGED, "the catalogue is damaged and is not copied: restart, and it is rebuilt", cause=hurt
+                )
             return applied_seq(copy)
         finally:
             copy.close()

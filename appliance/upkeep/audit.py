@@ -26,7 +26,8 @@ import msgspec
 from appliance.catalogue import database as catalogue
 from appliance.catalogue import names
 from appliance.catalogue.content import data_sum, require_body
-from appliance.catalogue.schema import NODE, PART, VERSION_TABLE, entry_sum, part_sum, slice_sum, version_sum
+from appliance.catalogue.proven import is_proven
+from appliance.catalogue.schema import BY_NUMBER, NODE, SUMS
 from appliance.device.buffers import scratch
 from appliance.engine import snapshot
 from appliance.engine.engine import Engine
@@ -176,28 +177,28 @@ def _file_of(connection: sqlite3.Connection) -> str:
 def check_sums(connection: sqlite3.Connection) -> list[Problem]:
     """Rows that lead on, against their sums."""
     found: list[Problem] = []
-    for parent, name, node, total in connection.execute("SELECT parent, name, node, sum FROM entry"):
-        if total and total != entry_sum(parent, name, node):
-            found.append(Problem("sum", f"entry {parent}/{name!r}", "does not match its sum"))
-    for *row, total in connection.execute("SELECT map, off, len, kind, ref, roff, sum FROM slice"):
-        if total and total != slice_sum(*row):
-            found.append(Problem("sum", f"slice {row[0]}+{row[1]}", "does not match its sum"))
-    for row in connection.execute(f"SELECT {', '.join(NODE.columns)} FROM node"):
-        try:
-            node = names.node_of(row)
-            require_body(node.id, node.kind, node.ref, node.size, node.dsum)
-        except StoreError:
-            found.append(Problem("sum", f"node {row[0]}", "does not match its sum"))
-    for *row, total in connection.execute(f"SELECT {', '.join(PART.columns)} FROM part"):
-        if total and total != part_sum(*row):
-            found.append(Problem("sum", f"part {row[1]} of {row[0]}", "does not match its sum"))
-    for *row, total in connection.execute(f"SELECT {', '.join(VERSION_TABLE.columns)} FROM version"):
-        if total and total != version_sum(*row):
-            found.append(Problem("sum", f"version {row[2]} of {row[1]!r}", "does not match its sum"))
+    for table in (BY_NUMBER[number] for number in SUMS):
+        for row in connection.execute(f"SELECT {', '.join(table.columns)} FROM {table.name}"):
+            sound = is_proven(table, row)
+            if sound and table is NODE:
+                sound = _names_its_bytes(row)
+            if not sound:
+                where = f"{table.name} {'/'.join(map(str, row[: table.key]))}"
+                found.append(Problem("sum", where, "does not match its sum"))
     for chunk, data, total in connection.execute("SELECT chunk, data, dsum FROM patch"):
         if total != data_sum(data):
             found.append(Problem("sum", f"patch {chunk}", "does not match its sum"))
     return found[:SHOWN_MAX]
+
+
+def _names_its_bytes(row: tuple[Any, ...]) -> bool:
+    """Whether a node's row, which is proven, names its own bytes."""
+    node = names.node_of(row)
+    try:
+        require_body(node.id, node.kind, node.ref, node.size, node.dsum)
+    except StoreError:
+        return False
+    return True
 
 
 def check_extents(connection: sqlite3.Connection, geometries: Mapping[int, Geometry]) -> list[Problem]:

@@ -27,6 +27,7 @@ import trio
 
 from appliance.catalogue.commands import FoldMap
 from appliance.catalogue.content import WHOLE, patch_data
+from appliance.catalogue.proven import damaged
 from appliance.catalogue.schema import slice_sum
 from appliance.device.buffers import scratch
 from appliance.engine.plan import cut, pages_of
@@ -306,7 +307,7 @@ def _look(every: type_every, number: int, position: int) -> list[tuple[Any, ...]
     rows = every(_SLICES, (number, position, oldest, ROWS))
     for offset, length, kind, ref, start, total, *_ in rows:
         if total and total != slice_sum(number, offset, length, kind, ref, start):
-            raise StoreError(Code.DAMAGED, "the catalogue is damaged: rebuild it", cause=f"slice {number}+{offset}")
+            raise damaged(f"slice {number}+{offset}")
     return rows
 
 

@@ -36,7 +36,7 @@ class Catalogue:
         self.cache = DirectoryCache()
         self.bytes: dict[int, bytes] = {}
         self._offsets = itertools.count(1 << 20, 1 << 20)
-        self.connection.execute("INSERT INTO meta VALUES ('next_id', 1000000)")
+        self.connection.execute("INSERT INTO meta VALUES ('next_id', 1000000, 0)")
 
     def batch(self) -> Rows:
         """An open one; `finish` closes it."""

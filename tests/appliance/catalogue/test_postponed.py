@@ -7,7 +7,12 @@ import sqlite3
 from appliance.catalogue import schema
 from appliance.catalogue.database import Rows
 from appliance.catalogue.postponed import Postponed, carry_out
-from appliance.catalogue.schema import CHUNK, MAP, PAGE, SLICE
+from appliance.catalogue.schema import CHUNK, MAP, PAGE, SLICE, SUMS, Table
+
+
+def summed(table: Table, *columns: int) -> tuple[int, ...]:
+    """The row with its sum."""
+    return *columns, SUMS[table.number](*columns)
 
 
 def made() -> tuple[sqlite3.Connection, list[str]]:
@@ -15,7 +20,7 @@ def made() -> tuple[sqlite3.Connection, list[str]]:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     schema.create(connection)
     connection.execute("BEGIN")
-    connection.execute(CHUNK.upsert, (1, 100, 1, 1, 0))
+    connection.execute(CHUNK.upsert, summed(CHUNK, 1, 100, 1, 1, 0))
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
     return connection, statements
@@ -30,8 +35,8 @@ def test_a_batch_reads_what_it_changed_and_what_stands_before_it() -> None:
     postponed = Postponed()
     for turn in range(3):
         tx = rows(connection, postponed)
-        assert tx.row(CHUNK, 1) == (1, 100, 1 + turn, 1, 0)
-        assert tx.row(CHUNK, 2) == ((2, 1, turn, 1, 0) if turn else None)
+        assert tx.row(CHUNK, 1) == summed(CHUNK, 1, 100, 1 + turn, 1, 0)
+        assert tx.row(CHUNK, 2) == (summed(CHUNK, 2, 1, turn, 1, 0) if turn else None)
         tx.put(CHUNK, (1, 100, 2 + turn, 1, 0))
         tx.put(CHUNK, (2, 1, turn + 1, 1, 0))
         tx.put_many(PAGE, [(1, 4096 * turn, 4096, 2, turn, 0, b"sum")])
@@ -65,10 +70,12 @@ def test_only_what_is_asked_for_is_carried_out_and_each_row_once() -> None:
     assert connection.execute("SELECT off FROM slice").fetchall() == [(4,)]
     assert list(postponed.due) == [MAP.number]
     carry_out(connection.execute, postponed.due)
-    assert connection.execute("SELECT * FROM map").fetchall() == [(9, 4, 0)]
+    assert connection.execute("SELECT * FROM map").fetchall() == [summed(MAP, 9, 4, 0)]
     assert sum("INTO map" in statement for statement in statements) == 1
     postponed.clear()
-    assert rows(connection, postponed).row(MAP, 9) == (9, 4, 0), "nothing is remembered of a transaction that ended"
+    assert rows(connection, postponed).row(MAP, 9) == summed(MAP, 9, 4, 0), (
+        "nothing is remembered of a transaction that ended"
+    )
 
 
 def test_without_it_all_is_carried_out_at_once() -> None:
@@ -76,6 +83,6 @@ def test_without_it_all_is_carried_out_at_once() -> None:
     tx = rows(connection, None)
     tx.put(CHUNK, (1, 100, 7, 1, 0))
     tx.put_many(PAGE, [(1, 0, 4096, 1, 0, 0, b"sum")])
-    assert (tx.due, tx.row(CHUNK, 1), tx.row(CHUNK, 3)) == ({}, (1, 100, 7, 1, 0), None)
+    assert (tx.due, tx.row(CHUNK, 1), tx.row(CHUNK, 3)) == ({}, summed(CHUNK, 1, 100, 7, 1, 0), None)
     assert connection.execute("SELECT refs FROM chunk").fetchall() == [(7,)]
     assert connection.execute("SELECT count(*) FROM page").fetchone() == (1,)

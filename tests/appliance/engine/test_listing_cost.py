@@ -230,7 +230,7 @@ def test_uploads_cost_what_they_show() -> None:
         (f"u{number}", 1, b"d%02d/k%03d" % (number // 500, number % 500), 0, "me", b"", "", "")
         for number in range(50 * 500)
     ]
-    bucket.connection.executemany("INSERT INTO upload VALUES (?,?,?,?,?,?,?,?)", rows)
+    bucket.connection.executemany("INSERT INTO upload VALUES (?,?,?,?,?,?,?,?,0)", rows)
     for prefix, delimiter, after, shown, statements in (
         (b"", b"/", b"", (0, 50), 52),
         (b"d1", b"/", b"", (0, 10), 12),

@@ -220,14 +220,14 @@ def test_five_tebibytes_begin_at_once_and_hold_little(tmp_path: Path) -> None:
         """The file's rows, from a connection of their own."""
         connection = sqlite3.connect(tmp_path / "catalogue.db")
         flat, composed = node.ref, node.id + 500_000
-        connection.execute("UPDATE map SET refs=? WHERE id=?", (parts, flat))
-        connection.execute("INSERT INTO map VALUES (?, 1, 1)", (composed,))
+        connection.execute("UPDATE map SET refs=?, sum=0 WHERE id=?", (parts, flat))
+        connection.execute("INSERT INTO map VALUES (?, 1, 1, 0)", (composed,))
         rows = [(composed, at * part, part, int(BodyKind.MAP), flat, 0) for at in range(parts)]
         connection.executemany("INSERT INTO slice VALUES (?,?,?,?,?,?,0)", rows)
         connection.execute(
             "UPDATE node SET ref=?, size=?, dsum=x'', sum=0 WHERE id=?", (composed, parts * part, node.id)
         )
-        connection.execute("UPDATE usage SET bytes=?", (parts * part,))
+        connection.execute("UPDATE usage SET bytes=?, sum=0", (parts * part,))
         connection.commit()
         connection.close()
 

@@ -81,9 +81,9 @@ BROKEN = {
     "a wrong count of objects": ("UPDATE usage SET objects=objects+1", "usage"),
     "a wrong count of bytes": ("UPDATE usage SET bytes=bytes-1", "usage"),
     "a wrong count of parts": ("UPDATE usage SET parts=parts+1", "usage"),
-    "counts of no bucket": ("INSERT INTO usage VALUES (77, 0, 0, 0)", "usage"),
+    "counts of no bucket": ("INSERT INTO usage VALUES (77, 0, 0, 0, 0)", "usage"),
     "a chunk counted too high": ("UPDATE chunk SET refs=refs+1 WHERE len=5000", "refs"),
-    "a chunk nobody names": ("INSERT INTO chunk VALUES (2000, 5, 1, 1, 0)", "refs"),
+    "a chunk nobody names": ("INSERT INTO chunk VALUES (2000, 5, 1, 1, 0, 0)", "refs"),
     "a map counted too low": ("UPDATE map SET refs=refs-1", "refs"),
     "a missing chunk": ("DELETE FROM chunk WHERE len=5000", "refs"),
     "a missing map": ("DELETE FROM map WHERE composed", "refs"),
@@ -105,7 +105,7 @@ BROKEN = {
     "a page beyond its chunk": ("UPDATE page SET idx=9 WHERE idx=1", "page"),
     "a chunk without its pages": ("DELETE FROM page WHERE idx=1", "lost"),
     "a chunk whose key is gone": ("UPDATE chunk SET key=77 WHERE len=5000", "key"),
-    "a data key beyond the promise": ("INSERT INTO data_key VALUES (9999999, x'', 0)", "ids"),
+    "a data key beyond the promise": ("INSERT INTO data_key VALUES (9999999, x'', 0, 0)", "ids"),
     "pages that overlap": ("UPDATE page SET len=len+4096", "extent"),
     "a page that is out of its zone": ("UPDATE page SET off=0 WHERE idx=1 AND dev=1", "extent"),
     "a page on no device": ("UPDATE page SET dev=9 WHERE dev=2", "extent"),
@@ -229,7 +229,7 @@ def test_a_flood_of_problems_is_cut(tmp_path: Path) -> None:
     def sabotage(store: ObjectStore, _: object) -> None:
         connection = sqlite3.connect(tmp_path / "catalogue.db")
         rows = [(5000 + number, 10, 1, 1) for number in range(2 * SHOWN_MAX)]
-        connection.executemany("INSERT INTO chunk VALUES (?, ?, ?, ?, 0)", rows)
+        connection.executemany("INSERT INTO chunk VALUES (?, ?, ?, ?, 0, 0)", rows)
         connection.commit()
         connection.close()
 
