@@ -309,6 +309,7 @@ class DirectoryHandle:
         "places",
         "rest",
         "rows",
+        "warmed",
         "whole",
     )
 
@@ -321,7 +322,8 @@ class DirectoryHandle:
         self.cookie = 0  # of what was given last
         self.after: bytes | None = None  # its row name (a directory's ends with "/")
         self.begun = False
-        self.cold = False  # the last reply had to wait for the disk
+        self.cold = False  # for the last reply the disk had to be waited for, here or in the thread that read it before
+        self.warmed = 0  # bytes that this has read from the disk for the next
         self.pending: list[tuple[bytes, File]] = []  # uncommitted files by name, as of the first read
         self.rest: list[Entry] = []
         self.rows: list[bytes] = []  # their row names

@@ -9,7 +9,7 @@ is looked for.  (Cookies of the root are the buckets' roots.)
 
 Names come in the catalogue's order; the files that no commit has taken yet, as of the first reply, are merged into it,
 so a commit between two replies moves nothing.  Nothing is copied when a directory is opened, and one of any length
-costs what is asked of it: a reply has at most `REPLY_MAX` entries, so that nobody else waits long for the loop.  Where
+costs what is asked of it: a reply has a bounded number of entries, so that nobody else waits long for the loop.  Where
 the catalogue has to be read from the disk a thread reads it first (`warm`).
 
 An entry comes with its attributes (readdirplus) and counts as a lookup, which is what most programs want next: to ask
@@ -42,7 +42,8 @@ from fusefs.names import Names
 from fusefs.places import PARENT, SELF, cookie_of
 
 LIST_STEP: Final = 256  # entries per call of the store
-REPLY_MAX: Final = 1_024  # entries in a reply: some 5 ms
+REPLY_MAX: Final = 1_024  # bare entries in a reply: some 3 ms
+REPLY_FULL: Final = 512  # with attributes: some 4 ms
 BARE_FIRST: Final = 64  # bare entries in the first reply that has any: each next one may have as many as all before
 FULL_MAX: Final = 4_096  # entries of a directory that come with attributes, asked for or not
 LOST_INODE: Final = (1 << 32) - 1  # d_ino of a name of which nothing else is known: libraries pass over 0
@@ -120,7 +121,9 @@ async def seek(names: Names, handle: DirectoryHandle, start: int) -> None:
 async def warm(names: Names, handle: DirectoryHandle) -> None:
     """Where the last reply had to wait for the disk so will the next: let it be a thread that waits."""
     if handle.after is not None:
-        await names.store.warm(handle.inode, handle.after, REPLY_MAX, nodes=_is_full(names, handle))
+        full = _is_full(names, handle)
+        limit = REPLY_FULL if full else REPLY_MAX
+        handle.warmed = await names.store.warm(handle.inode, handle.after, limit, nodes=full)
 
 
 def _is_full(names: Names, handle: DirectoryHandle) -> bool:
@@ -140,13 +143,13 @@ def list_directory(names: Names, handle: DirectoryHandle, epoch: int, page: Page
     full = not page.bare_allowed or _is_full(names, handle)
     waited = names.store.waited()
     if handle.pending or names.pending.changes(handle.inode) or (handle.whole and handle.epoch == epoch):
-        rows, cookies = _merged(names, handle, epoch, page, REPLY_MAX, full=full)
+        rows, cookies = _merged(names, handle, epoch, page, min(REPLY_FULL, REPLY_MAX), full=full)
     elif handle.after is None:  # of a short directory the store then remembers what is asked for next
         rows, cookies = _merged(names, handle, epoch, page, min(LIST_STEP, REPLY_MAX), full=full)
     else:
         handle.epoch = -1
         rows, cookies = _committed(names, handle, page) if full else _committed_bare(names, handle, page)
-    handle.cold = names.store.waited() - waited >= COLD
+    handle.cold, handle.warmed = handle.warmed + names.store.waited() - waited >= COLD, 0
     if not rows:
         return
     handle.after, handle.cookie = rows[-1], cookies[-1]
@@ -160,7 +163,7 @@ def list_directory(names: Names, handle: DirectoryHandle, epoch: int, page: Page
 
 def _committed(names: Names, handle: DirectoryHandle, page: Page) -> tuple[list[bytes], list[int]]:
     """Entries of the catalogue alone, one state of them; the row names that the reply took, and their cookies."""
-    limit = min(REPLY_MAX, page.most)
+    limit = min(REPLY_FULL, REPLY_MAX, page.most)
     found = names.store.shown(handle.inode, handle.after, limit)
     rows = [row[0] for row in found]
     cookies = [cookie_of(row) for row in rows]

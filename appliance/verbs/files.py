@@ -49,6 +49,12 @@ def _fill(ingest: Ingest, parts: Sequence[memoryview]) -> Body:
     return ingest.finish()
 
 
+def _warmed(every: directories.type_every, parent: int, after: bytes, limit: int, nodes: bool) -> int:
+    before = bytes_read()
+    directories.warm(every, parent, after, limit, nodes)
+    return bytes_read() - before
+
+
 class FileVerbs(VersionVerbs):
     """Files, directories, links; staging and committing what a mounted file's writer has."""
 
@@ -80,10 +86,11 @@ class FileVerbs(VersionVerbs):
         """The same, of each its number and type."""
         return directories.named(self.every, parent, after, limit)
 
-    async def warm(self, parent: int, after: bytes, limit: int, *, nodes: bool) -> None:
+    async def warm(self, parent: int, after: bytes, limit: int, *, nodes: bool) -> int:
         """What `shown` (with `nodes`) or `named` would read is in memory, as far as that has room: for who has `waited`
-        for the disk before, and others with him."""
-        await self.engine.scans.call(self.snapshot, directories.warm, parent, after, limit, nodes)
+        for the disk before, and others with him.  How many bytes the disk had to read."""
+        read: int = await self.engine.scans.call(self.snapshot, _warmed, parent, after, limit, nodes)
+        return read
 
     def waited(self) -> int:
         """Bytes for which the calling thread has waited until a disk had read them, so far."""

@@ -264,12 +264,14 @@ def test_who_waited_for_the_disk_has_a_thread_wait_for_the_next(
         await settled(mount)
         store = mount.ops.names.store
         warmed: list[tuple[bytes, bool]] = []
-        waits = iter([0, listing.COLD, 0, listing.COLD, 0, listing.COLD - 1, *[0] * 20])
+        waits = iter([0, listing.COLD, *[0] * 20])  # before a reply and after it
+        reads = [listing.COLD, listing.COLD - 1]  # of the thread
         warm = store.warm
 
-        async def noted(parent: int, after: bytes, limit: int, *, nodes: bool) -> None:
+        async def noted(parent: int, after: bytes, limit: int, *, nodes: bool) -> int:
             warmed.append((after, nodes))
             await warm(parent, after, limit, nodes=nodes)
+            return reads.pop(0)
 
         monkeypatch.setattr(store, "waited", lambda: next(waits))
         monkeypatch.setattr(store, "warm", noted)
