@@ -3,9 +3,9 @@ SOCKET (tierce-advise.socket, tierce-advise@.service) with CAP_DAC_READ_SEARCH a
 
 The connection is its standard input and output.  The client says first which file system it means, by device number;
 then it speaks as to `advise`.  What a client can bring about is that the kernel asks *itself* for parts of its own
-files: the file system must be a Tierce mount that was mounted for the client's user (mountinfo, SO_PEERCRED: both are
-the kernel's word), and who answers for a FUSE file system sees and says all that is in it anyway.  No path comes from
-the client, no byte of a file and no descriptor goes to it.
+files, or hands them over: the file system must be a Tierce mount that was mounted for the client's user (mountinfo,
+SO_PEERCRED: both are the kernel's word), and who answers for a FUSE file system sees and says all that is in it anyway.
+No path comes from the client, no byte of a file and no descriptor goes to it.
 
 A unit of its own and not a process of the daemon's unit: the pages that it has the kernel read are charged to its own
 control group, not to the daemon's with its MemoryHigh; and the daemon keeps its empty set of capabilities.

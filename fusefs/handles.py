@@ -106,6 +106,7 @@ class File:
         "ended",
         "error",
         "gid",
+        "grown",
         "inode",
         "lock",
         "made_ns",
@@ -174,6 +175,7 @@ class File:
         self.unsynced = 0  # writes since the last fsync
         self.steady = 0  # fsyncs in a row that had one write each
         self.early: Ticket | None = None  # of what the next one is likely to want durable
+        self.grown = 0  # bytes in large requests, since it was told that it grows (`prefetch`)
         self.windows: Windows | None = None  # of who reads it at random
 
     @classmethod

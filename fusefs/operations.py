@@ -365,6 +365,8 @@ class Operations(pyfuse3.Operations):
             await self.files.make_room(file)
             if off + size > file.size:
                 await self.files.promise(file, off + size)
+                if self.prefetch is not None and not handle.direct:
+                    self.prefetch.grown(file, size)
             self.files.write(file, off, data, clock_ns())
         except StoreError as error:
             if self.files.promises.refuse(handle, error):
@@ -379,11 +381,11 @@ class Operations(pyfuse3.Operations):
     async def flush(self, fh: FileHandleT) -> None:
         handle = self._file_handle(fh)
         file = handle.file
+        if self.prefetch is not None and not handle.ours:
+            await self.prefetch.closed(file, written=handle.writable)
         if not handle.writable:
             if not handle.unseen:
                 self.metadata.accessed(file)  # most bytes are read from the kernel's cache without a request
-            if self.prefetch is not None and not handle.ours:
-                await self.prefetch.settled(file)
             return
         if file.misled:
             await self.invalidation.forget_file(file)

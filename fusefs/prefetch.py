@@ -1,14 +1,18 @@
-"""Fetching whole windows of files that are read at random into the kernel's cache.
+"""Fetching whole windows of files that are read at random into the kernel's cache, and what it holds of files that are
+written on and on out of it.
 
 `Windows` says what is worth it; a process of its own (advise.py) has the kernel read it, which asks us by ordinary
 requests like for any program: so what the cache has is coherent by the kernel's own means, whoever writes, truncates or
 removes the file meanwhile.  The later reads of the window do not reach us at all.
 
-Bounded: a file must be a small part of the memory that is to be had (the process says so), `FLYING_MAX` windows are
-asked for and not answered at once, and whatever does not fit in is not remembered.  The process needs root, or
-CAP_DAC_READ_SEARCH: a daemon that is not root asks one that systemd starts for it (advising.py).  Where there is none
-that may do its work nothing is fetched.  One that ends, or does not start, is started anew when there is work, after a
-while that doubles each time: whoever has ended it may do so again.
+The same process follows who writes much, so that the kernel hands over what it holds while the program goes on
+writing: from the first FOLLOW_FROM bytes that came at the end of a file in large requests until it is closed.
+
+Bounded: a file to be fetched from must be a small part of the memory that is to be had (the process says so),
+`FLYING_MAX` windows are asked for and not answered at once, and whatever does not fit in is not remembered.  The
+process needs root, or CAP_DAC_READ_SEARCH: a daemon that is not root asks one that systemd starts for it (advising.py).
+Where there is none that may do its work nothing is fetched.  One that ends, or does not start, is started anew when
+there is work, after a while that doubles each time: whoever has ended it may do so again.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -38,6 +42,8 @@ log = logging.getLogger(__name__)
 
 SMALL: Final = 64 << 10  # bytes of a read that may be one of many in no order
 FLYING_MAX: Final = 4
+LARGE: Final = 512 << 10  # bytes of a request of who writes much
+FOLLOW_FROM: Final = 16 << 20  # and so often it is told that it goes on
 IDLE: Final = 20.0  # seconds after which the process ends
 END_TIMEOUT: Final = 5.0  # seconds for what is being opened when the mount ends
 SETTLE_TIMEOUT: Final = 0.1  # seconds that close(2) waits for what is being opened
@@ -51,13 +57,22 @@ REMEDY: Final = (
 )
 
 
+class Asked(NamedTuple):
+    """A record, so far as it is told to the process."""
+
+    kind: int
+    file: File
+    window: Window  # to be fetched; where the file ends that is followed
+
+
 class Prefetch:
     """One mount's.  `run` it while the mount is served.  How many windows, how long and how much: observed.py."""
 
     def __init__(self, point: Path) -> None:
         self._point = point
-        self._wanted: deque[tuple[File, Window]] = deque()
-        self._flying: deque[tuple[File, Window, float]] = deque()  # ... and when they were asked for
+        self._wanted: deque[Asked] = deque()
+        self._flying: deque[tuple[Asked, float]] = deque()  # ... and when
+        self._followed: set[File] = set()  # perhaps not any more
         self._woken = trio.Event()
         self._answered = trio.Event()
         self._pid = -1
@@ -70,9 +85,7 @@ class Prefetch:
 
     def missed(self, file: File, start: int, end: int) -> None:
         """A program's small read came to us."""
-        if self._forbidden or len(self._wanted) + len(self._flying) >= FLYING_MAX:
-            return
-        if self._rests_until and time.monotonic() < self._rests_until:
+        if self._forbidden or len(self._wanted) + len(self._flying) >= FLYING_MAX or self._rests():
             return
         if file.size >= self._large:
             if time.monotonic() < self._large_until:
@@ -82,8 +95,31 @@ class Prefetch:
             file.windows = Windows()
         window = file.windows.missed(start, end, file.size)
         if window is not None:
-            self._wanted.append((file, window))
-            self._woken.set()
+            self._ask(advise.FETCH, file, window)
+
+    def grown(self, file: File, size: int) -> None:
+        """A request came with `size` bytes for the end of a file, from the kernel's cache."""
+        if size < LARGE:
+            return
+        file.grown += size
+        if file.grown < FOLLOW_FROM or self._forbidden:
+            return
+        file.grown = 0
+        if not self._rests():
+            self._followed.add(file)
+            self._ask(advise.FOLLOW, file, Window(file.size, file.size))
+
+    def _ask(self, kind: int, file: File, window: Window) -> None:
+        self._wanted.append(Asked(kind, file, window))
+        self._woken.set()
+
+    def _take_back(self, file: File, kind: int) -> None:
+        for other in [wanted for wanted in self._wanted if wanted.file is file and wanted.kind == kind]:
+            self._wanted.remove(other)
+            _landed(other)
+
+    def _rests(self) -> bool:
+        return self._rests_until > 0 and time.monotonic() < self._rests_until
 
     def asks(self, pid: int) -> bool:
         """Whether this process is ours: what it opens and reads is no program's."""
@@ -92,15 +128,26 @@ class Prefetch:
         self._known = True
         return True
 
-    async def settled(self, file: File) -> None:
-        """No window of the file is being opened: a program that closes it may want to unmount at once."""
-        if not self._known or not (self._flying or self._wanted):
-            return
-        for other in [wanted for wanted in self._wanted if wanted[0] is file]:
-            self._wanted.remove(other)
-            _landed(*other)
+    async def closed(self, file: File, *, written: bool) -> None:
+        """A program closes the file, and may want to unmount at once: no window of it is being opened, and if it has
+        `written` to it it is not followed any more."""
+        if written:
+            if file not in self._followed:
+                return
+            self._followed.discard(file)
+            self._take_back(file, advise.FOLLOW)
+            if self._pid == -1:
+                return
+            self._ask(advise.LEAVE, file, Window(0, 0))
+        else:
+            if not self._known or not (self._flying or self._wanted):
+                return
+            self._take_back(file, advise.FETCH)
+        await self._settled(file)
+
+    async def _settled(self, file: File) -> None:
         with trio.move_on_after(SETTLE_TIMEOUT):
-            while any(flying[0] is file for flying in self._flying):
+            while any(asked.file is file for asked in (*self._wanted, *(flying[0] for flying in self._flying))):
                 await self._answered.wait()
 
     async def close(self) -> None:
@@ -109,12 +156,13 @@ class Prefetch:
         await self.quiet()
 
     async def quiet(self) -> None:
-        """Nothing is being opened."""
-        for other in self._wanted:
-            _landed(*other)
-        self._wanted.clear()
+        """Nothing is open, or being opened."""
+        self._drop_wanted()
+        for file in self._followed:
+            self._ask(advise.LEAVE, file, Window(0, 0))
+        self._followed.clear()
         with trio.move_on_after(END_TIMEOUT):
-            while self._flying:
+            while self._flying or (self._wanted and self._pid != -1):
                 await self._answered.wait()
 
     async def run(self) -> None:
@@ -136,9 +184,10 @@ class Prefetch:
                 await self._converse(process)
             finally:
                 self._pid = -1
-                for file, window, _ in self._flying:
-                    _landed(file, window)
+                for asked, _ in self._flying:
+                    _landed(asked)
                 self._flying.clear()
+                self._followed.clear()
                 self._answered_now()
                 if time.monotonic() - began >= REST_MAX:
                     self._rest = 0.0
@@ -157,9 +206,10 @@ class Prefetch:
             nursery.start_soon(self._take_answers, connection, nursery.cancel_scope)
             while True:
                 while self._wanted:
-                    file, window = self._wanted.popleft()
-                    self._flying.append((file, window, time.perf_counter()))
-                    record = advise.RECORD.pack(file.inode, window.start, window.end - window.start, file.size)
+                    asked = self._wanted.popleft()
+                    self._flying.append((asked, time.perf_counter()))
+                    kind, file, window = asked
+                    record = advise.RECORD.pack(kind, file.inode, window.start, window.end - window.start, file.size)
                     with suppress(BrokenPipeError, ConnectionResetError):  # the end of its answers is read as well
                         connection.send(record)
                 self._woken = trio.Event()
@@ -177,14 +227,15 @@ class Prefetch:
                 ended.cancel()
                 return
             for answer in answers:
-                file, window, asked = self._flying.popleft()
-                _landed(file, window)
-                OBSERVED.ended(time.perf_counter() - asked)
+                asked, began = self._flying.popleft()
+                _landed(asked)
+                if asked.kind == advise.FETCH:
+                    OBSERVED.ended(time.perf_counter() - began)
                 if answer == advise.DONE[0]:
-                    OBSERVED.bytes += window.end - window.start
+                    OBSERVED.bytes += asked.window.end - asked.window.start
                 elif answer == advise.LARGE[0]:
-                    file.windows = None
-                    self._large, self._large_until = file.size, time.monotonic() + advise.MEMORY_AGE
+                    asked.file.windows = None
+                    self._large, self._large_until = asked.file.size, time.monotonic() + advise.MEMORY_AGE
                 elif answer == advise.FORBIDDEN[0]:
                     self._give_up(REMEDY)
             self._answered_now()
@@ -192,7 +243,7 @@ class Prefetch:
     def _give_up(self, why: str) -> None:
         if not self._forbidden:
             self._forbidden = True
-            log.info("from here on nothing is fetched for random reads: %s", why)
+            log.info("from here on nothing is fetched for random reads, and long writes pause: %s", why)
         self._drop_wanted()
 
     def _pause(self, why: str) -> None:
@@ -204,7 +255,7 @@ class Prefetch:
 
     def _drop_wanted(self) -> None:
         for wanted in self._wanted:
-            _landed(*wanted)
+            _landed(wanted)
         self._wanted.clear()
         self._woken = trio.Event()
 
@@ -222,9 +273,9 @@ async def _received(connection: socket.socket, size: int) -> bytes:
         return b""
 
 
-def _landed(file: File, window: Window) -> None:
-    if file.windows is not None:  # it has not turned out to be too large
-        file.windows.landed(window)
+def _landed(asked: Asked) -> None:
+    if asked.kind == advise.FETCH and asked.file.windows is not None:  # it has not turned out to be too large
+        asked.file.windows.landed(asked.window)
 
 
 class _Process:

@@ -48,6 +48,7 @@ async def answer(door: Door, mount: Mount, verb: str, *arguments: str) -> object
             "known": len(mount.operations.inodes),
             "cpu": sum(os.times()[:2]),
             "reads": sum(OPERATIONS["read"].counts),
+            "written": OPERATIONS["write"].bytes,
             "fetched": OPERATIONS["prefetch"].bytes,
             "fetching": len(mount.prefetch._wanted) + len(mount.prefetch._flying),
             "taken": 0 if (streams := mount.operations.direct.streams) is None else streams.taken,

@@ -1,4 +1,5 @@
-"""Files read at random on a real mount: fetched into the kernel's cache, and never other bytes than the file's."""
+"""Files read at random on a real mount: fetched into the kernel's cache, and never other bytes than the file's.  Files
+written on and on: out of it."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.limits import MIB
 from appliance.mountpoints import parse
 from fusefs import advise, advising
 from tests.fusefs.served import Served, served
@@ -171,6 +173,31 @@ def test_whoever_has_closed_it_can_unmount(tmp_path: Path) -> None:
 
 
 @pytest.mark.system
+def test_what_is_written_on_and_on_is_handed_over_meanwhile(tmp_path: Path) -> None:
+    """Though it is less than the kernel may hold, and younger than it would be held for.  Whoever has closed it can
+    unmount."""
+    until = time.monotonic() + 120
+    with served(tmp_path / "mnt", "pool", "settling") as mount:
+        with (mount.bucket / "f").open("wb", buffering=0) as file:
+            while True:  # it takes a while until the process is there
+                expected = mount.ask("statistics")["written"] + 32 * MIB
+                for number in range(32):
+                    file.write(bytes([number]) * MIB)
+                    if number == 23:
+                        os.fdatasync(file.fileno())
+                patience = time.monotonic() + 2
+                while (came := mount.ask("statistics")["written"]) < expected and time.monotonic() < patience:
+                    time.sleep(0.02)
+                if came >= expected or not may_open_by_number():
+                    break
+                assert time.monotonic() < until
+                file.truncate(0)
+                file.seek(0)
+        done = subprocess.run(["umount", str(tmp_path / "mnt")], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.system
 def test_a_killed_daemon_takes_its_process_along(tmp_path: Path) -> None:
     mount = Served(tmp_path / "mnt", "pool")
     (mount.bucket / "f").write_bytes(bytes(PAGES * PAGE))
@@ -235,17 +262,22 @@ def test_the_process_that_asks_answers_for_whatever_it_is_asked(mount: Served) -
     path.write_bytes(bytes(8 * PAGE))
     inode, device = path.stat().st_ino, path.stat().st_dev
     size = 8 * PAGE
+    fetch, follow, leave = advise.FETCH, advise.FOLLOW, advise.LEAVE
     cases = [
-        ("root", device, inode, size, advise.DONE),
-        ("no such file", device, 1 << 60, size, advise.REFUSED),
-        ("another file system's number", device + 1, inode, size, advise.REFUSED),
-        ("a file as large as all memory", device, inode, 1 << 60, advise.LARGE),
+        ("root", fetch, device, inode, size, advise.DONE),
+        ("no such file", fetch, device, 1 << 60, size, advise.REFUSED),
+        ("another file system's number", fetch, device + 1, inode, size, advise.REFUSED),
+        ("a file as large as all memory", fetch, device, inode, 1 << 60, advise.LARGE),
+        ("a file that grows", follow, device, inode, size, advise.DONE),
+        ("no such file that grows", follow, device, 1 << 60, size, advise.REFUSED),
+        ("a file that is not followed", leave, device, inode, size, advise.DONE),
     ]
-    for case, given, number, length, expected in cases:
+    for case, kind, given, number, length, expected in cases:
         if may_open_by_number():
-            assert answered(mount, given, advise.RECORD.pack(number, 0, PAGE, length) * 2) == expected * 2, case
-    request = advise.RECORD.pack(inode, 0, PAGE, size)
-    assert answered(mount, device, request, preexec_fn=without_the_right) == advise.FORBIDDEN
+            assert answered(mount, given, advise.RECORD.pack(kind, number, 0, PAGE, length) * 2) == expected * 2, case
+    for kind in (fetch, follow):
+        request = advise.RECORD.pack(kind, inode, 0, PAGE, size)
+        assert answered(mount, device, request, preexec_fn=without_the_right) == advise.FORBIDDEN
 
 
 def answered(mount: Served, device: int, request: bytes, preexec_fn: Callable[[], None] | None = None) -> bytes:
