@@ -20,9 +20,9 @@ would.  Their rows are changed in SQLite when a query of the writer's needs them
     I6  a live page is never written: every extent written here was reserved by this batch
     I13 `_keepers` says first which journals have what is acknowledged from now on
     I9  `applied_seq` is set in the same transaction
-    I10 a failed barrier fails the batch and fences the device (what of it the mount has answered is the next batch, on
-        the devices that are left); a record that may be durable is made invalid, and where
-        that can't be done, or COMMIT fails after the barrier, the writer stops for good: restart and replay
+    I10 a failed barrier fails the batch and fences the device (what has its bytes still is the next batch); a record
+        that may be durable is made invalid, and where that can't be done, or COMMIT fails after the barrier, the writer
+        stops for good: restart and replay
 
 After a failed batch nothing of it is in the catalogue, on the ring, or reserved.
 """
@@ -57,7 +57,7 @@ from appliance.device.fan import Fan
 from appliance.engine import journal
 from appliance.engine.again import repeatable
 from appliance.engine.ahead import Ahead
-from appliance.engine.failures import Bug, OverQuota, RingFull, catalogue_error
+from appliance.engine.failures import Bug, Fenced, OverQuota, RingFull, catalogue_error
 from appliance.engine.gathering import Gathering
 from appliance.engine.journal import Place, Ring
 from appliance.engine.ledger import NONE, Ledger, Promise
@@ -239,9 +239,9 @@ class Committer:
             # one by one: a body that does not fit must not keep a delete from happening (a full box still deletes),
             # nor a damaged file, or a bug that it meets, other people's writes
             return joined([self.run([ticket]) for ticket in tickets])
-        answered = repeatable(tickets, self.pool.is_online) if failure.code is Code.UNAVAILABLE else []
-        if answered:
-            return self._repeat(tickets, answered, failure)
+        again = repeatable(tickets, failure, self.pool.is_online)
+        if again:
+            return self._repeat(tickets, again, failure)
         return self._refuse(tickets, failure)
 
     def _stop(self, error: Exception) -> StoreError:
@@ -250,12 +250,12 @@ class Committer:
         self.failed = StoreError(Code.READ_ONLY, "writes have stopped: restart to recover", cause=repr(error))
         return self.failed
 
-    def _repeat(self, tickets: Sequence[Ticket], answered: Sequence[Ticket], error: StoreError) -> Batch:
-        """A device failed the batch and is fenced.  Others hear of it; this is the next batch."""
-        for ticket in answered:
-            ticket.answered, ticket.result, ticket.error = False, None, None
-        refused = self._refuse([ticket for ticket in tickets if ticket not in answered], error)
-        return joined([refused, self.run(answered)])
+    def _repeat(self, tickets: Sequence[Ticket], again: Sequence[Ticket], error: StoreError) -> Batch:
+        """The batch was taken back.  This is the next one; what cannot be in it hears of the failure."""
+        for ticket in again:
+            ticket.repeated, ticket.result, ticket.error = True, None, None
+        refused = self._refuse([ticket for ticket in tickets if not ticket.repeated], error)
+        return joined([refused, self.run(again)])
 
     def _refuse(self, tickets: Sequence[Ticket], error: StoreError) -> Batch:
         for ticket in tickets:
@@ -468,7 +468,7 @@ class Committer:
         for job, error in broken:
             pool.fence(job.device, error)
         self._take_back(offset)
-        raise StoreError(Code.UNAVAILABLE, "a device failed: try again", cause=str(broken[0][1]))
+        raise Fenced(Code.UNAVAILABLE, "a device failed: try again", cause=str(broken[0][1]))
 
     def _keepers(self) -> list[PoolDevice]:
         """The journals that can be written, and a start without them will know that it is they that count (I13)."""

@@ -14,6 +14,10 @@ def catalogue_error(error: sqlite3.Error) -> StoreError:
     return StoreError(Code.UNAVAILABLE, "the catalogue cannot be written now", cause=str(error))
 
 
+class Fenced(StoreError):
+    """A device failed the barrier and takes no more writes: the batch is as if it had never been."""
+
+
 class OverQuota(Exception):
     """A command adds more than a quota allows: the batch is applied again so that the command can be left out."""
 

@@ -1,8 +1,9 @@
 """The write path of large bodies: buffer, hash, write; nothing is flushed or committed here.
 
 Bytes are received straight into an aligned buffer that leaves room for the page's header before them; a full buffer is
-hashed block by block and goes to each copy's device in one direct write.  What already lies in memory as a device takes
-it needs no buffer and is not copied (`place`): its pages are written from several places.
+hashed block by block and goes to each copy's device in one direct write, or to others where one fails.  What already
+lies in memory as a device takes it needs no buffer and is not copied (`place`): its pages are written from several
+places.
 
 Pages so written belong to nobody until a command names their chunk: the engine's `staged` table owns their
 reservations, a commit takes them from it, and closing the ingest forfeits what is left.  A crash forgets them all: free
@@ -249,11 +250,19 @@ class Ingest:
             chunk_id = joined.id if joined is not None else self._new_id()
             index = joined.length // PAGE_PAYLOAD if joined is not None else 0
             pages = self._write_copies(begin, length, logical, places, chunk_id, index)
-        except BaseException:
+        except BaseException as error:
             for device_id, offset in places:
                 self._pool.allocator.forfeit(device_id, offset)
+            if isinstance(error, StoreError) and error.code is Code.UNAVAILABLE and self._is_whole():
+                self._write_piece(begin, length, logical, fresh=True)
+                return
             raise
         self._remember(chunk_id, pages, length, logical, joined)
+
+    def _is_whole(self) -> bool:
+        """A device failed: whether what lies elsewhere already can stay, and what is in memory is as it was."""
+        online = self._pool.is_online
+        return self._key is None and all(online(item.device) for chunk in self._chunks for item in chunk.pages)
 
     def _open_chunk(self, length: int) -> NewChunk | None:
         """The last chunk, if this page can be its next one."""

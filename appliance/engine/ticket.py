@@ -42,6 +42,7 @@ class Ticket:
         "error",
         "hurry",
         "late",
+        "repeated",
         "result",
         "settled",
         "show",
@@ -53,6 +54,7 @@ class Ticket:
         self.weight = weight  # bytes that the batch's gathered write carries for it
         self.announce = announce  # others are told of the change before the waiters are (H5)
         self.answered = False  # who asked for it was told that it is done: a failed device is no reason not to do it
+        self.repeated = False  # its first batch failed for a device
         self.born = 0  # whatever a command makes that was submitted later has a higher number; 0: not known
         self.late = False  # its rows may be shown later than it is durable
         self.durable = self.done = self.settled = False

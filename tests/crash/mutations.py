@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from appliance.catalogue.database import ID_STEP, Rows
 from appliance.catalogue.schema import CHUNK, PAGE, Table
-from appliance.engine import journal, keepers, retrieve, startup
+from appliance.engine import commit, journal, keepers, retrieve, startup
 from appliance.engine import pool as pool_room
 from appliance.engine.commit import Committer
 from appliance.engine.engine import Engine
@@ -76,6 +76,13 @@ class HastyFreeMap(FreeMap):
 def hasty_reuse() -> Iterator[None]:
     """Not a fault: see HastyFreeMap."""
     with replaced(allocator, "FreeMap", HastyFreeMap):
+        yield
+
+
+@contextmanager
+def nothing_repeated() -> Iterator[None]:
+    """Not a fault: what a batch carries is never there any more when a device has failed it."""
+    with replaced(commit, "repeatable", lambda *_: []):
         yield
 
 

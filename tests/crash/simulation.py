@@ -41,7 +41,7 @@ from appliance.opening import open_store
 from appliance.store import ObjectStore
 from tests.crash import observed
 from tests.crash.model import Model, Name
-from tests.crash.mutations import hasty_reuse
+from tests.crash.mutations import hasty_reuse, nothing_repeated
 from tests.crash.observed import Broken
 from tests.crash.scale import scaled
 from tests.crash.witness import Host, Witness, failed, simulated
@@ -80,6 +80,7 @@ class Trial:
         self.state_directory = directory / "state"  # what is flushed there is never lost
         self.state_directory.mkdir()
         self.asides = random.Random(seed)  # a seed means the same with them and without
+        self.once = self.asides.random() < 0.5  # a batch that a device fails has failed
         self.dense = self.random.random() < 0.4  # few keys, few sizes, few devices: each page lies where another lay
         self.hasty = self.dense or self.random.random() < 0.5  # what was freed last is given out first
         self.tiers = self.random.choice(LAYOUTS[:3] if self.dense else LAYOUTS)
@@ -122,7 +123,12 @@ class Trial:
             self.degraded = True
         here = [disk for number, disk in enumerate(self.disks, 1) if number != missing]
         try:
-            with simulated(witness), hasty_reuse() if self.hasty else contextlib.nullcontext():
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(simulated(witness))
+                if self.hasty:
+                    stack.enter_context(hasty_reuse())
+                if self.once:
+                    stack.enter_context(nothing_repeated())
                 trio.run(self._boot, witness, here, missing, faulty_boot, last)
         except Crash:
             self.counts["crashes while opening or closing"] += 1

@@ -6,6 +6,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Final
 
 import pytest
 import trio
@@ -21,6 +22,7 @@ from tests.doubles.disks import SimulatedDisk
 from tests.models.boxes import VAULT
 
 Story = Callable[[ObjectStore], Awaitable[None]]
+PAGE: Final = bytes(range(100)) * 50  # two copies of it need both devices: where one failed it can't be tried again
 
 
 class Machine:
@@ -100,7 +102,7 @@ def test_a_journal_that_was_away_does_not_outvote_the_one_that_was_not(machine: 
     async def failing(store: ObjectStore) -> None:
         machine.disks[1].fail("flush")  # the batch reaches the first ring, durable, and is then taken back there
         with pytest.raises(StoreError):
-            await put(store, b"taken back", b"1")
+            await put(store, b"taken back", PAGE)
         await put(store, b"kept", b"2")
 
     machine.disks.reverse()  # the failing device's ring is read first
@@ -112,7 +114,7 @@ async def put_failing(machine: Machine, store: ObjectStore, key: bytes) -> None:
     """The record is durable on the first device, and is then taken back there."""
     machine.disks[1].fail("flush")
     with pytest.raises(StoreError):
-        await put(store, key, b"1")
+        await put(store, key, PAGE)
 
 
 def test_a_batch_that_failed_does_not_come_back(machine: Machine) -> None:
