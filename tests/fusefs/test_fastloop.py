@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 
@@ -10,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from fusefs.fastloop import BURST, EARLY, LOOK, PASS, Poller
+from fusefs.fastloop import BURST, EARLY, LOOK, PASS, TURN, Poller
 from fusefs.observed import UNDER_WAY
 
 
@@ -123,6 +124,33 @@ def test_the_others_have_their_turn(scene: Scene) -> None:
                 await scene.serve()
             assert len(turns) >= 4 * BURST * LOOK / 2 / PASS - 1, "requests that are looked for"
             nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_long_requests_make_a_short_burst(scene: Scene) -> None:
+    """A reader of a directory of a million names has its next request ready, always: others waited for 32 replies."""
+    served: list[int] = []  # when the others had their turn
+
+    async def main() -> None:
+        done = 0
+
+        async def other() -> None:
+            while True:
+                await trio.lowlevel.checkpoint()
+                served.append(done)
+
+        for _ in range(2 * BURST):
+            scene.request()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            for _ in range(2 * BURST):
+                await scene.serve()
+                done += 1
+                scene.now += TURN / 4 - 2e-5
+            nursery.cancel_scope.cancel()
+        gaps = [after - before for before, after in itertools.pairwise(served)]
+        assert max(gaps) <= 2 * 5 < BURST, "the other is before or behind us in each pass"
 
     trio.run(main)
 
