@@ -7,8 +7,12 @@ it was last, as it was first, or lost: it must make no difference.
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import itertools
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -22,9 +26,10 @@ from appliance.model import NO_ATTRIBUTES
 from appliance.opening import open_store
 from appliance.store import ObjectStore
 from tests.crash import exhaustive, mutations
+from tests.crash.model import Model
 from tests.crash.simulation import small_world
-from tests.crash.witness import Files, Host
-from tests.doubles.disks import SimulatedDisk
+from tests.crash.witness import Files, Host, Witness, simulated
+from tests.doubles.disks import CrashMode, Power, SimulatedDisk
 from tests.models.boxes import VAULT
 from tests.rows import rows
 
@@ -281,3 +286,100 @@ def test_a_broken_variant_is_noticed(fresh: Callable[[], World]) -> None:
         world.host.restart(world.files[0])
         with mutations.anybody_believed():
             assert not world.acknowledged <= world.live(Life("A"))
+
+
+@pytest.mark.slow
+def test_a_device_that_was_added_is_a_keeper(fresh: Callable[[], World]) -> None:
+    """Also after the others ran in part, of which the note tells: the superblocks are newer."""
+    for here in ("ABC", "B"):
+        world = fresh()
+        world.live(Life(here, "p"))
+        world.disks["D"] = SimulatedDisk(exhaustive.SIZE, random.Random(4), name="D")
+
+        async def add(world: World = world, here: str = here) -> None:
+            devices = [(name, world.disks[name]) for name in here]
+            async with open_store(
+                devices, world.host.path, vault=VAULT, threaded=False, buffers=2, notes=world.directory
+            ) as store:
+                await store.add_device("D", world.disks["D"], "blaze")
+                world.acknowledged.add(await put(store, b"q"))
+                for disk in world.disks.values():
+                    disk.crash("none")
+                store.engine.committer.failed = StoreError(Code.READ_ONLY)  # the power is gone: close writes nothing
+
+        trio.run(add)
+        world.disks = {name: disk.reopen() for name, disk in world.disks.items()}
+        world.host.restart(world.files[-1])
+        assert {b"p", b"q"} <= world.live(Life("D", "r"))
+        with pytest.raises(StoreError, match="only D has it"):
+            world.live(Life("ABC"))
+
+
+@pytest.mark.slow
+def test_the_power_may_go_at_any_call_while_a_journal_falls_away(fresh: Callable[[], World]) -> None:
+    """Before the superblocks, between two of them, between them and the note: who starts alone later is refused, or
+    lacks nothing that was acknowledged."""
+    seen = collections.Counter[str]()
+    for step in range(40):
+        world = fresh()
+        done = falling(world, step)
+        modes: tuple[CrashMode, ...] = ("none", "all")
+        for mode, here in itertools.product(modes, ("A", "AC", "B")):
+            try:
+                found = aside(world, mode, here)
+            except StoreError as error:
+                assert (error.code, here) in ((Code.STALE, "A"), (Code.STALE, "AC"))  # noqa: PT017 - one of many
+                seen[f"{here} refused"] += 1
+            else:
+                assert world.acknowledged <= found, (step, mode, here)
+                seen[f"{here} with {len(world.acknowledged)}"] += 1
+        if done:
+            break
+    assert done, "every call had its turn"
+    assert {"A refused", "A with 0", "AC refused", "AC with 0", "B with 0", "B with 1", "B with 2"} <= set(seen), seen
+
+
+def falling(world: World, step: int) -> bool:
+    """A's flushes fail; two objects are put; the power goes at the `step`th device call from then on, if it comes."""
+    disks = list(world.disks.values())
+    power = Power()
+    for disk in disks:
+        disk.power = power
+    witness = Witness(Model(), world.host, random.Random(1), disks)
+
+    async def run() -> None:
+        devices = [(disk.name, disk) for disk in disks]
+        async with open_store(
+            devices, world.host.path, vault=VAULT, threaded=False, buffers=2, notes=world.directory
+        ) as store:
+            await store.settle()
+            world.disks["A"].fail("flush", for_ever=True)
+            power.kill_after(step)
+            with contextlib.suppress(StoreError):  # the power is gone
+                for key in (b"p", b"q"):
+                    await put(store, key)
+                    world.acknowledged.add(key)
+            reached.append(witness.crashed)
+            witness.crash()
+
+    reached: list[bool] = []
+    with simulated(witness):
+        trio.run(run)
+    return not reached[0]
+
+
+def aside(world: World, mode: CrashMode, here: str) -> set[bytes]:
+    """What some of the disks show that the crash left."""
+    place = world.host.path.parent.parent / f"aside {len(os.listdir(world.host.path.parent.parent))}"
+    shutil.copytree(world.directory, place)
+    devices = []
+    for name in here:
+        media = world.disks[name].after_crash(mode)
+        devices.append((name, SimulatedDisk(exhaustive.SIZE, random.Random(2), name=name, media=media)))
+
+    async def look() -> set[bytes]:
+        database = place / "catalogue.db"
+        async with open_store(devices, database, vault=VAULT, threaded=False, buffers=2) as store:
+            return {item.key for item in (await store.list_objects(store.bucket("box"))).objects}
+
+    return trio.run(look)
