@@ -85,6 +85,7 @@ def writing(path: Path, patch: pytest.MonkeyPatch) -> Iterator[Writer]:
         writer.connection.close()
 
 
+@pytest.mark.slow
 def test_the_wal_begins_anew_though_the_writer_is_never_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bulk load of a million names would leave ten gigabytes of it."""
     with writing(tmp_path, monkeypatch) as writer:
