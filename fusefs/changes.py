@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from appliance.store import ObjectStore
 
 
-def set_attributes(file: File, attr: EntryAttributes, fields: SetattrFields, now_ns: int) -> None:
-    """setattr(2)'s mode, owner and times."""
+def set_attributes(file: File, attr: EntryAttributes, fields: SetattrFields, now_ns: int) -> bool:
+    """setattr(2)'s mode, owner and times.  False if nothing is other than it was: what the kernel stamped in the same
+    tick as we did (`clock_ns`)."""
+    before = file.mtime_ns, file.ctime_ns
     if fields.update_mode:
         file.mode = stat.S_IFMT(file.mode) | stat.S_IMODE(attr.st_mode)
         known = file.current_attributes() if file.attributes is not None or has_list(file.base) else None
@@ -37,6 +39,7 @@ def set_attributes(file: File, attr: EntryAttributes, fields: SetattrFields, now
     if fields.update_mtime:
         file.mtime_ns = attr.st_mtime_ns
     file.ctime_ns = attr.st_ctime_ns if fields.update_ctime else now_ns
+    return (file.mtime_ns, file.ctime_ns) != before or not is_kernels_own(fields)
 
 
 def is_kernels_own(fields: SetattrFields) -> bool:
@@ -44,11 +47,6 @@ def is_kernels_own(fields: SetattrFields) -> bool:
     when the file was changed (fuse_flush_times, fs/fuse/dir.c), and keeps an error for who calls syncfs(2) next."""
     asked = fields.update_atime or fields.update_mode or fields.update_uid or fields.update_gid or fields.update_size
     return fields.update_ctime and not asked
-
-
-def are_known(file: File, attr: EntryAttributes, fields: SetattrFields) -> bool:
-    """Whether these times are the file's already: what the kernel stamped in the same tick as we did (`clock_ns`)."""
-    return file.ctime_ns == attr.st_ctime_ns and (not fields.update_mtime or file.mtime_ns == attr.st_mtime_ns)
 
 
 def has_list(node: Node | None) -> bool:

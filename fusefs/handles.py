@@ -131,6 +131,7 @@ class File:
         "until",
         "windows",
         "writers",
+        "written_ns",
     )
 
     def __init__(
@@ -172,6 +173,7 @@ class File:
         self.orphan = False
         self.dirty_since = NOT_DIRTY
         self.scan_at = 0
+        self.written_ns = 0  # when the last write arrived
         self.unsynced = 0  # writes since the last fsync
         self.steady = 0  # fsyncs in a row that had one write each
         self.early: Ticket | None = None  # of what the next one is likely to want durable

@@ -218,15 +218,14 @@ class Operations(pyfuse3.Operations):
             raise FUSEError(errno.EPERM)
         now_ns = clock_ns()
         file = self.files.get(inode)
-        if file is not None and changes.is_kernels_own(fields) and changes.are_known(file, attr, fields):
-            return self.names.told(inode)
+        by_kernel = changes.is_kernels_own(fields)
         if file is None:
             try:
                 node = self.names.node(inode)
                 file = self._found(inode) if stat.S_ISREG(node.mode) else None
             except (FUSEError, BeingRemoved) as error:
                 gone = isinstance(error, BeingRemoved) or error.errno == errno.ESTALE
-                if gone and changes.is_kernels_own(fields):
+                if gone and by_kernel:
                     return attributes.answer((inode, stat.S_IFREG, 0, 0, 0, 0, 0, 0, 0, 0, 0), 0)
                 raise
         if file is None:
@@ -245,10 +244,11 @@ class Operations(pyfuse3.Operations):
                     await self.files.promise(file, attr.st_size)
                 self.files.truncate(file, attr.st_size, now_ns)
                 changes.drop_privileges(file)
-            changes.set_attributes(file, attr, fields, now_ns)
-            if not file.orphan:
+            if changes.set_attributes(file, attr, fields, now_ns) and not file.orphan:
                 self.files.touch(file)
             self.invalidation.epoch += 1
+            if by_kernel:
+                self.syncs.timed(file)
             if not file.writers or (fields.update_size and fh is None):
                 # nobody's close will commit it, or none of who truncates it by its name (of ftruncate we are given the
                 # handle): S3 does not see the longer file for as long as others write it
@@ -367,14 +367,14 @@ class Operations(pyfuse3.Operations):
                 await self.files.promise(file, off + size)
                 if self.prefetch is not None and not handle.direct:
                     self.prefetch.grown(file, size)
-            self.files.write(file, off, data, clock_ns())
+            self.files.write(file, off, data, now_ns := clock_ns())
         except StoreError as error:
             if self.files.promises.refuse(handle, error):
                 return size
             raise
         if file.mode & SUID_SGID:
             changes.drop_privileges(file)
-        self.syncs.written(file)
+        self.syncs.written(file, now_ns)
         return size
 
     @handling

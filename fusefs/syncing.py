@@ -6,7 +6,8 @@ barrier is over (H1), and the loop hears of it with the COMMIT, which many share
 wake it each time took as long as the program needs for its next write, which it then came late for.
 
 Of who syncs each write the commit is submitted *early*, when the write has arrived: the kernel hands it over because
-it was asked to sync, and its next request is the fsync, which finds the barrier on its way.  It is no other commit than
+it was asked to sync, and its next request is the fsync, which finds the barrier on its way.  Only with each tick of its
+clock it first says the file's new times, and they are in the same commit.  It is no other commit than
 the age of what is written may bring at any time (H8), and who stops syncing wastes one.
 
 Whatever is not that simple is for the usual handler: a file of which a commit or a change of names is under way, more
@@ -45,18 +46,29 @@ class DirectSyncs:
         self._tickets: set[Ticket] = set()  # the loop was not told of them
         self._observed = operation("fsync")
 
-    def written(self, file: File) -> None:
-        """After each write: the commit of one that is likely synced next is submitted."""
+    def written(self, file: File, now_ns: int) -> None:
+        """After each write, at `now_ns`: the commit of one that is likely synced next is submitted."""
         file.unsynced += 1
+        ticked, file.written_ns = file.written_ns != now_ns, now_ns
         if file.steady < STEADY:
             return
         if file.unsynced > 1:
             file.steady = 0
-        elif not self._pending.waiting:
-            try:
-                file.early = self._files.submit_little(file)
-            except Exception as error:  # it stays dirty, and the bytes have arrived
-                UNEXPECTED.met("an early commit", self._observed, error)
+        elif not ticked:
+            self._begin(file)
+
+    def timed(self, file: File) -> None:
+        """The kernel has said its times: after `written`, if a tick was in between."""
+        if file.unsynced == 1 and file.steady >= STEADY:
+            self._begin(file)
+
+    def _begin(self, file: File) -> None:
+        if self._pending.waiting or not file.dirty:
+            return
+        try:
+            file.early = self._files.submit_little(file)
+        except Exception as error:  # it stays dirty, and the bytes have arrived
+            UNEXPECTED.met("an early commit", self._observed, error)
 
     def sync(
         self, handle: FileHandle | DirectoryHandle | None, reply: Callable[[], object], again: Callable[[], None]

@@ -10,6 +10,7 @@ import pytest
 
 from appliance.errors import Code, StoreError
 from appliance.limits import KIB, PATCH_MAX
+from fusefs import operations
 from fusefs.observed import OPERATIONS, UNDER_WAY
 from fusefs.syncing import STEADY
 from fusefs.unexpected import UNEXPECTED
@@ -38,11 +39,19 @@ class Asked:
 async def steady(mount: Unmounted, fh: int) -> bytes:
     """Each write is synced, so that the next one's commit is early; what the file has then."""
     await mount.ops.files.commit_all()
-    for turn in range(STEADY):
+    for turn in range(STEADY + 1):  # the first one may be the second since the last fsync
         await mount.ops.write(fh, turn * 5000, PAGE)
         assert Asked(mount, fh).taken
         await mount.ops.syncs.idle()
     return await mount.read_all(fh)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The last is what the mount's clock shows."""
+    shown = [10**18]
+    monkeypatch.setattr(operations, "clock_ns", lambda: shown[-1])
+    return shown
 
 
 async def opened(mount: Unmounted, data: bytes = LONG) -> int:
@@ -167,7 +176,7 @@ def test_what_fails_is_asked_again(
     run_on_pool(scene, tmp_path)
 
 
-def test_who_syncs_each_write_finds_its_barrier_on_its_way(tmp_path: Path) -> None:
+def test_who_syncs_each_write_finds_its_barrier_on_its_way(tmp_path: Path, clock: list[int]) -> None:
     """H1: answered when it is over; whoever writes more than once is as others are from then on."""
 
     async def scene(mount: Unmounted) -> None:
@@ -193,6 +202,25 @@ def test_who_syncs_each_write_finds_its_barrier_on_its_way(tmp_path: Path) -> No
         assert (asked.taken, asked.replies) == (True, 1), "its barrier was over"
         await mount.ops.files.wait(file.pending[-1])
         assert (asked.replies, asked.again, UNDER_WAY.requests) == (1, 0, 0)
+        clock.append(clock[-1] + 4_000_000)
+        await write(2_000)
+        assert file.dirty, "the kernel will say its times"
+        times = {"st_mtime_ns": clock[-1] - 1, "st_ctime_ns": clock[-1] - 1}
+        await mount.setattr_inode(file.inode, times, fh)
+        assert not file.dirty
+        await mount.setattr_inode(file.inode, times, fh)
+        assert not file.dirty, "they are known"
+        asked = Asked(mount, fh)
+        assert (asked.taken, asked.replies) == (True, 0)
+        await mount.ops.files.wait(file.pending[-1])
+        assert asked.replies == 1
+        assert mount.store.node(file.inode).mtime_ns == clock[-1] - 1
+        clock.append(clock[-1] + 4_000_000)
+        await write(3_000)
+        asked = Asked(mount, fh)
+        assert (asked.taken, asked.replies) == (True, 0), "it says none"
+        await mount.ops.files.wait(file.pending[-1])
+        assert (asked.replies, file.dirty) == (1, False)
         await write(9_000)
         await write(40_000)
         await write(50_000)
@@ -205,7 +233,9 @@ def test_who_syncs_each_write_finds_its_barrier_on_its_way(tmp_path: Path) -> No
     run_on_pool(scene, tmp_path)
 
 
-def test_an_early_commit_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_early_commit_that_fails_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[int]
+) -> None:
     async def scene(mount: Unmounted) -> None:
         linger(mount)
         failing = Failing(mount)
@@ -218,6 +248,7 @@ def test_an_early_commit_that_fails_is_tried_again(tmp_path: Path, monkeypatch: 
             wanted[at : at + len(PAGE)] = PAGE
             asked = Asked(mount, fh) if asks_before else None
             file = mount.ops.files.files[await mount.inode("photos/f")]
+            assert file.pending, "it is under way"
             await mount.ops.files.wait(file.pending[-1])
             if asked is not None:
                 assert (asked.taken, asked.replies, asked.again, UNDER_WAY.requests) == (True, 0, 1, 0)
@@ -225,6 +256,7 @@ def test_an_early_commit_that_fails_is_tried_again(tmp_path: Path, monkeypatch: 
             await mount.ops.fsync(fh, False)
             assert await mount.door.get("photos", b"f") == wanted
         await steady(mount, fh)
+        before = OPERATIONS["fsync"].unexpected
 
         def bug(*_: object, **__: object) -> None:
             raise KeyError("a bug")
@@ -232,6 +264,7 @@ def test_an_early_commit_that_fails_is_tried_again(tmp_path: Path, monkeypatch: 
         with monkeypatch.context() as patched:
             patched.setattr(mount.store, "submit_file", bug)
             await mount.ops.write(fh, 0, PAGE)
+            assert OPERATIONS["fsync"].unexpected > before, "a bug is counted"
         await mount.ops.fsync(fh, False)
         wanted[:20_000] = (await mount.read_all(fh))[:20_000]
         assert wanted[: len(PAGE)] == PAGE
