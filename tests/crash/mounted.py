@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, cast
 
+import pytest
 import trio
 
 from appliance.errors import StoreError
@@ -29,6 +30,7 @@ from appliance.ondisk.superblock import Tier
 from appliance.opening import open_store
 from appliance.store import ObjectStore
 from appliance.upkeep.fold import Folder
+from fusefs import operations, syncing
 from fusefs.handles import FileHandle
 from tests.crash import exhaustive, observed
 from tests.crash.model import Model
@@ -183,8 +185,11 @@ class Program:
 
     async def fsync(self, name: str) -> None:
         fh = await self._handle(name)
-        commits = cast(FileHandle, self.mount.ops.handles[fh]).file.dirty  # then after whatever was closed before
-        sure = self.world.closed() if commits else {}
+        if self.random.random() < 0.3:
+            await self.write(name)
+        file = cast(FileHandle, self.mount.ops.handles[fh]).file
+        self.counts["submitted early"] += file.early is not None
+        sure = self.world.closed() if file.dirty else {}  # its commit comes after whatever was closed before
         sure[name] = len(self.world.names[name].states) - 1
         ended = trio.Event()
         replies: list[None] = []
@@ -356,12 +361,16 @@ def run_seed(seed: int, directory: Path, counts: Counts, lives: int = LIVES) -> 
     place = directory / f"mounted-{seed}"
     place.mkdir()
     trial = Trial(seed, place, counts)
-    try:
-        trial.run(lives)
-    except BaseException as error:
-        error.add_note("\n".join(trial.history))
-        error.add_note(f"replay: python -m tests.crash.mounted --seed {seed}")
-        raise
+    ticks = itertools.count()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(operations, "clock_ns", lambda: 10**18 + next(ticks) // 16 * 4_000_000)
+        patch.setattr(syncing, "STEADY", seed % 2 * syncing.STEADY)  # 0: each write's commit is early
+        try:
+            trial.run(lives)
+        except BaseException as error:
+            error.add_note("\n".join(trial.history))
+            error.add_note(f"replay: python -m tests.crash.mounted --seed {seed}")
+            raise
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ def test_many_crashes_keep_every_promise(world: Path) -> None:
     assert counts["crashes"] > LONG
     for happened in ("write", "truncate", "fsync", "close", "rename", "unlink", "age", "fold", "other_door"):
         assert counts[happened] > LONG, f"no {happened} in {counts}"
+    assert counts["synced directly"], counts
+    assert counts["submitted early"], counts
 
 
 @pytest.mark.slow
