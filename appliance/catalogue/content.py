@@ -210,7 +210,9 @@ def _release(tx: Rows, kind: int, ref: int) -> bool:
     """One reference less, if what it alone keeps can be freed here; False: a part was freed, and the reference, with
     the rest under it, is still there."""
     try:
-        known = chunk_in(tx.row(CHUNK, ref), ref) if kind == WHOLE else map_in(tx.row(MAP, ref), ref) if kind else ()
+        if kind == WHOLE:
+            chunk_in(tx.row(CHUNK, ref), ref)
+        _, refs, composed = map_in(tx.row(MAP, ref), ref) if kind == MAPPED else (0, 0, 0)
     except StoreError as error:
         # who else has it nobody knows: it stays counted once too often, and an audit tells
         log.error("what was to be freed is damaged in the catalogue and stays: %s", error.cause)
@@ -218,7 +220,6 @@ def _release(tx: Rows, kind: int, ref: int) -> bool:
     if kind == WHOLE:
         count_chunk(tx, ref, -1)
     elif kind == MAPPED:
-        _, refs, composed = known
         if refs == 1:
             return _empty(tx, ref, composed)
         tx.put(MAP, (ref, refs - 1, composed))

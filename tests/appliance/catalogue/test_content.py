@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -282,6 +283,17 @@ def test_a_composed_map_is_flattened_by_the_first_write() -> None:
 def test_where_a_body_goes(size: int) -> None:
     item = Shelf().put(bytes(size))
     assert item.content.kind == (EMPTY if size == 0 else INLINE if size <= INLINE_MAX else WHOLE)
+
+
+def test_to_free_what_is_whole_complains_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever kind it is of: bytes in the node's own row have no map."""
+    shelf = Shelf()
+    for size in (0, 1, INLINE_MAX, INLINE_MAX + 1):
+        item = shelf.put(bytes(size))
+        shelf.held.remove(item)
+        shelf.catalogue.within(lambda tx, item=item: content.drop(tx, item.content.kind, item.content.ref))  # type: ignore[misc]
+        assert caplog.messages == [], size
+    shelf.check()
 
 
 def test_pieces_are_what_is_no_hole_and_cost_what_is_asked_for() -> None:
