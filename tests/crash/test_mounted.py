@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import collections
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from appliance.engine.engine import Engine
+from appliance.engine.ticket import Ticket
 from fusefs.handles import File
 from fusefs.writeback import WriteBack
 from tests.crash import mounted
@@ -71,6 +72,21 @@ def test_names_that_are_not_waited_for_are_noticed(tmp_path: Path, monkeypatch: 
     with pytest.raises((AssertionError, ExceptionGroup)) as raised:
         scene(tmp_path)
     assert "a crash could undo" in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.slow
+def test_an_fsync_that_is_answered_at_once_is_noticed(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other way of an fsync, without the handler."""
+
+    def call(self: Ticket, reply: Callable[[], object], told: Callable[[bool], object]) -> None:
+        reply()
+        told(True)
+
+    monkeypatch.setattr(Ticket, "call", call)
+    for seed in range(BOUND):
+        if _is_noticed(seed, world):
+            return
+    pytest.fail(f"{BOUND} seeds noticed nothing")
 
 
 def _is_noticed(seed: int, world: Path) -> bool:
