@@ -2,7 +2,8 @@
 
 Files are made, listed, found by name and removed.  What each phase cost the daemon is told per tenth, in CPU time,
 which noise does not touch, and so is its memory; the last tenth may not be much dearer than the first, and memory may
-grow by no more than what the kernel itself makes us remember: an inode that it knows.
+grow by no more than what the kernel itself makes us remember: an inode that it knows.  The catalogue's WAL stays short,
+though the writer is never idle.
 
 The other door lists every file, too.
 
@@ -34,6 +35,8 @@ PROCESSES: Final = 8  # that make and remove: a name is durable when the call re
 FLAT: Final = 2.0  # the last tenths of a phase may cost so many times the first
 MEMORY_EACH: Final = KIB // 2  # bytes of the daemon for a file that the kernel knows
 MEMORY_FREE: Final = 96 * MIB  # caches with bounds of their own
+LOG_EACH: Final = 1 * KIB  # bytes of the catalogue's WAL for a file: a tenth of what is written to it ...
+LOG_FREE: Final = 256 * MIB  # ... and what comes while a snapshot or a slow disk holds it back
 TENTHS: Final = 10
 FIRST: Final = 20_000  # files, which tell how many there is time for
 TICK: Final = 1 / os.sysconf("SC_CLK_TCK")
@@ -52,13 +55,14 @@ class Phase:
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)  # seconds of the daemon
     memory: int = 0  # bytes of the daemon at the end
+    log: int = 0  # bytes of the catalogue's WAL then
 
     def describe(self) -> str:
         """One line of the report."""
         first, last = (1e6 * each / self.entries for each in self.ends())
         wall = 1e6 * sum(self.seconds) / self.entries / len(self.seconds)
         growth = f"daemon's CPU {first:.0f} us each in the first tenths, {last:.0f} in the last"
-        return f"{self.name}: {wall:.0f} us each, {growth}, {self.memory / MIB:.0f} MiB"
+        return f"{self.name}: {wall:.0f} us each, {growth}, {self.memory / MIB:.0f} MiB, log {self.log / MIB:.0f} MiB"
 
     def ends(self) -> tuple[float, float]:
         """Seconds of a tenth, at first and at last: the middle one of three, as a snapshot may fall into one."""
@@ -76,6 +80,7 @@ class Meter:
 
     def __init__(self, place: Place) -> None:
         self.pid = place.daemon()
+        self.wal = Path(place.facts["mount"]).with_name("catalogue.db-wal") if place.facts else None
         self.phases: list[Phase] = []
 
     def cpu(self) -> float:
@@ -89,6 +94,10 @@ class Meter:
             return 0
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * kernel.PAGE
 
+    def log(self) -> int:
+        """0 where the state directory is not the mount's."""
+        return self.wal.stat().st_size if self.wal is not None and self.wal.exists() else 0
+
     def run(self, name: str, count: int, work: Callable[[range], None]) -> None:
         """`work(range)` for each tenth of `count`."""
         phase = Phase(name, count // TENTHS)
@@ -97,7 +106,7 @@ class Meter:
             work(range(tenth * count // TENTHS, (tenth + 1) * count // TENTHS))
             phase.seconds.append(time.monotonic() - begin)
             phase.cpu.append(self.cpu() - cpu)
-        phase.memory = self.memory()
+        phase.memory, phase.log = self.memory(), self.log()
         print(phase.describe(), flush=True)
         self.phases.append(phase)
 
@@ -160,6 +169,8 @@ def crowd(place: Place, count: int) -> list[Phase]:
         allowed = before + MEMORY_FREE + MEMORY_EACH * count
         if phase.memory > allowed:
             raise Wrong(f"{phase.describe()}: more than {allowed / MIB:.0f} MiB, {before / MIB:.0f} before")
+        if phase.log > LOG_FREE + LOG_EACH * count:
+            raise Wrong(f"{phase.describe()}: the log of {count} files")
     return meter.phases
 
 
