@@ -214,6 +214,19 @@ def test_an_upload_that_was_hurt_becomes_no_object(tmp_path: Path) -> None:
     run(tmp_path, work)
 
 
+def test_what_is_whole_is_freed_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def work(store: ObjectStore) -> None:
+        bucket = await two_objects(store, pieces=3)
+        for key, size in ((b"empty", 0), (b"inline", 5), (b"chunk", 5000)):
+            await store.put_object(bucket, key, store.small_body(key[:1] * size), "e", NO_ATTRIBUTES)
+        for key in (b"empty", b"inline", b"chunk", b"d/a", b"d/b"):
+            await store.delete_object(bucket, key)
+        assert (await audit(store)).clean
+
+    run(tmp_path, work)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_every_damage_says_what_helps(tmp_path: Path) -> None:
     async def work(store: ObjectStore) -> None:
         bucket = await two_objects(store)
