@@ -8,10 +8,17 @@ from typing import Any, Final
 from appliance.catalogue import buckets, commands, files, folding, objects, sharing, uploads
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
+from appliance.errors import Code, StoreError
 
 
 def _reap(tx: Rows, cache: DirectoryCache, command: commands.Reap) -> None:
     objects.reap(tx, cache, command.node, command.now_ns)
+
+
+def _refuse(tx: Rows, cache: DirectoryCache, command: commands.Refused) -> None:
+    raise StoreError(
+        Code.NO_SPACE, "the pool is full, but for a copy of its catalogue: delete something or add a device"
+    )
 
 
 def _plain(function: Callable[[Rows, Any], Any]) -> Callable[[Rows, DirectoryCache, Any], Any]:
@@ -19,6 +26,7 @@ def _plain(function: Callable[[Rows, Any], Any]) -> Callable[[Rows, DirectoryCac
 
 
 _TABLE: Final[dict[type[commands.Command], Callable[[Rows, DirectoryCache, Any], Any]]] = {
+    commands.Refused: _refuse,
     commands.PutObject: objects.put_object,
     commands.CopyObject: objects.copy_object,
     commands.DeleteObject: objects.delete_object,

@@ -26,6 +26,16 @@ class Command(Frozen, frozen=True):
         return ()
 
 
+class Refused(Command, frozen=True, kw_only=True):
+    """What there is no room for: fails in its turn, and what it reserved is given back."""
+
+    command: Command
+
+    @property
+    def new_chunks(self) -> tuple[NewChunk, ...]:
+        return self.command.new_chunks
+
+
 class CreateBucket(Command, frozen=True, kw_only=True):
     name: str
     project: str

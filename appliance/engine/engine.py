@@ -29,6 +29,7 @@ from appliance.engine import registry
 from appliance.engine.answering import Answering
 from appliance.engine.commit import Committer
 from appliance.engine.filled import Filled
+from appliance.engine.full import Full
 from appliance.engine.housekeeper import Housekeeper
 from appliance.engine.ingest import Staged
 from appliance.engine.ledger import Ledger
@@ -81,6 +82,7 @@ class Engine:
         self.retrieval.unread = self._unread
         self.staged = Staged(self.pool)
         self.ledger = Ledger(parts.writer)
+        self._full = Full(self.pool, parts.writer)
         fan = Fan(len(self.pool.devices) + 1 if threaded else 0)
         self._fan = fan
         self.committer = Committer(
@@ -208,6 +210,7 @@ class Engine:
         """Queues a command.  Order of submission is order of commit.  A `patient` one may linger (`Pacing`), until
         somebody waits for it or submits one that is not.  The rows of a `late` one may be shown later than they are
         durable, unless somebody waits for them."""
+        command = self._full.admitted(command)
         chunks = command.new_chunks
         weight = 0
         for chunk in chunks:
@@ -374,6 +377,7 @@ class Engine:
         """Housekeeping that needs the writer's connection and no open transaction."""
         if self.committer.batches % WAL_LOOK == 0:
             self._housekeeper.fold_wal()
+        self._full.look()
         if self.ring.used > self.ring.length * FREE_SHARE:
             self._housekeeper.snapshot()
 
@@ -519,7 +523,7 @@ class Engine:
                 size = allocator.size(device.id)
                 total += size
                 available += max(0, int(allocator.free(device.id) - size * (1 - WRITE_CEILING)))
-        return total // copies, available // copies
+        return total // copies, self._full.available(available) // copies
 
     @property
     def shown(self) -> int:

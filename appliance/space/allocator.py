@@ -112,6 +112,7 @@ class Allocator:
     def __init__(self, lock: AbstractContextManager[Any], ceiling: float = limits.WRITE_CEILING) -> None:
         self._lock = lock
         self._ceiling = ceiling
+        self._kept = 0  # of all devices together: for urgent ones only
         self._devices: dict[int, _Device] = {}
 
     # ------------------------------------------------------------------ devices
@@ -147,8 +148,8 @@ class Allocator:
         """The offset of a new reservation of `length` bytes.
 
         Foreground writes may fill a device to the write ceiling, background moves to limits.MOVE_CEILING, urgent
-        ones (the catalogue's snapshots) all of it.  Raises StoreError NO_SPACE (also when no run is that long: ask for
-        less), UNAVAILABLE (fenced or unknown device).
+        ones (the catalogue's snapshots) all of it, and they alone what is to `keep`.  Raises StoreError NO_SPACE (also
+        when no run is that long: ask for less), UNAVAILABLE (fenced or unknown device).
         """
         with self._lock:
             device = self._devices.get(device_id)
@@ -159,6 +160,12 @@ class Allocator:
             if free_map.size - free_map.free + length > free_map.size * ceiling:
                 raise StoreError(
                     Code.NO_SPACE, cause=f"device {device_id}: {free_map.free} bytes free of {free_map.size}"
+                )
+            if self._kept and not urgent and self._spare() - length < self._kept:
+                raise StoreError(
+                    Code.NO_SPACE,
+                    "the pool is full, but for a copy of its catalogue: delete something or add a device",
+                    cause=f"{self._spare()} bytes free, {self._kept} kept",
                 )
             offset = free_map.reserve(length)
             if offset is None:
@@ -234,7 +241,20 @@ class Allocator:
                     assert device.pending.remove(offset) == length, f"{offset} was freed with another length"
                     device.free_map.release(offset, length)
 
+    def keep(self, size: int) -> None:
+        """From now on so many bytes, of all devices together, are for urgent reservations only."""
+        with self._lock:
+            self._kept = size
+
     # ------------------------------------------------------------------ questions
+    def spare(self) -> int:
+        """Bytes that are in no other state, of all devices that take writes."""
+        with self._lock:
+            return self._spare()
+
+    def _spare(self) -> int:
+        return sum(device.free_map.free for device in self._devices.values() if not device.fenced)
+
     def free(self, device_id: int) -> int:
         """Bytes that are in no other state."""
         with self._lock:

@@ -244,6 +244,21 @@ def test_background_stops_first_then_foreground_and_urgent_takes_all(allocator: 
     assert code_of(allocator, UNIT, urgent=True) is Code.NO_SPACE
 
 
+def test_what_is_kept_is_for_urgent_ones_wherever_it_is_free(allocator: Allocator) -> None:
+    spare = allocator.spare()
+    allocator.keep(spare - 2 * UNIT)
+    assert code_of(allocator, 3 * UNIT) is Code.NO_SPACE
+    offset = allocator.reserve(1, 2 * UNIT)
+    assert code_of(allocator, UNIT) is Code.NO_SPACE
+    assert code_of(allocator, UNIT, urgent=True) is None
+    allocator.forfeit(1, offset)
+    allocator.fence(2)
+    assert allocator.spare() < spare - SIZE // 2, "what takes no writes does not count"
+    assert code_of(allocator, UNIT) is Code.NO_SPACE
+    allocator.keep(0)
+    assert code_of(allocator, UNIT) is None
+
+
 def test_a_fenced_device_takes_no_reservation_but_ends_those_it_has(allocator: Allocator) -> None:
     offset = allocator.reserve(1, UNIT)
     other = allocator.reserve(1, UNIT)
