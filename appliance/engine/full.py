@@ -10,6 +10,7 @@ The old snapshot's pages are free only when the new one is installed, so they do
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from typing import Final
 
@@ -18,7 +19,10 @@ from appliance.engine.pool import Pool
 from appliance.engine.snapshot import COPIES
 from appliance.limits import MIB, WRITE_CEILING
 
-LOOK: Final = 64  # batches between two looks at the catalogue's size, while there is room enough
+log = logging.getLogger(__name__)
+
+GLANCE: Final = 8  # batches between two looks at what is free, while that is much
+LOOK: Final = 64  # ... and at the catalogue's size
 GROWTH_MAX: Final = 8 * MIB  # of the catalogue by what is queued already when it is refused
 GROWTH_SHARE: Final = 64  # ... but of a small pool no more than this part
 SLACK: Final = 8  # of the catalogue: headers, the index, ends of pages
@@ -46,20 +50,28 @@ class Full:
         self._needed = 0
         self._batches = 0
         self._scarce = False
+        self._near = True  # until it was looked at
         self.look()
 
     def look(self) -> None:
         """A batch is done."""
-        spare = self._pool.allocator.spare()
-        if self._batches % LOOK == 0 or spare < 2 * self._needed:
-            self._measure()
         self._batches += 1
+        if self._batches % GLANCE and not self._near:
+            return
+        spare = self._pool.allocator.spare()
+        if self._near or self._batches % LOOK == 0:
+            self._measure()
+        self._near = spare < 2 * self._needed
         self._scarce = spare < self._needed
 
     def _measure(self) -> None:
         """How much the next snapshot takes, and has others kept from it where they do not leave it anyway."""
-        (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
-        (size,) = self._connection.execute("PRAGMA page_size").fetchone()
+        try:
+            (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+            (size,) = self._connection.execute("PRAGMA page_size").fetchone()
+        except sqlite3.Error as error:  # whoever writes next meets it: what was known before is near enough until then
+            log.warning("the catalogue's size cannot be asked: %s", error)
+            return
         allocator = self._pool.allocator
         online = [device.id for device in self._pool.devices.values() if device.online]
         total = sum(allocator.size(device) for device in online)

@@ -3,11 +3,13 @@ journal goes on and what is there can be deleted."""
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 import trio
 
+from appliance.engine.full import Full
 from appliance.errors import Code, StoreError
 from appliance.limits import KIB, MIB
 from appliance.model import NO_ATTRIBUTES, Bucket
@@ -52,5 +54,20 @@ def test_a_full_pool_copies_its_catalogue_and_deletes(tmp_path: Path) -> None:
             await store.put_object(bucket, b"k", await body_of(store, bucket, bytes(MIB)), "e", NO_ATTRIBUTES)
         async with store_over(devices, database, threaded=False) as store:
             assert [each.key for each in (await store.list_objects(store.bucket("bucket"))).objects] == [b"k"]
+
+    trio.run(main)
+
+
+def test_a_catalogue_that_cannot_be_asked_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.close()
+
+    async def main() -> None:
+        devices = make_devices(2, 64 * MIB)
+        make_pool(devices, ring=MIB)
+        async with store_over(devices, tmp_path / "catalogue.db", threaded=False) as store:
+            Full(store.engine.pool, connection).look()
+            assert "cannot be asked" in caplog.text
+            await store.create_bucket("bucket", "me")
 
     trio.run(main)
