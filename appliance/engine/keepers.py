@@ -29,7 +29,8 @@ pool is not opened.
     the note is another pool's               any                                does not see it: its name is the pool's
     a keeper was put back to a state before  it alone                           refuses: it is older than the note
     the note was lost; A went on, then B     both                               refuses: each lacks what the other
-      (or both, each on a machine)                                              acknowledged, be it one batch
+      (or both, each on a machine)                                              acknowledged, be it one batch, and
+                                                                                be it long ago
     the catalogue is there, old or lost      any                                all of the above: it plays no part
     the keepers are lost for good            A alone, and told so by name       opens, and A is the keeper
     they were not, and A went on             both                               refuses: each lacks what the other has
@@ -141,6 +142,7 @@ class Word(NamedTuple):
     """What a start goes by."""
 
     believed: frozenset[bytes]  # journal devices that are here and hold everything that was acknowledged
+    keepers: frozenset[bytes]  # those and the others that hold it, here or not
     generation: int  # the highest that anything speaks of
     epoch: int
 
@@ -180,7 +182,7 @@ def hear(supers: Sequence[Superblock], file: NoteFile, forsaken: Collection[str]
         epoch = max(epoch, told.epoch)
     believed = frozenset(each for each in keepers if each in here and not _is_put_back(here[each], told))
     if believed:
-        return Word(believed, generation, epoch)
+        return Word(believed, keepers, generation, epoch)
     if left := _left(keepers, names, forsaken):
         raise StoreError(
             Code.STALE,
@@ -190,7 +192,8 @@ def hear(supers: Sequence[Superblock], file: NoteFile, forsaken: Collection[str]
     fallen = {member.uuid for member in newest.members if member.state == "failed"}
     rank = {each.device: (each.device not in fallen, each.epoch, each.generation) for each in here.values()}
     best = max(rank.values())
-    return Word(frozenset(each for each in rank if rank[each] == best), generation, epoch)
+    believed = frozenset(each for each in rank if rank[each] == best)
+    return Word(believed, keepers | believed, generation, epoch)
 
 
 def _is_put_back(superblock: Superblock, told: Note | None) -> bool:

@@ -30,7 +30,7 @@ from appliance.device.device import BlockDevice
 from appliance.device.raw import RawDevice
 from appliance.engine import journal, keepers, snapshot
 from appliance.engine.journal import Found, Ring, RingDamaged
-from appliance.engine.keepers import NoteFile, keepers_of
+from appliance.engine.keepers import NoteFile, Word, keepers_of
 from appliance.engine.pool import PageRef, Pool, PoolDevice, page_room
 from appliance.engine.snapshot import Checkpointer
 from appliance.errors import Code, StoreError
@@ -216,7 +216,7 @@ def open_parts(
     pool.snapshot = newest.snapshot
     pool.tail_seq, pool.tail_offset = newest.ring_tail_seq or 1, newest.ring_tail_offset
     try:
-        found = _read_journals(pool, word.believed, {item.device: item for _, item in supers}, newest)
+        found = _read_journals(pool, word, {item.device: item for _, item in supers}, newest)
     except RingDamaged as error:
         found = _without_journal(pool, database, error)
     index = _read_index(pool)
@@ -337,10 +337,8 @@ def _require_journal(supers: Iterable[tuple[Attached, Superblock]]) -> None:
         )
 
 
-def _read_journals(
-    pool: Pool, believed: Collection[bytes], supers: dict[bytes, Superblock], newest: Superblock
-) -> list[Found]:
-    """The chain of the `believed` journals, by UUID; every other one is made equal to it.
+def _read_journals(pool: Pool, word: Word, supers: dict[bytes, Superblock], newest: Superblock) -> list[Found]:
+    """The chain of the believed journals; every other one is made equal to it.
 
     Theirs miss what was acknowledged, and may hold what was taken back.  Among the believed the longest is right, for
     it holds the record that was being written.  Raises JOURNAL_DAMAGED, IO_ERROR.
@@ -359,7 +357,7 @@ def _read_journals(
             damage = StoreError(Code.IO_ERROR, f"the journal on {device.path} cannot be read", cause=str(error))
         chains.append((device, found))
 
-    whole = [found for device, found in chains if found is not None and device.uuid in believed]
+    whole = [found for device, found in chains if found is not None and device.uuid in word.believed]
     if not whole:  # what is older must not stand in for what cannot be read now
         assert damage is not None
         raise damage
@@ -367,25 +365,30 @@ def _read_journals(
     if damage is not None and newest.state == "clean" and _last_seq(best, pool) < newest.applied_seq:
         raise damage
     for device, found in chains:
-        if found is not None:
-            apart = keepers_of(supers[device.uuid]).isdisjoint(believed)
-            _require_prefix(device, found, best, 0 if apart else 1)
+        own = supers[device.uuid]
+        if keepers_of(own).isdisjoint(word.keepers):
+            _require_known(device, found, best, 0, touching=bool(found) or own.snapshot == pool.snapshot)
+        else:
+            _require_known(device, found or [], best, 1)
     for device, found in chains:
         _align(pool, device, found or [], best)
     return best
 
 
-def _require_prefix(device: PoolDevice, found: Sequence[Found], best: Sequence[Found], more: int) -> None:
+def _require_known(
+    device: PoolDevice, found: Sequence[Found] | None, best: Sequence[Found], most: int, *, touching: bool = True
+) -> None:
     """A ring may end in one batch that the best has otherwise or not at all: what nobody acknowledged (I12).  If there
     are more, or one although the device was a keeper without the others, the pool was run without that device, and on
-    that device without the others: what was acknowledged on one side would be lost.  Raises JOURNAL_DAMAGED."""
-    same = _common(found, best)
-    if len(found) - same > more:
+    that device without the others: what was acknowledged on one side would be lost.  Such a device's ring must also be
+    `touching` the best one, which may have left it behind: else nobody can tell.  Raises JOURNAL_DAMAGED."""
+    same = _common(found or [], best)
+    if found is None or len(found) - same > most or not touching:
         raise StoreError(
             Code.JOURNAL_DAMAGED,
             f"the pool was written with {device.path} and without it, each time without what the other has: attach it"
             " alone, or all but it, and keep what the other side holds",
-            cause=f"{len(found) - same} batches from {found[same].place.seq} on are only there",
+            cause=f"{len(found) - same} batches from {found[same].place.seq} on are only there" if found else "",
         )
 
 

@@ -103,7 +103,7 @@ def anybody_believed() -> Iterator[None]:
     def hear(supers: Sequence[Superblock], *_: object) -> keepers.Word:
         newest = max(supers, key=lambda each: each.generation)
         here = frozenset(each.device for each in supers if each.journal)
-        return keepers.Word(here, newest.generation, max(each.epoch for each in supers))
+        return keepers.Word(here, here, newest.generation, max(each.epoch for each in supers))
 
     with replaced(keepers, "hear", hear):
         yield

@@ -168,6 +168,9 @@ def fresh() -> Iterator[Callable[[], World]]:
 FAILED: Final = Life("ABC", "pqr", failing="A")  # B goes on
 AWAY: Final = Life("BC", "pqr")
 IDLE: Final = Life("B")
+# a snapshot later: the one journal begins where the other had ended, or in the middle of it
+LEFT_BEHIND: Final = [Life("B", "s" * 5, meanwhile=note_lost), Life("A", "t" * 60)]
+LEFT_BEHIND_BY_LESS: Final = [Life("B", "s" * 60, meanwhile=note_lost), Life("A", "t" * 200)]
 OPENS, STALE, HALVES = "opens", "lacks what was acknowledged", "with B and without it"
 
 HISTORIES: Final[list[tuple[str, list[Life], str, str]]] = [
@@ -196,6 +199,8 @@ HISTORIES: Final[list[tuple[str, list[Life], str, str]]] = [
     ("all were put back", [IDLE._replace(meanwhile=remember), Life("B", "s", meanwhile=put_back)], "ABC", STALE),
     ("each was alone, with one batch", [Life("B", "s", meanwhile=note_lost), Life("A", "t")], "AB", HALVES),
     ("each was alone, with more", [Life("B", "st", meanwhile=note_lost), Life("A", "uv")], "AB", HALVES),
+    ("each was alone, and the journal has left the one behind", LEFT_BEHIND, "AB", HALVES),
+    ("each was alone, and the one behind had more", LEFT_BEHIND_BY_LESS, "AB", HALVES),
     ("each was alone, and one did nothing", [Life("B", meanwhile=note_lost), Life("A", "uv")], "AB", OPENS),
 ]
 
