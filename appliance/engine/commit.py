@@ -477,7 +477,7 @@ class Committer:
             if not journals:
                 self.failed = StoreError(Code.READ_ONLY, "no journal device can be written: writes have stopped")
                 raise self.failed
-            if not self.pool.untold:
+            if self.pool.told == {device.id for device in journals}:
                 return journals
             self.pool.tell()
 

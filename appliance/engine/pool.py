@@ -107,7 +107,7 @@ class Pool:
         self.failovers = 0
         self.data_key: Callable[[int], bytes] = _no_data_key  # who has the box's keys puts itself here
         self.closing: list[Callable[[], None]] = []  # what the pool's end also ends
-        self.untold = True  # which journals may be written was not said where a later start looks (I13, keepers.py)
+        self.told: frozenset[int] = frozenset()  # the journals that a later start will take for the keepers (I13)
         self.note: Callable[[], None] = lambda: None  # says it in the state directory; may raise UNAVAILABLE
         self._turn = 0
         self._rows: Any = None
@@ -156,8 +156,6 @@ class Pool:
         device.write_errors += 1
         if device.state == "failed":
             return
-        if device.journal:
-            self.untold = True  # first: who sees the journals without this one must see that
         log.error("device %s (%s) failed and takes no more writes: %s", device.id, device.path, error)
         device.state = "failed"
         if self._rows is not None and device.id in self.devices:  # else `_add_zone` will
@@ -174,8 +172,9 @@ class Pool:
         return place(candidates, copies, length, announced=announced, turn=self._turn)
 
     # ------------------------------------------------------------------ superblocks
-    def write_superblocks(self, state: State = "open", applied_seq: int = 0) -> None:
-        """A new generation on every member that can be written, in the order that keeps one pair whole.
+    def write_superblocks(self, state: State = "open", applied_seq: int = 0) -> frozenset[int]:
+        """A new generation on every member that can be written, in the order that keeps one pair whole.  The numbers of
+        the journals that it names as keepers.
 
         A member that fails is fenced, and the rest are written again without it: all say who is left.  Raises IO_ERROR
         when that is no journal; none is then said to be without.
@@ -193,18 +192,15 @@ class Pool:
                     for device in targets:
                         self._write_pair(device, pair, self._superblock(device, members, state, applied_seq))
                 if all(device.online for device in targets):
-                    return
+                    return frozenset(device.id for device in targets if device.journal)
 
     def tell(self) -> None:
         """Which journals may be written is said wherever a start without them looks (I13).  In the writer's thread, or
         while there is none.  Raises IO_ERROR when no journal is left, UNAVAILABLE when the note cannot be written."""
-        self.untold = False
-        try:
-            self.write_superblocks()
-            self.note()
-        except BaseException:
-            self.untold = True
-            raise
+        self.told = frozenset()
+        named = self.write_superblocks()
+        self.note()
+        self.told = named  # another thread may have found one of them failed since: then it is to be told again
 
     def declare_sealed(self) -> None:
         """Sealed pages may follow: a program that would take them for plain ones must not open the pool any more.

@@ -20,7 +20,8 @@ from typing import Any, Final, NamedTuple
 import pytest
 import trio
 
-from appliance.engine.keepers import Note, NoteFile
+from appliance.engine.keepers import Note, NoteFile, keepers_of
+from appliance.engine.startup import read_superblock
 from appliance.errors import Code, StoreError
 from appliance.model import NO_ATTRIBUTES
 from appliance.opening import open_store
@@ -274,6 +275,28 @@ def test_nothing_is_acknowledged_that_only_some_know_of(fresh: Callable[[], Worl
     monkeypatch.undo()
     world.live(Life("B", "r"))
     assert world.acknowledged == {b"r"} <= world.live(Life("AB"))
+
+
+@pytest.mark.slow
+def test_a_device_that_fails_while_the_others_are_told_is_told_of(fresh: Callable[[], World], monkeypatch: Any) -> None:
+    """A stream's thread finds it failed, and has not said so everywhere when the writer says who is left."""
+    world = fresh()
+    devices = [(name, world.disks[name]) for name in "ABC"]
+
+    async def run() -> None:
+        async with open_store(
+            devices, world.host.path, vault=VAULT, threaded=False, buffers=2, notes=world.directory
+        ) as store:
+            pool = store.engine.pool
+            with monkeypatch.context() as patch:
+                patch.setattr("appliance.engine.pool.log.error", lambda *_: pool.tell())  # the writer, meanwhile
+                pool.fence(pool.devices[1], OSError("gone"))
+            await put(store, b"p")
+            left = read_superblock(world.disks["B"])
+            assert left is not None
+            assert keepers_of(left) == {pool.devices[2].uuid}
+
+    trio.run(run)
 
 
 def unwritable(file: NoteFile, note: Note) -> None:
