@@ -53,6 +53,7 @@ class Commit:
         "makes",
         "promised",
         "size",
+        "stood",
         "ticket",
         "token",
     )
@@ -80,6 +81,7 @@ class Commit:
         self.makes = makes  # the file's entry
         self.size = size  # that the file has after it
         self.promised = promised  # objects and bytes by its bucket's quota
+        self.stood = False  # whether all of the file's before it were durable when it was submitted
         # bytes of small chunks that travel with the commit: in memory until it is settled
         self.carried = sum(len(chunk.data) for chunk in chunks)
 
@@ -206,7 +208,18 @@ class File:
         to have failed."""
         if self.dirty or self.lock.locked() or self.orphan or self.error or self.refused or not self.pending:
             return False
-        return self.pending[-1].ticket is ticket and ticket.error is None and not self.pending[0].ticket.settled
+        return self.pending[-1].ticket is ticket and not self.has_failed and not self.pending[0].ticket.settled
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a commit under way has failed, though nobody has taken that in yet.  The writer's thread says so
+        before it says that a later one is durable."""
+        for commit in reversed(self.pending):
+            if commit.ticket.error is not None:
+                return True
+            if commit.stood:
+                return False
+        return False
 
     @property
     def links(self) -> int:

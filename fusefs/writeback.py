@@ -290,7 +290,7 @@ class WriteBack:
     async def make_durable(self, file: File, *, late: bool = False) -> None:
         """Commits and waits for the barrier; `late`: not until its rows are shown.  Raises an error nobody was told."""
         commit = await self.commit(file, synced=True, late=late)
-        if late and commit is not None and await commit.ticket.stands():
+        if late and commit is not None and await commit.ticket.stands() and not file.has_failed:
             await self._take_in_settled()  # what was written before it may have failed
         elif commit is not None:
             await self.wait(commit)
@@ -429,14 +429,12 @@ class WriteBack:
         is not so little, or not so plain, as a database's page in a file of which S3 knows all but what was synced
         lately."""
         overlay, last = file.overlay, file.pending[-1].ticket if file.pending else None
-        if not file.dirty or file.lock.locked() or file.cut is not None or file.orphan or file.staged:
+        if not file.dirty or file.lock.locked() or file.cut is not None or file.orphan or file.staged or file.error:
             return None
-        if not file.takes_patches or file.error or file.refused or overlay.fresh > PATCH_MAX:
+        if not file.takes_patches or file.refused or not 0 < overlay.fresh <= PATCH_MAX or not overlay.is_plain:
             return None
-        if last is not None and (not last.durable or last.done or file.pending[0].ticket.settled):
+        if last is not None and (not last.durable or last.done or file.pending[0].ticket.settled or file.has_failed):
             return None  # what fails is told by who waits, and so is what has failed and was not taken in
-        if not overlay.fresh or not overlay.is_plain:
-            return None
         token, size, since = next(self._tokens), file.size, file.dirty_since
         gathering = gather(overlay.claim(token), CHUNK_SIZE)[0]
         chunk = self.store.carried(gathering.pieces)
@@ -447,6 +445,7 @@ class WriteBack:
         file.dirty_since, file.building = NOT_DIRTY, size
         segments = [Segment(start, end, chunk, skip, token) for start, end, skip in gathering.placements]
         self._enter(file, token, size, since, None, segments, [], late=True)
+        file.pending[-1].stood = True
         return file.pending[-1].ticket
 
     def _take_back(self, file: File, token: int, since: float, cut: int | None) -> None:

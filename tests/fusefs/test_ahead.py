@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import trio
 import trio.testing
 from pyfuse3 import FUSEError
 
+from appliance.catalogue import apply as catalogue
+from appliance.engine import commit as commit_room
 from appliance.engine import engine as engine_room
 from appliance.engine.ticket import Ticket
 from appliance.errors import Code, StoreError
@@ -244,6 +246,121 @@ def test_little_is_not_answered_by_the_writer_while_a_failure_was_not_taken_in(
                 gate.set()
             assert taken[0] == ([True, False], None)
             await mount.ops.fsync(fh, False)
+            await mount.close(fh)
+
+    trio.run(main)
+
+
+def never() -> None:
+    """No answer is due."""
+    raise AssertionError
+
+
+class Refusing:
+    """The next commands are refused, those without an error done: as a quota or a lock does, not a device."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, mount: Unmounted) -> None:
+        self.errors: list[StoreError | None] = []
+        self.later: list[tuple[Any, ...]] = []  # what the loop was to be told of
+        done = catalogue.apply
+
+        def apply(*arguments: Any) -> Any:
+            error = self.errors.pop(0) if self.errors else None
+            if error is not None:
+                raise error
+            return done(*arguments)
+
+        monkeypatch.setattr(commit_room, "apply", apply)
+        self._engine = mount.store.engine
+
+    @contextmanager
+    def held(self) -> Iterator[Callable[[], None]]:
+        """As if the writer were in another thread and the loop busy: it hears of what was done when it is called, at
+        the latest in the end."""
+
+        def tell(*told: Any) -> bool:
+            self.later.append(told)
+            return True
+
+        def deliver() -> None:
+            self._engine.__dict__.pop("_tell", None)
+            while self.later:
+                function, *arguments = self.later.pop(0)
+                function(*arguments)
+
+        self._engine._tell = tell
+        try:
+            yield deliver
+        finally:
+            deliver()
+
+
+def test_no_sync_succeeds_behind_a_refused_commit_that_the_loop_has_not_taken_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Durable is what is synced now, but not what was written before it."""
+
+    async def main() -> None:
+        async with opened_log(tmp_path) as (mount, _, fh):
+            refusing = Refusing(monkeypatch, mount)
+            file = mount.ops.files.files[await mount.inode("photos/log")]
+            await mount.ops.write(fh, 0, b"a" * 100)
+            await mount.ops.fsync(fh, False)  # it stands, and what is refused next takes nothing back
+            refusing.errors = [StoreError(Code.IO_ERROR)]
+            await mount.ops.write(fh, 1000, b"b" * 100)
+            ticket = mount.ops.files.submit_little(file)
+            assert ticket is not None
+            assert not await ticket.stands()
+            assert (ticket.durable, ticket.settled) == (True, False), "its batch is over, its rows are not shown"
+            await mount.ops.write(fh, 2000, b"c" * 100)
+            assert not mount.ops.sync_directly(fh, never, never)
+            async with refused(errno.EIO):
+                await mount.ops.fsync(fh, False)
+            await mount.ops.fsync(fh, False)
+            wanted = b"a" * 100 + DATA[100:2000] + b"c" * 100 + DATA[2100:]
+            assert await mount.read_all(fh) == await mount.door.get("photos", b"log") == wanted
+            await mount.close(fh)
+
+    trio.run(main)
+
+
+def test_no_sync_succeeds_behind_a_refused_commit_of_the_same_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was synced is durable, by the writer's thread, before the loop knows that what was closed before is not."""
+
+    async def main() -> None:
+        async with opened_log(tmp_path) as (mount, _, fh):
+            refusing = Refusing(monkeypatch, mount)
+            file = mount.ops.files.files[await mount.inode("photos/log")]
+            for directly in (False, True):
+                await mount.ops.fsync(fh, False)
+                await mount.ops.files.commit_all()
+                refusing.errors = [StoreError(Code.IO_ERROR), None]
+                with refusing.held() as deliver:
+                    await mount.ops.write(fh, 0, b"a" * 100)
+                    closed = await mount.ops.files.commit(file)
+                    await mount.ops.write(fh, 1000, b"b" * 100)
+                    synced = await mount.ops.files.commit(file, synced=True, late=True)
+                    while not refusing.later:
+                        await trio.lowlevel.checkpoint()
+                    assert closed is not None
+                    assert synced is not None
+                    assert closed.ticket.error is not None
+                    assert (synced.ticket.durable, synced.ticket.settled) == (True, False)
+                    if directly:
+                        await mount.ops.write(fh, 2000, b"c" * 100)
+                        assert not mount.ops.sync_directly(fh, never, never)
+                    async with trio.open_nursery() as nursery:
+
+                        async def sync() -> None:
+                            async with refused(errno.EIO):
+                                await mount.ops.fsync(fh, False)
+
+                        nursery.start_soon(sync)
+                        await trio.testing.wait_all_tasks_blocked()
+                        deliver()
+                await mount.ops.fsync(fh, False)
             await mount.close(fh)
 
     trio.run(main)
