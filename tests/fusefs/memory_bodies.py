@@ -29,7 +29,7 @@ class Content:
 
     def cut(self, size: int) -> None:
         number, at = divmod(size, BLOCK)
-        for block in [block for block in self.blocks if block > number]:
+        for block in [block for block in self.blocks if block * BLOCK >= size]:
             del self.blocks[block]
         if number in self.blocks:
             self.blocks[number][at:] = bytes(BLOCK - at)
