@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import stat
+from typing import Final
 
 from appliance import settings
 from appliance.catalogue import uploads
@@ -19,10 +21,20 @@ from appliance.catalogue.commands import (
 )
 from appliance.catalogue.database import Rows
 from appliance.catalogue.names import DirectoryCache
-from appliance.catalogue.proven import require, rows_of, settings_of, type_all, type_row
+from appliance.catalogue.proven import is_proven, require, rows_of, settings_of, type_all, type_row
 from appliance.catalogue.schema import ACCESS_KEY, BUCKET, DATA_KEY, ENTRY, META, NODE, SETTING, USAGE, USER
 from appliance.errors import Code, StoreError
 from appliance.model import UNOWNED, AccessKey, Bucket, Change, User, WrappedKey
+
+log = logging.getLogger(__name__)
+
+# What `usage` says of a bucket; slow.
+_STORED: Final = (
+    "SELECT count(*), coalesce(sum(size), 0) FROM (SELECT n.size AS size FROM entry e JOIN node p ON p.id=e.parent"
+    f" JOIN node n ON n.id=e.node WHERE p.bucket=?1 AND (n.mode & {stat.S_IFMT(0o170000)})={stat.S_IFREG}"
+    " UNION ALL SELECT n.size FROM version v JOIN node n ON n.id=v.node WHERE v.bucket=?1)"
+)
+_BEGUN: Final = "SELECT coalesce(sum(p.size), 0) FROM part p JOIN upload l ON l.id=p.upload WHERE l.bucket=?"
 
 SEEN = "seen_ns"  # the row of META that `keep_time` writes
 
@@ -140,6 +152,19 @@ def remove_access_key(tx: Rows, command: RemoveAccessKey) -> None:
     if tx.one("SELECT 1 FROM access_key WHERE id=?", (command.id,)) is None:
         raise StoreError(Code.NO_SUCH_KEY, "no such access key")
     tx.delete(ACCESS_KEY, (command.id,))
+
+
+def write_usage(tx: Rows) -> None:
+    """The end of a batch: what its buckets hold, one row each.  From a row that lies nothing is counted on: all that
+    the bucket holds is counted again, or the lie would have a sum, and be in the journal."""
+    for bucket, (objects, size, parts) in tx.usage.items():
+        row = tx.one("SELECT * FROM usage WHERE bucket=?", (bucket,)) or (bucket, 0, 0, 0, 0)
+        if is_proven(USAGE, row):
+            tx.put(USAGE, (bucket, row[1] + objects, row[2] + size, row[3] + parts))
+        else:
+            log.error("what bucket %d holds is damaged in the catalogue: it is counted again", bucket)
+            stored, begun = tx.one(_STORED, (bucket,)), tx.one(_BEGUN, (bucket,))
+            tx.put(USAGE, (bucket, *stored, *begun))
 
 
 def set_setting(tx: Rows, command: SetBucketSetting) -> None:

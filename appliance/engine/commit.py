@@ -38,7 +38,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from appliance.catalogue import commands, names
+from appliance.catalogue import buckets, commands, names
 from appliance.catalogue.apply import apply
 from appliance.catalogue.database import (
     ID_STEP,
@@ -51,7 +51,7 @@ from appliance.catalogue.database import (
 )
 from appliance.catalogue.names import DirectoryCache
 from appliance.catalogue.postponed import Postponed, carry_out
-from appliance.catalogue.schema import META, PAGE, SLICE, USAGE
+from appliance.catalogue.schema import META, PAGE, SLICE
 from appliance.device.buffers import aligned
 from appliance.device.fan import Fan
 from appliance.engine import journal
@@ -427,9 +427,7 @@ class Committer:
 
     def _finish(self, tx: Rows) -> None:
         """Rows that are written once per batch: counters, directories' times and links, the promise of ids."""
-        for bucket, (objects, size, parts) in tx.usage.items():
-            row = tx.one("SELECT objects, bytes, parts FROM usage WHERE bucket=?", (bucket,)) or (0, 0, 0)
-            tx.put(USAGE, (bucket, row[0] + objects, row[1] + size, row[2] + parts))
+        buckets.write_usage(tx)
         names.write_directories(tx)
         if tx.top_id >= self._id_limit:
             tx.put(META, ("next_id", tx.top_id + ID_STEP))  # promised once the batch is durable: see `_commit`

@@ -16,7 +16,7 @@ from appliance import settings
 from appliance.catalogue.proven import FEW
 from appliance.catalogue.schema import PAGE, PATCH, SUMS, TABLES, Table
 from appliance.errors import Code, StoreError
-from appliance.model import NO_ATTRIBUTES, AccessKey, Bucket, NewSlice, User
+from appliance.model import NO_ATTRIBUTES, AccessKey, Bucket, NewSlice, Usage, User
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
 from tests.appliance.engine.test_catalogue_damage import LEADS, forget, hurt, read, run, two_objects
@@ -110,6 +110,25 @@ def test_what_is_hurt_while_it_is_used_gives_way_to_what_is_known(tmp_path: Path
             assert [user.name for user in store.engine.users.values()] == ["me"], sql
             with pytest.raises((StoreError, sqlite3.DatabaseError)):
                 store.engine.checkpointer.take()
+
+    run(tmp_path, work)
+
+
+def test_a_count_that_was_hurt_is_not_counted_on(tmp_path: Path) -> None:
+    """Else it would have a sum again, and the devices would have it, too."""
+
+    async def work(store: ObjectStore) -> None:
+        bucket = await furnished(store)
+        upload = await store.create_upload(bucket, b"u", NO_ATTRIBUTES, "me")
+        await store.put_part(upload, 1, store.small_body(b"part"), "e")
+        await store.put_object(bucket, b"k", store.small_body(b"again"), "e", NO_ATTRIBUTES)
+        before = store.usage()
+        for column in ("objects", "bytes", "parts"):
+            hurt(tmp_path / "catalogue.db", f"UPDATE usage SET {column}={column}+1000")
+            await store.put_object(bucket, column.encode(), store.small_body(b"x" * 100), "e", NO_ATTRIBUTES)
+            before = Usage(before.objects + 1, before.bytes + 100, before.parts)
+            assert store.usage() == before, column
+            assert (await audit(store)).clean
 
     run(tmp_path, work)
 
