@@ -291,8 +291,7 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         if name == NAMELESS:
             file = self.entries.new_nameless(parent_inode, stat.S_IFREG | stat.S_IMODE(mode), ctx)
-            info = self._open(file, flags)
-            return info, self.names.looked_up(parent_inode, file)
+            return self._open(file, flags), self.names.looked_up(parent_inode, file)
         found = None if parent_inode == ROOT else self.names.find(parent_inode, name)
         if found is None:
             file = self.entries.new_file(parent_inode, name, stat.S_IFREG | stat.S_IMODE(mode), ctx, absent=True)
@@ -305,8 +304,7 @@ class Operations(pyfuse3.Operations):
             file.place = (parent_inode, found.name)
         else:
             file = found
-        info = self._open(file, flags)
-        return info, self.names.looked_up(parent_inode, file)
+        return self._open(file, flags), self.names.looked_up(parent_inode, file)
 
     @reading
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
@@ -445,6 +443,8 @@ class Operations(pyfuse3.Operations):
         finally:
             del self.handles[fh]
             self.direct.closed(handle)
+            if self.prefetch is not None and handle.writable:
+                self.prefetch.leave(file)
             file.opens -= 1
             file.writers -= handle.writable
             if not file.writers:

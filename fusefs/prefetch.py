@@ -132,18 +132,25 @@ class Prefetch:
         """A program closes the file, and may want to unmount at once: no window of it is being opened, and if it has
         `written` to it it is not followed any more."""
         if written:
-            if file not in self._followed:
+            if not self.leave(file):
                 return
-            self._followed.discard(file)
-            self._take_back(file, advise.FOLLOW)
-            if self._pid == -1:
-                return
-            self._ask(advise.LEAVE, file, Window(0, 0))
         else:
             if not self._known or not (self._flying or self._wanted):
                 return
             self._take_back(file, advise.FETCH)
         await self._settled(file)
+
+    def leave(self, file: File) -> bool:
+        """It is not followed any more; whether its process has yet to be told.  A flush says so, which comes with each
+        close but where the kernel could not write what it held (fs/fuse/file.c, fuse_flush); then the release does."""
+        if file not in self._followed:
+            return False
+        self._followed.discard(file)
+        self._take_back(file, advise.FOLLOW)
+        if self._pid == -1:
+            return False
+        self._ask(advise.LEAVE, file, Window(0, 0))
+        return True
 
     async def _settled(self, file: File) -> None:
         with trio.move_on_after(SETTLE_TIMEOUT):
@@ -158,9 +165,8 @@ class Prefetch:
     async def quiet(self) -> None:
         """Nothing is open, or being opened."""
         self._drop_wanted()
-        for file in self._followed:
-            self._ask(advise.LEAVE, file, Window(0, 0))
-        self._followed.clear()
+        for file in list(self._followed):
+            self.leave(file)
         with trio.move_on_after(END_TIMEOUT):
             while self._flying or (self._wanted and self._pid != -1):
                 await self._answered.wait()
@@ -168,7 +174,9 @@ class Prefetch:
     async def run(self) -> None:
         """Ends only by cancellation."""
         while True:
-            await self._woken.wait()
+            while not self._wanted:  # what woke us may have been dropped
+                self._woken = trio.Event()
+                await self._woken.wait()
             if self._forbidden:
                 await trio.sleep_forever()
             try:
@@ -257,7 +265,6 @@ class Prefetch:
         for wanted in self._wanted:
             _landed(wanted)
         self._wanted.clear()
-        self._woken = trio.Event()
 
     def _answered_now(self) -> None:
         self._answered.set()

@@ -18,11 +18,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from appliance.limits import MIB
 from appliance.mountpoints import parse
-from fusefs import advise, advising
+from fusefs import advise, advising, prefetch
+from fusefs.prefetch import FOLLOW_FROM, Prefetch
+from tests.fusefs.scenes import run
 from tests.fusefs.served import Served, served
+from tests.fusefs.unmounted import Unmounted
 
 PAGE = 4096
 PAGES = 2048  # of the test's file: 8 MiB
@@ -195,6 +200,73 @@ def test_what_is_written_on_and_on_is_handed_over_meanwhile(tmp_path: Path) -> N
                 file.seek(0)
         done = subprocess.run(["umount", str(tmp_path / "mnt")], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_file_that_was_closed_without_a_flush_is_followed_no_more(tmp_path: Path) -> None:
+    """The kernel sends no FLUSH where what it held could not be written (fs/fuse/file.c, fuse_flush)."""
+
+    async def scene(mount: Unmounted) -> None:
+        asking = mount.ops.prefetch = Prefetch(tmp_path)
+        fh = await mount.create("photos/f")
+        reader = await mount.open("photos/f", os.O_RDONLY)
+        for number in range(FOLLOW_FROM // MIB):
+            await mount.ops.write(fh, number * MIB, bytes(MIB))
+        assert [asked.kind for asked in asking._wanted] == [advise.FOLLOW]
+        await mount.ops.release(reader)
+        assert len(asking._followed) == len(asking._wanted) == 1, "it is written still"
+        await mount.ops.release(fh)
+        assert not asking._followed
+        assert not asking._wanted
+
+    run(scene)
+
+
+class Told:
+    """In place of the process: what it was told, each answered at once."""
+
+    def __init__(self) -> None:
+        self.kinds: list[int] = []
+        self.patience = float("inf")
+        self.child = None
+        self.connection, self._other = socket.socketpair()
+        self._other.sendall(advise.STARTED.pack(os.getpid()))
+        self.connection.setblocking(False)
+        self._thread = threading.Thread(target=self._answer, daemon=True)
+        self._thread.start()
+
+    def _answer(self) -> None:
+        while len(record := self._other.recv(advise.RECORD.size)) == advise.RECORD.size:
+            self.kinds.append(advise.RECORD.unpack(record)[0])
+            self._other.sendall(advise.DONE)
+
+    def end(self) -> None:
+        self.connection.close()
+        self._thread.join()
+        self._other.close()
+
+
+def test_when_the_mount_ends_nothing_is_followed_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program writes still: the mount's end does not wait for it."""
+    told = Told()
+    monkeypatch.setattr(prefetch, "_start", lambda _: told)
+
+    async def scene(mount: Unmounted) -> None:
+        asking = mount.ops.prefetch = Prefetch(tmp_path)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asking.run)
+            fh = await mount.create("photos/f")
+            for number in range(FOLLOW_FROM // MIB):
+                await mount.ops.write(fh, number * MIB, bytes(MIB))
+            while told.kinds != [advise.FOLLOW] or asking._flying:
+                await trio.lowlevel.checkpoint()
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.fail_after(60):
+                await asking.close()
+            assert told.kinds == [advise.FOLLOW, advise.LEAVE]
+            await mount.close(fh)
+            nursery.cancel_scope.cancel()
+
+    run(scene)
 
 
 @pytest.mark.system
