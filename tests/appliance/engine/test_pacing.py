@@ -65,7 +65,7 @@ def test_a_crowd_comes_again_before_the_writer_goes_on() -> None:
             added.append(bench.add())
             assert not bench.given, "the others may be on their way"
             await trio.sleep(PATIENCE / 2)
-        await trio.sleep(PATIENCE)
+        await trio.sleep(2 * PATIENCE)
         assert bench.given == added, "nobody else came, and they wait"
         bench.finish()
         added = [bench.add() for _ in range(CROWD)]
