@@ -24,17 +24,17 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from appliance.catalogue import database as catalogue
-from appliance.catalogue.schema import PAGE
 from appliance.device.buffers import scratch
 from appliance.device.device import BlockDevice
 from appliance.device.raw import RawDevice
 from appliance.engine import journal, keepers, snapshot
 from appliance.engine.journal import Found, Ring, RingDamaged
 from appliance.engine.keepers import NoteFile, Word, keepers_of
-from appliance.engine.pool import PageRef, Pool, PoolDevice, page_room
+from appliance.engine.pool import Pool, PoolDevice
 from appliance.engine.snapshot import Checkpointer
+from appliance.engine.whole import is_whole
 from appliance.errors import Code, StoreError
-from appliance.limits import COPIES_MAX, MIB, PAGE_PAYLOAD
+from appliance.limits import COPIES_MAX, MIB
 from appliance.model import IMPLIED
 from appliance.ondisk.damaged import DamagedError
 from appliance.ondisk.geometry import SIZE_MIN, SLOT, Geometry, default_ring_length, plan, slot_offsets
@@ -198,8 +198,6 @@ def open_parts(
     _require_journal(supers)
     file = NoteFile(notes, supers[0][1].pool)
     word = keepers.hear([item for _, item in supers], file, forsaken)
-    if rebuild:
-        put_aside(database)
     newest = max((item for _, item in supers), key=lambda item: item.generation)
     devices = _members(supers, newest)
     pool = Pool(
@@ -218,10 +216,17 @@ def open_parts(
     try:
         found = _read_journals(pool, word, {item.device: item for _, item in supers}, newest)
     except RingDamaged as error:
+        if rebuild:
+            raise
         found = _without_journal(pool, database, error)
     index = _read_index(pool)
-    writer, rebuilt = _open_catalogue(pool, database, index)
-    kept, replayed, behind = _replay(pool, writer, found, newest.applied_seq if newest.state == "clean" else 0)
+    closed_at = newest.applied_seq if newest.state == "clean" else 0
+    if rebuild:
+        _require_all(index.seq if index else 0, found, closed_at)
+        writer, rebuilt = _rebuild(pool, database, index), True
+    else:
+        writer, rebuilt = _open_catalogue(pool, database, index)
+    kept, replayed, behind = _replay(pool, writer, found, closed_at)
     ring = Ring(pool.ring_length, pool.epoch)
     applied = catalogue.applied_seq(writer)
     if behind:
@@ -485,7 +490,6 @@ def _open_catalogue(pool: Pool, database: Path, index: SnapshotIndex | None) -> 
         except sqlite3.DatabaseError as error:
             reason = str(error)
         log.warning("the catalogue %s cannot be used (%s): it is put aside and rebuilt", database, reason)
-        put_aside(database)
     return _rebuild(pool, database, index), True
 
 
@@ -498,18 +502,20 @@ def put_aside(database: Path) -> None:
 
 
 def _rebuild(pool: Pool, database: Path, index: SnapshotIndex | None) -> sqlite3.Connection:
-    put_aside(database)  # a WAL without its file (a crash between two renames) must never meet another file
+    """From the devices alone.  Raises DAMAGED, IO_ERROR: then what is there was not put aside."""
+    temporary = database.with_name(database.name + ".rebuilding")
     if pool.snapshot is not None:
         if index is None:
             raise StoreError(
                 Code.DAMAGED,
                 "neither the catalogue nor its snapshot can be read: attach every device of the pool",
             )
-        temporary = database.with_name(database.name + ".rebuilding")
         snapshot.restore(pool, index, temporary)
-        os.replace(temporary, database)
     elif pool.tail_seq > 1:
         raise StoreError(Code.DAMAGED, "the journal does not begin at the first batch and no snapshot is named")
+    put_aside(database)  # a WAL without its file (a crash between two renames) must never meet another file
+    if pool.snapshot is not None:
+        os.replace(temporary, database)
     connection = catalogue.open_writer(database)
     for name, value in zip(("pool_high", "pool_low"), _identity(pool), strict=True):
         catalogue.set_meta(connection, name, value)
@@ -526,16 +532,13 @@ def _replay(
     missing was damaged since, and must not be dropped as if it had never been acknowledged.  Raises JOURNAL_DAMAGED.
     """
     applied = catalogue.applied_seq(writer)
-    there = max(applied, found[-1].place.seq if found else 0)
-    if there < closed_at:
+    try:
+        _require_all(applied, found, closed_at)
+    except StoreError:
         writer.close()
-        raise StoreError(
-            Code.JOURNAL_DAMAGED,
-            f"the pool was closed after batch {closed_at} but its journal can be read only up to batch {there}:"
-            " attach another journal device, or put the catalogue file back",
-        )
+        raise
     kept = found
-    if found and found[-1].place.seq > max(applied, closed_at) and not _is_whole(pool, found[-1]):
+    if found and found[-1].place.seq > max(applied, closed_at) and not is_whole(pool, found[-1]):
         torn = found[-1]
         log.warning("the last batch (%d) was torn by the crash and was never acknowledged: dropped", torn.place.seq)
         if not journal.invalidate(pool, torn.place.offset):
@@ -553,42 +556,14 @@ def _replay(
     return kept, len(todo), last < applied
 
 
-def _is_whole(pool: Pool, found: Found) -> bool:
-    """Every page that the record adds, and that no earlier flush covered, has a good copy on the devices that are here.
-
-    Copies on missing devices can't be asked: a chunk all of whose copies are missing counts as whole, for an
-    acknowledged
-    batch must not be dropped because a disk died since.
-    """
-    record = found.decode()
-    covered = {tuple(place) for place in record.covered}
-    pages: dict[tuple[int, int], list[PageRef]] = {}
-    lengths: dict[int, int] = {}
-    for image in record.images:
-        if image[0] == PAGE.number and image[1] == 0:
-            dev, off, length, chunk, index, _, hsum = image[2:]
-            if (dev, off) not in covered:
-                pages.setdefault((chunk, index), []).append(PageRef(dev, off, length, index, hsum, chunk))
-        elif image[0] == 7 and image[1] == 0:
-            lengths[image[2]] = image[3]
-    for (chunk, index), copies in pages.items():
-        here = [ref for ref in copies if pool.devices[ref.device].device is not None]
-        payload = min(PAGE_PAYLOAD, lengths[chunk] - index * PAGE_PAYLOAD) if chunk in lengths else 0
-        if here and not any(_is_good(pool, ref, payload) for ref in here):
-            return False
-    return True
-
-
-def _is_good(pool: Pool, ref: PageRef, payload: int) -> bool:
-    try:
-        with scratch(page_room(0, MIB)) as room:
-            for low in range(0, payload, MIB):
-                pool.read_page_part(ref, low, min(low + MIB, payload), room, in_clear=False)
-    except DamagedError:
-        return False
-    except OSError as error:
-        raise StoreError(Code.IO_ERROR, "a device cannot be read during recovery", cause=str(error)) from error
-    return True
+def _require_all(applied: int, found: Sequence[Found], closed_at: int) -> None:
+    there = max(applied, found[-1].place.seq if found else 0)
+    if there < closed_at:
+        raise StoreError(
+            Code.JOURNAL_DAMAGED,
+            f"the pool was closed after batch {closed_at} but its journal can be read only up to batch {there}:"
+            " attach another journal device, or put the catalogue file back",
+        )
 
 
 def unlinked_nodes(connection: sqlite3.Connection) -> list[int]:

@@ -21,7 +21,7 @@ from appliance.errors import Code, StoreError
 from appliance.limits import MIB
 from appliance.model import NO_ATTRIBUTES
 from appliance.ondisk.geometry import SLOT, slot_offsets
-from appliance.opening import holder, open_pool, state_lock
+from appliance.opening import holder, open_pool, open_store, state_lock
 from appliance.store import ObjectStore
 from appliance.upkeep.audit import audit
 from tests.doubles.disks import MemoryDevice
@@ -422,6 +422,42 @@ def test_a_journal_damaged_in_the_middle(tmp_path: Path) -> None:
         device.media.write(offsets[hurt], bytes(4096))
         assert refused([device], tmp_path / "none.db").code is Code.JOURNAL_DAMAGED
     check(devices, database)
+
+
+def test_a_rebuild_that_is_refused_leaves_the_catalogue_where_it_is(tmp_path: Path) -> None:
+    """It may be the only one that has what the devices have not: the box starts with it as before."""
+    devices = make_devices(1)
+    make_pool(devices, ring=2 * MIB)
+    database = tmp_path / "catalogue.db"
+    fill(devices, database)
+    hurts: list[int] = []  # in the middle of the journal, at its end, the snapshot's index
+
+    async def more() -> None:
+        async with store_over(devices, database) as store:
+            for key in (b"p", b"q", b"r"):
+                await store.put_object(store.bucket("bucket"), key, store.small_body(b"x"), "e", NO_ATTRIBUTES)
+            pool = store.engine.pool
+            assert pool.snapshot is not None
+            start = pool.devices[1].geometry.ring_start
+            hurts.extend(start + place.offset for place in list(store.engine.ring.live)[1:])
+            hurts.extend(at for _, at, _, _ in pool.snapshot.pages)
+
+    async def rebuild(device: MemoryDevice) -> None:
+        async with open_store([(device.name, device)], database, rebuild=True):
+            pass
+
+    trio.run(more)
+    kept = database.read_bytes()
+    assert len(hurts) == 3
+    for at in hurts:
+        database.write_bytes(kept)
+        device = clone(devices[0])
+        device.media.write(at, bytes(4096))
+        with pytest.raises(StoreError) as caught:
+            trio.run(rebuild, device)
+        assert caught.value.code in (Code.JOURNAL_DAMAGED, Code.DAMAGED), at
+        assert database.exists(), at
+        check([device], database)
 
 
 @pytest.mark.slow
