@@ -105,7 +105,7 @@ class Prefetch:
         if file.grown < FOLLOW_FROM or self._forbidden:
             return
         file.grown = 0
-        if not self._rests():
+        if not self._rests() and len(self._wanted) + len(self._flying) < FLYING_MAX:
             self._followed.add(file)
             self._ask(advise.FOLLOW, file, Window(file.size, file.size))
 
@@ -218,8 +218,13 @@ class Prefetch:
                     self._flying.append((asked, time.perf_counter()))
                     kind, file, window = asked
                     record = advise.RECORD.pack(kind, file.inode, window.start, window.end - window.start, file.size)
-                    with suppress(BrokenPipeError, ConnectionResetError):  # the end of its answers is read as well
+                    try:
                         connection.send(record)
+                    except BlockingIOError:
+                        self._pause("their process takes nothing any more")
+                        nursery.cancel_scope.cancel()
+                    except (BrokenPipeError, ConnectionResetError):
+                        pass  # the end of its answers is read as well
                 self._woken = trio.Event()
                 with trio.move_on_after(process.patience) as idle:
                     await self._woken.wait()
@@ -289,7 +294,7 @@ class _Process:
     """One that has the kernel read, as ours or the service manager's; how to talk to it."""
 
     def __init__(self, connection: socket.socket, child: subprocess.Popen[bytes] | None = None) -> None:
-        connection.setblocking(False)  # it never is full: so few are under way
+        connection.setblocking(False)
         self.connection = connection
         self.child = child  # if it is ours
         # Who lets it end whenever there is nothing to do leaves the manager a control group each time, with all pages

@@ -24,7 +24,8 @@ import trio.testing
 from appliance.limits import MIB
 from appliance.mountpoints import parse
 from fusefs import advise, advising, prefetch
-from fusefs.prefetch import FOLLOW_FROM, Prefetch
+from fusefs.handles import File
+from fusefs.prefetch import FLYING_MAX, FOLLOW_FROM, Prefetch
 from tests.fusefs.scenes import run
 from tests.fusefs.served import Served, served
 from tests.fusefs.unmounted import Unmounted
@@ -222,27 +223,72 @@ def test_a_file_that_was_closed_without_a_flush_is_followed_no_more(tmp_path: Pa
 
 
 class Told:
-    """In place of the process: what it was told, each answered at once."""
+    """In place of the process: what it was told, each answered at once, until it is `stuck`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stuck: bool = False) -> None:
         self.kinds: list[int] = []
+        self.ended = self.stuck = False
         self.patience = float("inf")
         self.child = None
         self.connection, self._other = socket.socketpair()
         self._other.sendall(advise.STARTED.pack(os.getpid()))
         self.connection.setblocking(False)
         self._thread = threading.Thread(target=self._answer, daemon=True)
-        self._thread.start()
+        if not stuck:
+            self._thread.start()
 
     def _answer(self) -> None:
-        while len(record := self._other.recv(advise.RECORD.size)) == advise.RECORD.size:
+        while not self.stuck and len(record := self._other.recv(advise.RECORD.size)) == advise.RECORD.size:
             self.kinds.append(advise.RECORD.unpack(record)[0])
             self._other.sendall(advise.DONE)
 
     def end(self) -> None:
         self.connection.close()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self._other.close()
+        self.ended = True
+
+
+def test_a_process_that_is_stuck_is_asked_for_little_and_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be stopped, or wait for memory: what is written on and on must not fill what it is asked through."""
+    processes: list[Told] = []
+
+    def start(_: Path) -> Told:
+        processes.append(Told(stuck=bool(processes)))
+        return processes[-1]
+
+    monkeypatch.setattr(prefetch, "_start", start)
+    monkeypatch.setattr(prefetch, "REST_MIN", 0.0)
+
+    async def scene(mount: Unmounted) -> None:
+        asking = mount.ops.prefetch = Prefetch(tmp_path)
+        bucket = mount.store.bucket("photos")
+        files = [File(number, bucket, mode=0, uid=0, gid=0, now_ns=0, name=None) for number in range(1, 401)]
+
+        async def until(holds: Callable[[], bool]) -> None:
+            with trio.fail_after(60):
+                while not holds():
+                    await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asking.run)
+            for file in files:
+                asking.grown(file, FOLLOW_FROM)
+                await until(lambda: not asking._flying and not asking._wanted)
+            assert len(asking._followed) == len(files)
+            processes[0].stuck = True
+            for file in files:
+                asking.leave(file)
+            await until(lambda: processes[0].ended)
+            assert not asking._flying
+            for _ in range(1000):
+                asking.grown(files[0], FOLLOW_FROM)
+                await trio.lowlevel.checkpoint()
+            assert len(asking._flying) + len(asking._wanted) <= FLYING_MAX
+            nursery.cancel_scope.cancel()
+
+    run(scene)
 
 
 def test_when_the_mount_ends_nothing_is_followed_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
