@@ -180,9 +180,10 @@ def test_a_reader_of_bytes_that_are_written_over_meanwhile_is_given_what_is_ther
     """The chunk that it was reading is given back, and its place is another's, before the device is asked."""
 
     async def scene(mount: Unmounted) -> None:
-        gate, found = trio.Event(), b""
+        asked, gate, found = trio.Event(), trio.Event(), b""
 
         async def read_staged(*arguments: Any) -> bytes:
+            asked.set()
             await gate.wait()
             data: bytes = await through(*arguments)
             return data
@@ -200,7 +201,7 @@ def test_a_reader_of_bytes_that_are_written_over_meanwhile_is_given_what_is_ther
             await trio.lowlevel.checkpoint()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)
-            await trio.lowlevel.checkpoint()
+            await asked.wait()
             for number in (1, 2):
                 await mount.ops.write(fh, 0, DATA[number * CHUNK_SIZE : (number + 1) * CHUNK_SIZE])
                 await mount.ops.fsync(fh, False)

@@ -159,6 +159,7 @@ def test_what_fails_is_asked_again(
         def bug(*_: object, **__: object) -> None:
             raise KeyError("a bug")
 
+        await mount.ops.files.commit_all()  # nothing is under way
         await mount.ops.write(fh, 5000, PAGE)
         counted = OPERATIONS["fsync"].unexpected
         assert "met a bug" not in caplog.text
