@@ -32,7 +32,7 @@ from appliance.engine.journal import Found, Ring, RingDamaged
 from appliance.engine.keepers import NoteFile, Word, keepers_of
 from appliance.engine.pool import Pool, PoolDevice
 from appliance.engine.snapshot import Checkpointer
-from appliance.engine.whole import is_whole
+from appliance.engine.whole import examine
 from appliance.errors import Code, StoreError
 from appliance.limits import COPIES_MAX, MIB
 from appliance.model import IMPLIED
@@ -226,7 +226,7 @@ def open_parts(
         writer, rebuilt = _rebuild(pool, database, index), True
     else:
         writer, rebuilt = _open_catalogue(pool, database, index)
-    kept, replayed, behind = _replay(pool, writer, found, closed_at)
+    kept, replayed, behind, unsure = _replay(pool, writer, found, closed_at)
     ring = Ring(pool.ring_length, pool.epoch)
     applied = catalogue.applied_seq(writer)
     if behind:
@@ -258,7 +258,7 @@ def open_parts(
     row = writer.execute("SELECT value FROM meta WHERE name='next_id'").fetchone()
     next_id = max(int(row[0]) if row else 0, FIRST_ID)
     # a snapshot whose index can't be read does not say which pages it needs: they may be used otherwise from now on
-    must_checkpoint = behind or (pool.snapshot is not None and index is None)
+    must_checkpoint = behind or unsure or (pool.snapshot is not None and index is None)
     return OpenParts(
         pool, ring, database, writer, reader, next_id, next_id, checkpointer, must_checkpoint, behind, replayed, rebuilt
     )
@@ -524,9 +524,10 @@ def _rebuild(pool: Pool, database: Path, index: SnapshotIndex | None) -> sqlite3
 
 def _replay(
     pool: Pool, writer: sqlite3.Connection, found: list[Found], closed_at: int
-) -> tuple[list[Found], int, bool]:
-    """Brings the catalogue up to the journal.  Returns the records that stand, how many were replayed, and whether the
-    journal ends before the catalogue.
+) -> tuple[list[Found], int, bool, bool]:
+    """Brings the catalogue up to the journal.  Returns the records that stand, how many were replayed, whether the
+    journal ends before the catalogue, and whether the last record might seem torn to a start with other devices: then
+    a snapshot must have it, before anybody sees what is in it.
 
     `closed_at` is the last batch of a pool that was closed cleanly, else 0: up to it nothing can be torn, so what is
     missing was damaged since, and must not be dropped as if it had never been acknowledged.  Raises JOURNAL_DAMAGED.
@@ -537,13 +538,16 @@ def _replay(
     except StoreError:
         writer.close()
         raise
-    kept = found
-    if found and found[-1].place.seq > max(applied, closed_at) and not is_whole(pool, found[-1]):
-        torn = found[-1]
-        log.warning("the last batch (%d) was torn by the crash and was never acknowledged: dropped", torn.place.seq)
-        if not journal.invalidate(pool, torn.place.offset):
-            raise StoreError(Code.IO_ERROR, "the journal cannot be written")
-        kept = found[:-1]
+    kept, unsure = found, False
+    if found and found[-1].place.seq > max(applied, closed_at):
+        last = found[-1].place
+        verdict = examine(pool, found[-1])
+        unsure = verdict.stands and not verdict.full
+        if not verdict.stands:
+            log.warning("the last batch (%d) was torn by the crash and was never acknowledged: dropped", last.seq)
+            if not journal.invalidate(pool, last.offset):
+                raise StoreError(Code.IO_ERROR, "the journal cannot be written")
+            kept = found[:-1]
     todo = [item for item in kept if item.place.seq > applied]
     if todo:
         assert todo[0].place.seq == applied + 1, "the chain has no gap"
@@ -552,8 +556,7 @@ def _replay(
             catalogue.replay(writer, item.decode().images)
         catalogue.set_meta(writer, "applied_seq", todo[-1].place.seq)
         writer.execute("COMMIT")
-    last = kept[-1].place.seq if kept else pool.tail_seq - 1
-    return kept, len(todo), last < applied
+    return kept, len(todo), _last_seq(kept, pool) < applied, unsure
 
 
 def _require_all(applied: int, found: Sequence[Found], closed_at: int) -> None:

@@ -6,6 +6,9 @@ is done with one that is torn (startup.py).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from appliance.catalogue.schema import CHUNK, PAGE
 from appliance.device.buffers import scratch
 from appliance.engine.journal import Found
@@ -15,8 +18,15 @@ from appliance.limits import MIB, PAGE_PAYLOAD
 from appliance.ondisk.damaged import DamagedError
 
 
-def is_whole(pool: Pool, found: Found) -> bool:
-    """Every page that the record adds, and that no earlier flush covered, has a good copy on the devices that are here.
+class Verdict(NamedTuple):
+    """Of one record."""
+
+    stands: bool  # every page that it adds, and that no earlier flush covered, has a good copy on the devices here
+    full: bool  # ... and none that is not good, or not here: any start without some of the devices will find the same
+
+
+def examine(pool: Pool, found: Found) -> Verdict:
+    """Reads all copies of the record's pages.
 
     Copies on missing devices can't be asked: a chunk all of whose copies are missing counts as whole, for an
     acknowledged batch must not be dropped because a disk died since.  Raises IO_ERROR.
@@ -32,12 +42,31 @@ def is_whole(pool: Pool, found: Found) -> bool:
                 pages.setdefault((chunk, index), []).append(PageRef(dev, off, length, index, hsum, chunk))
         elif image[0] == CHUNK.number and image[1] == 0:
             lengths[image[2]] = image[3]
+    full = True
     for (chunk, index), copies in pages.items():
         here = [ref for ref in copies if pool.devices[ref.device].device is not None]
         payload = min(PAGE_PAYLOAD, lengths[chunk] - index * PAGE_PAYLOAD) if chunk in lengths else 0
-        if here and not any(_is_good(pool, ref, payload) for ref in here):
-            return False
-    return True
+        good = _good(pool, here, payload)
+        if here and not good:
+            return Verdict(stands=False, full=False)
+        full = full and good == len(copies)
+    return Verdict(stands=True, full=full)
+
+
+def _good(pool: Pool, copies: Sequence[PageRef], payload: int) -> int:
+    """How many are.  Raises IO_ERROR when none is that can be read, and one can't."""
+    good = 0
+    unreadable: OSError | None = None
+    for ref in copies:
+        try:
+            good += _is_good(pool, ref, payload)
+        except OSError as error:
+            unreadable = error
+    if unreadable is not None and not good:
+        raise StoreError(
+            Code.IO_ERROR, "a device cannot be read during recovery", cause=str(unreadable)
+        ) from unreadable
+    return good
 
 
 def _is_good(pool: Pool, ref: PageRef, payload: int) -> bool:
@@ -47,6 +76,4 @@ def _is_good(pool: Pool, ref: PageRef, payload: int) -> bool:
                 pool.read_page_part(ref, low, min(low + MIB, payload), room, in_clear=False)
     except DamagedError:
         return False
-    except OSError as error:
-        raise StoreError(Code.IO_ERROR, "a device cannot be read during recovery", cause=str(error)) from error
     return True

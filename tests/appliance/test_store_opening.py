@@ -398,6 +398,35 @@ def test_rows_of_an_older_journal_get_the_columns_that_they_lack() -> None:
     assert caught.value.code is Code.OLD_FORMAT
 
 
+def test_a_last_batch_that_was_shown_with_a_torn_copy_is_not_dropped_later(tmp_path: Path) -> None:
+    """Once by a start that had a good copy of it, then without the device that has that."""
+    devices = make_devices(3)
+    make_pool(devices, copies=2, journals=2)
+    pages: list[tuple[int, int]] = []
+    crashed: list[MemoryDevice] = []
+
+    async def put() -> None:
+        async with store_over(devices, tmp_path / "first.db") as store:
+            bucket = await store.create_bucket("bucket", "me", copies=2)
+            body = await body_of(store, bucket, b"x" * 5000)
+            await store.put_object(bucket, b"key", body, "e", NO_ATTRIBUTES)
+            pages.extend(store.every("SELECT dev, off FROM page"))
+            crashed.extend(clone(device) for device in devices)
+
+    async def show(here: list[MemoryDevice], database: Path) -> None:
+        async with store_over(here, database) as store:
+            await store.look_up(store.bucket("bucket"), b"key")
+            crashed.extend(clone(device) for device in here)
+
+    trio.run(put)
+    (absent, _), (torn, at) = pages
+    crashed[torn - 1].media.write(at, bytes(4096))
+    for name in ("second.db", "third.db"):
+        here, crashed[:] = list(crashed), []
+        trio.run(show, here, tmp_path / name)
+        del crashed[absent - 1]
+
+
 def test_a_journal_damaged_in_the_middle(tmp_path: Path) -> None:
     """With one journal only: it says so, guesses nothing, and changes nothing."""
     devices = make_devices(1)

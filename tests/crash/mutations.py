@@ -20,7 +20,7 @@ from appliance.engine.commit import Committer
 from appliance.engine.engine import Engine
 from appliance.engine.journal import Found
 from appliance.engine.pool import PageRef, Pool
-from appliance.engine.whole import is_whole
+from appliance.engine.whole import examine
 from appliance.ondisk import page
 from appliance.ondisk.page import PageHeader
 from appliance.ondisk.superblock import Superblock
@@ -116,7 +116,7 @@ def all_verified() -> Iterator[None]:
     original: Callable[..., Any] = startup._replay
 
     def replay(pool: Pool, writer: sqlite3.Connection, found: list[Found], *rest: Any) -> Any:
-        whole = next((number for number, item in enumerate(found) if not is_whole(pool, item)), len(found))
+        whole = next((number for number, item in enumerate(found) if not examine(pool, item).stands), len(found))
         return original(pool, writer, found[:whole], *rest)
 
     with replaced(startup, "_replay", replay):
