@@ -3,6 +3,10 @@
 A chunk is kept in one way: with so many copies, in clear or sealed by one key.  So a range is shared only where the
 file that gets it would be kept no worse: with as many copies as its bucket wants, and encrypted if it is.  Whoever is
 refused copies the bytes.
+
+Nor is anything shared of a file that has lost its last name: steps may be freeing it (`content.drop_node`), and what is
+freed already would read as zeros in the copy.  Copies of objects know it by the generation, which a file that is being
+written has no use for.
 """
 
 from __future__ import annotations
@@ -24,12 +28,14 @@ from appliance.model import CUSTOMER, Written
 
 
 def copy_range(tx: Rows, cache: DirectoryCache, command: CopyRange) -> Written:
-    """Raises NO_SUCH_NODE, CONFLICT (the source became shorter, or has too many pieces there), NOT_SUPPORTED (its bytes
-    are kept in another way than the file's), and what `write_file` raises."""
+    """Raises NO_SUCH_NODE, CONFLICT (the source lost its name, became shorter, or has too many pieces there),
+    NOT_SUPPORTED (its bytes are kept in another way than the file's), and what `write_file` raises."""
     shared = command.shared
     source = names.node_by_id(tx.one, shared.source)
     if source is None or not stat.S_ISREG(source.mode):
         raise StoreError(Code.NO_SUCH_NODE)
+    if not source.links:  # held or not: who begins to hold what is being freed is told so, but only after that
+        raise StoreError(Code.CONFLICT, "the source was removed meanwhile")
     end = shared.start + shared.length
     if end > source.size:
         raise StoreError(Code.CONFLICT, "the source became shorter meanwhile")

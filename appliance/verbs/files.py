@@ -368,9 +368,9 @@ class FileVerbs(VersionVerbs):
         is not held.
 
         `shared`: bytes of another file, or of this one elsewhere, that this one has too from now on, within what is
-        punched; no slices come with them.  Fails with CONFLICT (the source became shorter meanwhile, or has too many
-        pieces there) and NOT_SUPPORTED (its bytes are kept in another way than this file's must be: fewer copies, not
-        encrypted, or in the catalogue).
+        punched; no slices come with them.  Fails with CONFLICT (the source became shorter or lost its last name
+        meanwhile, or has too many pieces there) and NOT_SUPPORTED (its bytes are kept in another way than this file's
+        must be: fewer copies, not encrypted, or in the catalogue).
 
         In a bucket with versions `begins` makes a change of the bytes a version of its own, and so does each change of
         the version `stays`, in case the commit that was to leave it behind fails; `place` (parent, name) is where the

@@ -478,6 +478,8 @@ class MemoryStore(NoDisk):
                 self._new_node(mode, uid, gid, now_ns, node)
                 self._set(parent, name, node)
             row = self.node(node)
+            if shared is not None and not self.node(shared.source).links:
+                raise StoreError(Code.CONFLICT)
             content = self.contents[node]
             if cut is not None:
                 content.cut(cut)

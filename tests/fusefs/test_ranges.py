@@ -13,6 +13,8 @@ import trio
 from pyfuse3 import FUSEError
 
 from appliance import settings
+from appliance.catalogue.commands import DeleteObject
+from appliance.engine.ticket import Ticket
 from appliance.limits import FILE_SIZE_MAX, KIB, MIB, TIB
 from appliance.quota import Quota
 from fusefs import ranges
@@ -461,6 +463,38 @@ def test_ranges_that_are_not_shared() -> None:
             await mount.close(fh)
 
     run(scene)
+
+
+def test_what_the_other_door_removes_meanwhile_is_copied_by_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last name goes in the batch that shares its bytes: an open file has them all still, and reads give them."""
+
+    async def scene(mount: Unmounted) -> None:
+        data = os.urandom(MIB)
+        await mount.write_file("photos/a", data)
+        source, target = await mount.open("photos/a"), await mount.create("photos/t")
+        await mount.ops.write(target, 0, b"t" * MIB)
+        await mount.ops.fsync(target, False)
+        submit, photos = mount.store.submit_file, mount.store.bucket("photos")
+
+        def behind_a_delete(*arguments: Any, **changes: Any) -> Ticket:
+            command = DeleteObject(bucket=photos.id, root=photos.root, key=b"a", now_ns=1, precondition=None)
+            mount.store.engine.submit(command)
+            ticket: Ticket = submit(*arguments, **changes)
+            return ticket
+
+        monkeypatch.setattr(mount.store, "submit_file", behind_a_delete)
+        async with refused(errno.EOPNOTSUPP):
+            await mount.ops.copy_file_range(source, 0, target, 0, MIB, 0)
+        monkeypatch.undo()
+        assert not await mount.exists("photos/a")
+        assert await mount.read_all(source) == data
+        assert await mount.read_all(target) == b"t" * MIB
+        for fh in (source, target):
+            await mount.close(fh)
+
+    run_on_pool(scene, tmp_path)
 
 
 def test_crumbs_are_copied_and_many_pieces_shared_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from appliance.catalogue import content, names
-from appliance.catalogue.commands import CopyObject, Reap, WriteFile
+from appliance.catalogue.commands import CopyObject, CopyRange, Reap, WriteFile
 from appliance.catalogue.content import MAPPED, WHOLE, Content, Maker
 from appliance.catalogue.database import Rows
 from appliance.catalogue.nodes import put_node
 from appliance.catalogue.schema import ENTRY
 from appliance.errors import Code
-from appliance.model import Body, Node
+from appliance.model import Body, Node, SharedRange
 from tests.appliance.catalogue.batches import NOW, Catalogue
 from tests.appliance.catalogue.test_files import Tree, refused
 
@@ -108,6 +108,48 @@ def test_what_is_being_freed_is_no_source(tree: Tree) -> None:
                 **copy,
             )
         )
+
+
+def copied_range(tree: Tree, source: Node, target: Node) -> CopyRange:
+    """All of one file over the beginning of another."""
+    change = WriteFile(
+        node=target.id,
+        create=None,
+        bucket=tree.bucket.id,
+        copies=1,
+        mode=target.mode,
+        uid=0,
+        gid=0,
+        atime_ns=1,
+        mtime_ns=1,
+        now_ns=NOW,
+        size=max(source.size, target.size),
+        cut=None,
+        chunks=(),
+        slices=(),
+        packed=None,
+        etag="f",
+        label=b"",
+        punched=((0, source.size),),
+    )
+    return CopyRange(change=change, shared=SharedRange(source.id, 0, 0, source.size, False))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_no_range_is_shared_of_what_has_lost_its_name(tree: Tree, *, held: bool) -> None:
+    """What was freed of it already would be zeros in the copy.  Whoever has it open copies the bytes."""
+    catalogue = tree.catalogue
+    catalogue.drops = STEP
+    source = keep(tree, b"large", lambda tx: pieces(tx, 10), 30_000)
+    target = keep(tree, b"target", lambda tx: pieces(tx, 12), 36_000)
+    if held:
+        catalogue.held.add(source.id)
+    tree.delete(b"large")
+    assert left(catalogue) == ((22, 22, 2) if held else (19, 19, 2)), "of what is held all is there still"
+    with refused(Code.CONFLICT):
+        catalogue.do(copied_range(tree, source, target))
+    assert tree.at(b"target") == target
+    assert not catalogue.problems()
 
 
 def test_a_composed_map_goes_by_steps_and_shared_bytes_stay(tree: Tree) -> None:
