@@ -25,7 +25,7 @@ from typing import Any, Final, cast
 import pytest
 import trio
 
-from appliance.errors import StoreError
+from appliance.errors import Code, StoreError
 from appliance.ondisk.superblock import Tier
 from appliance.opening import open_store
 from appliance.store import ObjectStore
@@ -250,7 +250,11 @@ class Program:
 
     async def fold(self, _: str) -> None:
         store: ObjectStore = self.mount.store
-        await Folder(store, idle=self.random.choice((0.0, 1e9)), pace=0.0).round()
+        try:
+            await Folder(store, idle=self.random.choice((0.0, 1e9)), pace=0.0).round()
+        except StoreError as error:  # the disks are small, and a copy of the catalogue has its room
+            if error.code is not Code.NO_SPACE:
+                raise
 
     async def other_door(self, name: str) -> None:
         """What S3 shows is durable."""
