@@ -142,7 +142,7 @@ class Program:
     async def run(self, steps: int) -> None:
         verbs = (
             [self.write] * 8 + [self.truncate] * 2 + [self.fsync] * 4 + [self.close] * 3 + [self.rename] * 2
-            + [self.unlink, self.age, self.fold, self.other_door, self.fsync_directory]
+            + [self.unlink, self.age, self.fold, self.other_door, self.fsync_directory, self.pages]
         )  # fmt: skip
         for _ in range(steps):
             verb = self.random.choice(verbs)
@@ -162,17 +162,34 @@ class Program:
         return self.open[name]
 
     async def write(self, name: str) -> None:
+        for _ in range(self.random.choice((1, 1, 1, 4))):
+            await self._write(name, self.random.choice(SIZES))
+
+    async def _write(self, name: str, size: int) -> None:
         fh = await self._handle(name)
         item = self.world.names[name]
         assert item.now is not None
-        for _ in range(self.random.choice((1, 1, 1, 4))):
-            data = self.random.randbytes(self.random.choice(SIZES))
-            at = self.random.choice((0, len(item.now), self.random.randrange(len(item.now) + 2000)))
-            at = min(at, LENGTH_MAX - len(data))
-            image = bytearray(item.now) + bytes(max(0, at - len(item.now)))
-            image[at : at + len(data)] = data
-            item.becomes(bytes(image))
-            await self.mount.ops.write(fh, at, data)
+        data = self.random.randbytes(size)
+        at = self.random.choice((0, len(item.now), self.random.randrange(len(item.now) + 2000)))
+        at = min(at, LENGTH_MAX - len(data))
+        image = bytearray(item.now) + bytes(max(0, at - len(item.now)))
+        image[at : at + len(data)] = data
+        item.becomes(bytes(image))
+        await self.mount.ops.write(fh, at, data)
+
+    async def pages(self, name: str) -> None:
+        """As a database does: nearly each write is synced."""
+        await self._write(name, 3000)
+        await self.fsync(name)
+        for _ in range(self.random.choice((6, 12))):
+            await self._write(name, self.random.choice((100, 700, 3000)))
+            if self.random.random() < 0.2:
+                await trio.lowlevel.checkpoint()
+            if self.random.random() < 0.05:
+                await self.random.choice([self.truncate, self.rename, self.age, self.close, self.other_door])(name)
+                if name not in self.open:
+                    return
+            await self.fsync(name)
 
     async def truncate(self, name: str) -> None:
         if (now := self.world.names[name].now) is None:
