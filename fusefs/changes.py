@@ -90,8 +90,15 @@ def require_size(size: int) -> None:
 
 def require_unlocked(store: ObjectStore, file: File) -> None:
     """Raises LOCKED: who opens a retained file to write is told at once, not when it is closed."""
-    if file.base is not None and store.versioned(file.bucket.id):
-        store.require_unlocked(store.node(file.inode))  # as the catalogue has it: S3 may have locked it since
+    if not store.versioned(file.bucket.id):
+        return
+    try:
+        node = store.node(file.inode)  # as the catalogue has it: S3 may have locked it since
+    except StoreError as error:
+        if file.base is not None or error.code is not Code.NO_SUCH_NODE:
+            raise
+        return  # none of it is there yet
+    store.require_unlocked(node)
 
 
 def is_unretained(file: File) -> bool:

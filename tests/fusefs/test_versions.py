@@ -316,6 +316,28 @@ def test_the_default_retention_begins_with_the_last_close(tmp_path: Path) -> Non
     run(tmp_path, main)
 
 
+def test_a_new_files_retention_holds_before_the_mount_has_heard_of_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main(scene: History) -> None:
+        mount, store, heard = scene.mount, scene.store, trio.Event()
+        default = lock.pack_default(Default(lock.COMPLIANCE, days=1))
+        await store.set_bucket_setting(store.bucket("bucket"), settings.LOCK, default)
+
+        async def take_in() -> None:
+            await heard.wait()
+            await through()
+
+        through = mount.ops.files._take_in_settled
+        monkeypatch.setattr(mount.ops.files, "_take_in_settled", take_in)
+        await mount.close(await mount.create("bucket/f"))
+        await store.settle()
+        await scene.refused(mount.open("bucket/f", os.O_RDWR))
+        heard.set()
+
+    run(tmp_path, main)
+
+
 def test_who_may_not_enter_a_directory_sees_nothing_of_its_past(tmp_path: Path) -> None:
     async def main(scene: History) -> None:
         mount = scene.mount
