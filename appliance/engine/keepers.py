@@ -32,8 +32,14 @@ pool is not opened.
       (or both, each on a machine)                                              acknowledged, be it one batch, and
                                                                                 be it long ago
     the catalogue is there, old or lost      any                                all of the above: it plays no part
+    the power went when only A had the new
+      superblock; A was away, B went on      A alone, or with a data device     refuses: a start without A leaps
     the keepers are lost for good            A alone, and told so by name       opens, and A is the keeper
     they were not, and A went on             both                               refuses: each lacks what the other has
+
+The newest word must be newer than one that was never completed.  A start whose power goes while it writes superblocks
+may leave one of them ahead of the others; if that device is away the next time, what the others say then must not have
+its number, or a lower one.  So a start without some member leaps by more generations than such starts can have made.
 
 Deliberately unknown here: what a ring holds (journal.py), how one is made equal (startup.py), what is in the catalogue.
 """
@@ -55,6 +61,7 @@ from appliance.errors import Code, StoreError
 from appliance.ondisk.damaged import DamagedError
 from appliance.ondisk.superblock import Superblock
 
+LEAP: Final = 1000  # generations, where a member is missing: a start that is cut short makes one or two
 _NANOSECONDS: Final = 1_000_000_000
 
 

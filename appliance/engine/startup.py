@@ -29,7 +29,7 @@ from appliance.device.device import BlockDevice
 from appliance.device.raw import RawDevice
 from appliance.engine import journal, keepers, snapshot
 from appliance.engine.journal import Found, Ring, RingDamaged
-from appliance.engine.keepers import NoteFile, Word, keepers_of
+from appliance.engine.keepers import LEAP, NoteFile, Word, keepers_of
 from appliance.engine.pool import Pool, PoolDevice
 from appliance.engine.snapshot import Checkpointer
 from appliance.engine.whole import examine
@@ -205,7 +205,8 @@ def open_parts(
         name=newest.pool_name,
         copies=newest.copies,
         devices=devices,
-        generation=word.generation,
+        # who is not here may be ahead of all that are, by a start or two that ended while they wrote superblocks
+        generation=word.generation + (LEAP if any(device.device is None for device in devices) else 0),
         epoch=word.epoch + 1,
         created_ns=newest.created_ns,
         **({"buffers": buffers} if buffers is not None else {}),

@@ -45,6 +45,7 @@ class Life(NamedTuple):
     failing: str = ""  # the device whose flushes fail from the first of them on
     forsaken: str = ""  # what is lost for good, as the administrator was told to say
     meanwhile: Callable[[World], None] | None = None  # after the power went
+    torn: str = ""  # the one device that the start's superblocks came to: the power went while they were written
 
 
 class World:
@@ -66,6 +67,7 @@ class World:
 
     def live(self, life: Life) -> set[bytes]:
         """What is there, after it was opened; then the power goes."""
+        before = {name: disk.reopen() for name, disk in self.disks.items()}
 
         async def run() -> set[bytes]:
             devices = [(name, self.disks[name]) for name in life.here]
@@ -96,6 +98,8 @@ class World:
         finally:
             self.files.append(self.host.states[-1])
             self.disks = {name: disk.reopen() for name, disk in self.disks.items()}
+            if life.torn:
+                self.disks = before | {life.torn: self.disks[life.torn]}
             self.host.restart(self.files[-1])
             if life.meanwhile is not None:
                 life.meanwhile(self)
@@ -169,6 +173,7 @@ def fresh() -> Iterator[Callable[[], World]]:
 FAILED: Final = Life("ABC", "pqr", failing="A")  # B goes on
 AWAY: Final = Life("BC", "pqr")
 IDLE: Final = Life("B")
+TORN: Final = Life("ABC", torn="A")
 # a snapshot later: the one journal begins where the other had ended, or in the middle of it
 LEFT_BEHIND: Final = [Life("B", "s" * 5, meanwhile=note_lost), Life("A", "t" * 60)]
 LEFT_BEHIND_BY_LESS: Final = [Life("B", "s" * 60, meanwhile=note_lost), Life("A", "t" * 200)]
@@ -187,6 +192,11 @@ HISTORIES: Final[list[tuple[str, list[Life], str, str]]] = [
     ("one was away, and is there again", [AWAY], "AB", OPENS),
     ("one was away, and nothing was done then", [IDLE], "A", STALE),
     ("one was away for long", [AWAY, Life("B", "s"), Life("BC", "t")], "A", STALE),
+    ("one was away that others were to follow", [TORN, AWAY], "A", STALE),
+    ("one was away that others were to follow, and the data device is there", [TORN, AWAY], "AC", STALE),
+    ("the same, and only the data device knows", [TORN, AWAY._replace(meanwhile=note_lost)], "AC", STALE),
+    ("the same, twice", [TORN, TORN, AWAY], "A", STALE),
+    ("the same, and all are there", [TORN, TORN, AWAY], "ABC", OPENS),
     ("one was made equal, and is alone", [AWAY, Life("AB", "s")], "A", OPENS),
     ("one was made equal, and the other is alone", [AWAY, Life("AB", "s")], "B", OPENS),
     ("one after the other", [AWAY, Life("AB", "s"), Life("A", "t")], "B", "only A has it"),
@@ -228,7 +238,7 @@ def test_the_keepers_are_known(
         return "".join(names.get(letter, letter) for letter in text) if names else text
 
     for life in lives:
-        world.live(life._replace(here=turned(life.here), failing=turned(life.failing)))
+        world.live(life._replace(here=turned(life.here), failing=turned(life.failing), torn=turned(life.torn)))
     world.host.restart({"newest": world.files[-1], "first": world.files[0], "lost": {}}[catalogue])
     answer = ""
     found: set[bytes] = set()
