@@ -24,7 +24,7 @@ from appliance.catalogue.proven import chunk_in
 from appliance.catalogue.schema import CHUNK
 from appliance.errors import Code, StoreError
 from appliance.limits import SHARED_PIECES_MAX
-from appliance.model import CUSTOMER, Written
+from appliance.model import CUSTOMER, Node, Written
 
 
 def copy_range(tx: Rows, cache: DirectoryCache, command: CopyRange) -> Written:
@@ -34,8 +34,7 @@ def copy_range(tx: Rows, cache: DirectoryCache, command: CopyRange) -> Written:
     source = names.node_by_id(tx.one, shared.source)
     if source is None or not stat.S_ISREG(source.mode):
         raise StoreError(Code.NO_SUCH_NODE)
-    if not source.links:  # held or not: who begins to hold what is being freed is told so, but only after that
-        raise StoreError(Code.CONFLICT, "the source was removed meanwhile")
+    _require_named(source)
     end = shared.start + shared.length
     if end > source.size:
         raise StoreError(Code.CONFLICT, "the source became shorter meanwhile")
@@ -54,3 +53,9 @@ def copy_range(tx: Rows, cache: DirectoryCache, command: CopyRange) -> Written:
     shift = shared.offset - shared.start
     moved = [Flat(piece.offset + shift, piece.length, piece.chunk, piece.start) for piece in pieces]
     return files.write_file(tx, cache, command.change, moved, encrypted=encrypted)
+
+
+def _require_named(source: Node) -> None:
+    """Held or not: who begins to hold what is being freed is told so, but only after that."""
+    if not source.links:
+        raise StoreError(Code.CONFLICT, "the source was removed meanwhile")

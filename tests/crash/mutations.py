@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+from appliance.catalogue import sharing
 from appliance.catalogue.database import ID_STEP, Rows
 from appliance.catalogue.schema import CHUNK, PAGE, Table
 from appliance.engine import commit, journal, keepers, retrieve, startup
@@ -233,6 +234,13 @@ def ahead_forgotten() -> Iterator[None]:
 
 
 @contextmanager
+def remains_shared() -> Iterator[None]:
+    """A range is shared of a file that is being freed: what is freed already is a hole in the copy."""
+    with replaced(sharing, "_require_named", lambda source: None):
+        yield
+
+
+@contextmanager
 def ahead_is_pinned() -> Iterator[None]:
     """A reader pins the newest batch that is durable, not the newest that it sees (I5, I11)."""
     with replaced(Engine, "shown", property(lambda self: self.ring.seq)):
@@ -249,5 +257,6 @@ FAULTS: Final = (
     no_invalidation,
     header_unchecked,
     ids_promised_too_early,
+    remains_shared,
 )
 """Which the simulation notices."""

@@ -50,6 +50,7 @@ from tests.doubles.disks import Crash, CrashMode, Power, SimulatedDisk
 from tests.models.boxes import VAULT
 
 LIVES: Final = 6
+SHARING: Final = 8  # in one of so many trials clients share ranges of files, and remove what they share
 LAYOUTS: Final[tuple[tuple[Tier, ...], ...]] = (
     ("blaze",),
     ("bulk",),
@@ -82,6 +83,7 @@ class Trial:
         self.asides = random.Random(seed)  # a seed means the same with them and without
         self.once = self.asides.random() < 0.5  # a batch that a device fails has failed
         self.dense = self.random.random() < 0.4  # few keys, few sizes, few devices: each page lies where another lay
+        self.sharing = seed % SHARING == SHARING - 1 and not self.dense
         self.hasty = self.dense or self.random.random() < 0.5  # what was freed last is given out first
         self.tiers = self.random.choice(LAYOUTS[:3] if self.dense else LAYOUTS)
         self.copies = self.random.randint(1, min(3, len(self.tiers)))
@@ -167,7 +169,7 @@ class Trial:
         if last:
             return
         faulty = self._plan_faults() or missing is not None or faulty_boot
-        clients = Clients(store, witness, self.random, faulty=faulty, dense=self.dense)
+        clients = Clients(store, witness, self.random, faulty=faulty, dense=self.dense, sharing=self.sharing)
         taken = store.engine.checkpointer.taken
         if not self.model.buckets:
             await self._make_buckets(clients)

@@ -50,7 +50,14 @@ class Clients:
     """What several tasks do to one store."""
 
     def __init__(
-        self, store: ObjectStore, witness: Witness, seed: random.Random, *, faulty: bool, dense: bool = False
+        self,
+        store: ObjectStore,
+        witness: Witness,
+        seed: random.Random,
+        *,
+        faulty: bool,
+        dense: bool = False,
+        sharing: bool = False,
     ) -> None:
         self.store = store
         self.witness = witness
@@ -59,9 +66,12 @@ class Clients:
         self.operations = 0
         # few keys, few sizes: every page soon lies where another one lay
         self.dense = dense
-        self.keys = KEYS[:2] if dense else KEYS
+        # few names, files of several pieces: bytes are soon those of many, and each goes at some time
+        self.sharing = sharing
+        self.keys = KEYS[:2] if dense or sharing else KEYS
+        self.names = NAMES[:2] if sharing else NAMES
         self.small = (5000,) if dense else SMALL
-        self.streamed = (9 * KIB,) if dense else STREAMED
+        self.streamed = (9 * KIB,) if dense else STREAMED[-2:] if sharing else STREAMED
 
     async def run(self, tasks: int, operations: int) -> None:
         """Until the power goes, or every task has done so many."""
@@ -90,6 +100,17 @@ class Clients:
         ]
         if self.dense:
             actions = [(self.put_small, 3), (self.put_streamed, 4), (self.burst, 4), (self.delete, 1), (self.read, 4)]
+        if self.sharing:
+            actions = [
+                (self.put_streamed, 6),
+                (self.create_file, 1),
+                (self.change_file, 3),
+                (self.copy, 2),
+                (self.copy_range, 6),
+                (self.copy_removed, 6),
+                (self.fold, 1),
+                (self.delete, 1),
+            ]
         kinds = [action for action, weight in actions for _ in range(weight)]
         for _ in range(operations):
             bucket = self.random.choice(self.store.buckets())
@@ -205,7 +226,7 @@ class Clients:
     async def create_file(self, bucket: Bucket) -> None:
         node = self.store.new_node_id()
         size = self.random.choice((*SMALL, *STREAMED[:3]))
-        place = (self._directory(bucket), self.random.choice(NAMES))
+        place = (self._directory(bucket), self.random.choice(self.names))
         await self._write(bucket, node, place, size, None, 0, size, late=self.random.random() < 0.5)
 
     async def _write(
@@ -256,7 +277,8 @@ class Clients:
             await ticket.wait()  # else close, and nobody asks
 
     def _file(self, bucket: Bucket) -> Node:
-        entry = self.store.entry(self._directory(bucket), self.random.choice((*NAMES, b"c")), False)
+        names = self.names if self.sharing else (*NAMES, b"c")
+        entry = self.store.entry(self._directory(bucket), self.random.choice(names), False)
         if entry is None:
             raise StoreError(Code.NO_SUCH_NODE)
         return entry.node
@@ -279,10 +301,34 @@ class Clients:
             at = node.size if kind == "append" else self.random.randrange(node.size + 1)
             await self._write(bucket, node.id, None, 0, None, at, length, late=self.random.random() < 0.5)
 
-    async def copy_range(self, bucket: Bucket) -> None:
+    async def copy_removed(self, bucket: Bucket) -> None:
+        """The same while the source loses its name, perhaps in the same batch, and is freed by steps."""
+        there = [
+            (place, name, entry.node)
+            for place in self.store.buckets()
+            for name in self.names
+            if (entry := self.store.entry(place.root, name, False))
+        ]
+        if len(there) < 2:
+            raise StoreError(Code.NO_SUCH_NODE)
+        (place, name, source), (goal, _, target) = self.random.sample(there, 2)
+
+        async def each(action: Callable[[], Awaitable[object]]) -> None:
+            try:
+                await action()
+            except StoreError as error:
+                self._require_expected(error)
+            except Crash:
+                self.witness.crash()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(each, lambda: self.store.delete_object(place, name))
+            nursery.start_soon(each, lambda: self.copy_range(goal, source, target))
+
+    async def copy_range(self, bucket: Bucket, source: Node | None = None, target: Node | None = None) -> None:
         """What two files share: of this bucket or the encrypted one, or of one file."""
-        source = self._file(self.random.choice(self.store.buckets()))
-        target = self._file(bucket)
+        source = source or self._file(self.random.choice(self.store.buckets()))
+        target = target or self._file(bucket)
         start = self.random.randrange(source.size + 1)
         length = min(source.size - start, self.random.choice((1, 4096, 30_000, 300_000)))
         offset = self.random.randrange(target.size + 1)
