@@ -169,7 +169,7 @@ def installed_before(state: Path, venv: Path) -> None:
         "pyproject.toml",
         "constraints.txt",
         "setup.py",
-        *(f"fusefs/{name}.c" for name in ("extra", "reads", "sums")),
+        *sorted(str(path.relative_to(HOUSE)) for path in (HOUSE / "fusefs").glob("*.[ch]")),
     )
     files = b"".join((HOUSE / name).read_bytes() for name in decisive_files)
     decisive = version + f"{HOUSE}\n".encode() + files
