@@ -87,14 +87,23 @@ def of_file(store: ObjectStore, file: File) -> type_shown:
     """A file as memory has it.  While somebody may write it, it has a block: the kernel may have bytes that never came
     here yet, or keep what it was told when there were none (until a close: fuse_flush, fs/fuse/file.c), and who meets
     bytes and no blocks, as tar(1) with --sparse, takes them all for zeros."""
-    committed = 0 if file.base is None else allocated(store, file.base)
-    if committed and file.base is not None:
-        for hole in file.overlay.holes():
-            if hole.start < file.base.size:
-                committed -= store.allocated(file.base, hole.start, min(hole.end, file.base.size))
+    committed = 0 if file.base is None else _committed(store, file, file.base)
     held = blocks(min(file.size, committed + file.overlay.bytes_held()) or bool(file.writers))
     times = file.atime_ns, file.mtime_ns, file.ctime_ns
     return (file.inode, file.mode, file.uid, file.gid, file.links, file.size, held, *times, 0)
+
+
+def _committed(store: ObjectStore, file: File, base: Node) -> int:
+    """Bytes of the committed file that are in no hole of memory's.  What lies between those is asked for, not what they
+    take away: the catalogue may have them already, before memory has heard of it."""
+    held = at = 0
+    for hole in sorted(file.overlay.holes(), key=lambda hole: hole.start):
+        if at < hole.start and at < base.size:
+            held += store.allocated(base, at, min(hole.start, base.size))
+        at = max(at, hole.end)
+    if not at:
+        return allocated(store, base)
+    return held + (store.allocated(base, at, base.size) if at < base.size else 0)
 
 
 def allocated(store: ObjectStore, node: Node) -> int:
