@@ -60,15 +60,14 @@ class Checkpointer:
         self._prepared: _Prepared | None = None
         self.taken = 0
 
-    def claim(self, index: SnapshotIndex | None) -> None:
-        """At start: the named snapshot's pages are in use."""
+    def claim(self, levels: Sequence[SnapshotIndex]) -> None:
+        """At start: the named snapshot's pages are in use, and those of `indexes`, if they could be read."""
         pointer = self._pool.snapshot
         if pointer is None:
             return
         places = [(number, offset, length) for number, offset, length, _ in pointer.pages]
-        if index is not None:
-            for level in indexes(self._pool, pointer):
-                places += [(item.device, item.offset, item.length) for item in level.pages]
+        for level in levels:
+            places += [(item.device, item.offset, item.length) for item in level.pages]
         for number, offset, length in places:
             if number in self._pool.devices:
                 self._pool.allocator.claim(number, offset, length)
@@ -272,11 +271,6 @@ def indexes(pool: Pool, pointer: SnapshotPointer) -> list[SnapshotIndex]:
         if found[-1].depth >= depth:
             raise DamagedError("snapshot index: it leads to itself")
     return found
-
-
-def read_index(pool: Pool, pointer: SnapshotPointer) -> SnapshotIndex:
-    """The last of `indexes`.  Raises as it does."""
-    return indexes(pool, pointer)[-1]
 
 
 def restore(pool: Pool, index: SnapshotIndex, target: Path) -> None:

@@ -220,7 +220,8 @@ def open_parts(
         if rebuild:
             raise
         found = _without_journal(pool, database, error)
-    index = _read_index(pool)
+    levels = _read_indexes(pool)
+    index = levels[-1] if levels else None
     closed_at = newest.applied_seq if newest.state == "clean" else 0
     if rebuild:
         _require_all(index.seq if index else 0, found, closed_at)
@@ -248,7 +249,7 @@ def open_parts(
         ).fetchall(),
     )
     checkpointer = Checkpointer(pool, ring, database)
-    checkpointer.claim(index)
+    checkpointer.claim(levels)
     pool.note = partial(keepers.note, file, pool)
     try:
         pool.tell()
@@ -449,15 +450,15 @@ def _last_seq(found: Sequence[Found], pool: Pool) -> int:
     return found[-1].place.seq if found else pool.tail_seq - 1
 
 
-def _read_index(pool: Pool) -> SnapshotIndex | None:
-    """The snapshot's index; None when there is none yet, or when it can't be read (the host's file may still do)."""
+def _read_indexes(pool: Pool) -> list[SnapshotIndex]:
+    """`snapshot.indexes`; [] where there is no snapshot, or one can't be read (the host's file may still do)."""
     if pool.snapshot is None:
-        return None
+        return []
     try:
-        return snapshot.read_index(pool, pool.snapshot)
+        return snapshot.indexes(pool, pool.snapshot)
     except (StoreError, DamagedError) as error:
         log.error("the catalogue's snapshot cannot be read: %s", error)
-        return None
+        return []
 
 
 # ---------------------------------------------------------------------- the catalogue

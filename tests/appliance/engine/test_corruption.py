@@ -19,7 +19,7 @@ import trio
 
 from appliance.device.buffers import scratch
 from appliance.engine.pool import PageRef, page_room
-from appliance.engine.snapshot import Checkpointer, read_index
+from appliance.engine.snapshot import Checkpointer, indexes
 from appliance.errors import Code, StoreError
 from appliance.limits import BLOCK, GATHER_MAX, PAGE_PAYLOAD
 from appliance.model import NO_ATTRIBUTES, Bucket, NewSlice
@@ -108,7 +108,7 @@ def patient(directory: Path, copies: int) -> Patient:
             assert pool.snapshot is not None
             for number, offset, length, _ in pool.snapshot.pages:
                 places.append(Place("snapshot index", number - 1, offset, length))
-            for item in read_index(pool, pool.snapshot).pages:
+            for item in indexes(pool, pool.snapshot)[-1].pages:
                 places.append(Place("snapshot page", item.device - 1, item.offset, item.length))
             checkpointers.append(store.engine.checkpointer)
             return contents

@@ -110,7 +110,7 @@ def test_what_is_used_up_on_the_way_is_not_asked_again(tmp_path: Path) -> None:
             assert asked == sorted(set(asked), reverse=True)
             pointer = store.engine.pool.snapshot
             assert pointer is not None
-            index = snapshot.read_index(store.engine.pool, pointer)
+            index = snapshot.indexes(store.engine.pool, pointer)[-1]
             assert {item.device for item in index.pages} == {2, 3}
             payloads = [item.payload for item in index.pages][:-2]
             assert payloads == sorted(payloads, reverse=True)
