@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 END: Final = 1 << 63  # no file is longer
@@ -205,9 +206,13 @@ class Overlay:
         assert token > 0
         self._split(start)
         self._split(end)
-        found = [segment for segment in self._dirty if start <= segment.start < end]
-        found = [segment for segment in found if segment.in_memory or not only_memory]
-        found.sort(key=_start)
+        low, high = bisect_left(self._starts, start), bisect_left(self._starts, end)
+        if len(self._dirty) < high - low:
+            found = sorted((each for each in self._dirty if start <= each.start < end), key=attrgetter("start"))
+        else:
+            found = [segment for segment in self._segments[low:high] if segment.owner == 0]
+        if only_memory:
+            found = [segment for segment in found if segment.in_memory]
         for segment in found:
             segment.owner = token
             self.fresh -= _cost(segment)
@@ -343,10 +348,6 @@ def halve(gathering: Gathering) -> tuple[Gathering, Gathering]:
             right.pieces.append(piece[cut:])
             right.placements.append(Placement(start + cut, end, skip + cut - half))
     return left, right
-
-
-def _start(segment: Segment) -> int:
-    return segment.start
 
 
 def _cost(segment: Segment) -> int:
