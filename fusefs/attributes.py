@@ -96,14 +96,12 @@ def of_file(store: ObjectStore, file: File) -> type_shown:
 def _committed(store: ObjectStore, file: File, base: Node) -> int:
     """Bytes of the committed file that are in no hole of memory's.  What lies between those is asked for, not what they
     take away: the catalogue may have them already, before memory has heard of it."""
-    held = at = 0
-    for hole in sorted(file.overlay.holes(), key=lambda hole: hole.start):
-        if at < hole.start and at < base.size:
-            held += store.allocated(base, at, min(hole.start, base.size))
-        at = max(at, hole.end)
-    if not at:
+    holes = [hole for hole in file.overlay.holes() if hole.start < base.size]  # in order
+    if not holes:
         return allocated(store, base)
-    return held + (store.allocated(base, at, base.size) if at < base.size else 0)
+    starts = [0, *(hole.end for hole in holes)]
+    ends = [*(hole.start for hole in holes), base.size]
+    return sum(store.allocated(base, start, end) for start, end in zip(starts, ends, strict=True) if start < end)
 
 
 def allocated(store: ObjectStore, node: Node) -> int:

@@ -79,6 +79,17 @@ class DirectSyncs:
         if not isinstance(handle, FileHandle):
             return False
         file = handle.file
+        file.steady = file.steady + 1 if file.unsynced == 1 else 0
+        file.unsynced, early, file.early = 0, file.early, None
+        try:
+            if self._pending.waiting or not self._permits.known(WRITE if handle.writable else READ, file.bucket.id):
+                return False
+            ticket = early if early is not None and file.is_all_in(early) else self._files.submit_little(file)
+        except Exception as error:  # the usual handler is asked: out of here nothing would be an answer
+            UNEXPECTED.met("a direct fsync", self._observed, error)
+            return False
+        if ticket is None:
+            return False
         ended = begun
 
         def answer() -> None:
@@ -94,22 +105,6 @@ class DirectSyncs:
             else:
                 again()
 
-        file.steady = file.steady + 1 if file.unsynced == 1 else 0
-        file.unsynced, early, file.early = 0, file.early, None
-        try:
-            if self._pending.waiting or not self._permits.known(WRITE if handle.writable else READ, file.bucket.id):
-                return False
-            if early is not None and file.is_all_in(early):
-                submitted = early
-            else:
-                found = self._files.submit_little(file)
-                if found is None:
-                    return False
-                submitted = found
-        except Exception as error:  # the usual handler is asked: out of here nothing would be an answer
-            UNEXPECTED.met("a direct fsync", self._observed, error)
-            return False
-        ticket = submitted
         UNDER_WAY.requests += 1
         self._tickets.add(ticket)
         self._pending.synced(file.inode)  # before the program knows: what it does with the name next waits
