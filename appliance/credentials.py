@@ -37,6 +37,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from appliance import durable
 from appliance.errors import Code, StoreError
 from appliance.model import AccessKey, User
 
@@ -138,7 +139,7 @@ class Vault:
         """
         path = self._own_file()
         keys = {_new_id(self._keys): secrets.token_bytes(32), **self._keys}
-        _write(path, keys)
+        durable.replace(path, _lines(keys))
         self._keys = keys
         return self.current
 
@@ -147,7 +148,7 @@ class Vault:
         stored."""
         path = self._own_file()
         keys = dict([next(iter(self._keys.items()))])
-        _write(path, keys)
+        durable.replace(path, _lines(keys))
         self._keys = keys
 
     def _own_file(self) -> Path:
@@ -267,38 +268,15 @@ def _not_a_key_file(path: Path) -> StoreError:
 
 def _create(path: Path) -> None:
     """Makes the file with one key, under its own name only when whole; never over one that is there."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.unlink(missing_ok=True)  # of a crash between the two steps; it never sealed anything
-    _store(fresh, {secrets.token_bytes(_KEY_ID_SIZE): secrets.token_bytes(32)})
+    fresh = durable.fresh(path, _lines({secrets.token_bytes(_KEY_ID_SIZE): secrets.token_bytes(32)}))
     try:
         os.link(fresh, path)  # fails if another process was faster: then its key is the one
     except FileExistsError:
         return
     finally:
         fresh.unlink(missing_ok=True)
-        _flush_directory(path)
+        durable.flush_directory(path)
 
 
-def _write(path: Path, keys: Mapping[bytes, bytes]) -> None:
-    """Replaces the file atomically and durably."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.unlink(missing_ok=True)
-    _store(fresh, keys)
-    fresh.replace(path)
-    _flush_directory(path)
-
-
-def _store(path: Path, keys: Mapping[bytes, bytes]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(b"".join(f"{key_id.hex()} {key.hex()}\n".encode() for key_id, key in keys.items()))
-        file.flush()
-        os.fsync(descriptor)
-
-
-def _flush_directory(path: Path) -> None:
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _lines(keys: Mapping[bytes, bytes]) -> bytes:
+    return b"".join(f"{key_id.hex()} {key.hex()}\n".encode() for key_id, key in keys.items())

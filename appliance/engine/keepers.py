@@ -56,6 +56,7 @@ from typing import Final, NamedTuple
 import msgspec
 from blake3 import blake3
 
+from appliance import durable
 from appliance.engine.pool import Pool
 from appliance.errors import Code, StoreError
 from appliance.ondisk.damaged import DamagedError
@@ -103,19 +104,8 @@ class NoteFile:
     def write(self, note: Note) -> None:
         """Replaces it, atomically and durably.  Raises UNAVAILABLE."""
         line = msgspec.json.encode(note)
-        fresh = self.path.with_name(self.path.name + ".new")
         try:
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(line + b"\n" + _digest(line))
-                file.flush()
-                os.fsync(descriptor)
-            fresh.replace(self.path)
-            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            durable.replace(self.path, line + b"\n" + _digest(line))
         except OSError as error:
             raise StoreError(
                 Code.UNAVAILABLE,
