@@ -23,10 +23,9 @@ import trio
 from appliance.errors import StoreError
 from appliance.model import Node
 from fusefs.handles import DirectoryHandle, FileHandle
-from fusefs.observed import operation
+from fusefs.observed import UNDER_WAY, operation
 from fusefs.permits import READ, WRITE, Permits
 from fusefs.streams import LONG, Streams
-from fusefs.threaded import InThreads
 from fusefs.unexpected import UNEXPECTED
 
 if TYPE_CHECKING:
@@ -40,7 +39,8 @@ class DirectReads:
         self._store = store
         self._permits = permits
         self._reads = reads
-        self._under_way = InThreads()
+        self._under_way = 0
+        self._idle = trio.Event()
         self._observed = operation("read")
         self._failures: dict[tuple[FileHandle, int, int], tuple[Node, StoreError]] = {}  # nobody was told yet
         self.streams: Streams | None = None  # where the compiled part is there
@@ -89,7 +89,7 @@ class DirectReads:
 
         def done(result: outcome.Outcome[None]) -> None:
             reader.close()
-            self._under_way.ended()
+            self._ended()
             if isinstance(result, outcome.Error):
                 if isinstance(result.error, StoreError):
                     self._failures[handle, start, end] = base, result.error
@@ -99,11 +99,12 @@ class DirectReads:
                 self._observed.ended(perf_counter() - begun)
                 self._observed.bytes += end - start
 
-        self._under_way.begun()
+        UNDER_WAY.requests += 1
+        self._under_way += 1
         try:
             reader.start(reply, done)
         except trio.ClosedResourceError:  # so is the store: nobody will be called
-            self._under_way.ended()
+            self._ended()
             reader.close()
             return False
         return True
@@ -123,8 +124,17 @@ class DirectReads:
         if self.streams is not None:
             self.streams.close(handle)
 
+    def _ended(self) -> None:
+        """The loop has heard of an answer, or nobody will be called."""
+        UNDER_WAY.requests -= 1
+        self._under_way -= 1
+        if not self._under_way:
+            self._idle.set()
+
     async def idle(self) -> None:
         """All are answered: the session may end."""
-        await self._under_way.idle()
+        while self._under_way:
+            self._idle = trio.Event()
+            await self._idle.wait()
         if self.streams is not None:
             await self.streams.idle()

@@ -339,11 +339,9 @@ def clone_range(tx: Rows, content: Content, start: int, length: int, maker: Make
         count_chunk(tx, piece.chunk, 1)
     if len(pieces) == 1 and pieces[0].length == length and pieces[0].start == 0:
         only = pieces[0].chunk
-        is_patch = tx.one("SELECT 1 FROM patch WHERE chunk=?", (only,)) is not None
-        if (
-            chunk_in(tx.row(CHUNK, only), only)[1] == length and not is_patch
-        ):  # a patch stays in a map, where folding finds it
-            return Content(WHOLE, pieces[0].chunk)
+        is_patch = tx.one("SELECT 1 FROM patch WHERE chunk=?", (only,)) is not None  # in a map folding finds it
+        if not is_patch and chunk_in(tx.row(CHUNK, only), only)[1] == length:
+            return Content(WHOLE, only)
     if not pieces:
         return NOTHING
     return add_map(tx, [(p.offset - start, p.length, WHOLE, p.chunk, p.start) for p in pieces])

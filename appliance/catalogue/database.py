@@ -100,12 +100,11 @@ def open_writer(path: Path | str) -> sqlite3.Connection:
             raise
     try:
         hurt = first_damage(connection)
-    except sqlite3.DatabaseError:  # text that is none any more
+        if hurt:
+            raise sqlite3.DatabaseError(hurt)
+    except sqlite3.DatabaseError:  # also of text that is none any more
         connection.close()
         raise
-    if hurt:
-        connection.close()
-        raise sqlite3.DatabaseError(hurt)
     return connection
 
 
