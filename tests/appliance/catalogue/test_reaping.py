@@ -110,28 +110,33 @@ def test_what_is_being_freed_is_no_source(tree: Tree) -> None:
         )
 
 
-def copied_range(tree: Tree, source: Node, target: Node) -> CopyRange:
-    """All of one file over the beginning of another."""
-    change = WriteFile(
-        node=target.id,
+def written(tree: Tree, node: Node, size: int, cut: int | None, *punched: tuple[int, int]) -> WriteFile:
+    """A change of a file without bytes of its own."""
+    return WriteFile(
+        node=node.id,
         create=None,
         bucket=tree.bucket.id,
         copies=1,
-        mode=target.mode,
+        mode=node.mode,
         uid=0,
         gid=0,
         atime_ns=1,
         mtime_ns=1,
         now_ns=NOW,
-        size=max(source.size, target.size),
-        cut=None,
+        size=size,
+        cut=cut,
         chunks=(),
         slices=(),
         packed=None,
         etag="f",
         label=b"",
-        punched=((0, source.size),),
+        punched=punched,
     )
+
+
+def copied_range(tree: Tree, source: Node, target: Node) -> CopyRange:
+    """All of one file over the beginning of another."""
+    change = written(tree, target, max(source.size, target.size), None, (0, source.size))
     return CopyRange(change=change, shared=SharedRange(source.id, 0, 0, source.size, False))
 
 
@@ -183,27 +188,7 @@ def test_bytes_without_a_node_get_one_to_be_reaped(tree: Tree) -> None:
     catalogue = tree.catalogue
     catalogue.drops = STEP
     node = keep(tree, b"file", lambda tx: pieces(tx, 10), 30_000)
-    catalogue.do(
-        WriteFile(
-            node=node.id,
-            create=None,
-            bucket=tree.bucket.id,
-            copies=1,
-            mode=node.mode,
-            uid=0,
-            gid=0,
-            atime_ns=1,
-            mtime_ns=1,
-            now_ns=NOW,
-            size=0,
-            cut=0,
-            chunks=(),
-            slices=(),
-            packed=None,
-            etag="f",
-            label=b"",
-        )
-    )
+    catalogue.do(written(tree, node, 0, 0))
     emptied = tree.at(b"file")
     assert emptied is not None
     assert (emptied.size, emptied.ref) == (0, 0)
