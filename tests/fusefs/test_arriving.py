@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from mmap import mmap
 
+import pytest
 import trio
 import trio.testing
 
@@ -55,6 +56,7 @@ def test_a_room_is_used_again_when_nobody_looks_into_it() -> None:
     assert len(receiver.memory) == 1, "one is with us, one offered"
 
 
+@pytest.mark.slow
 def test_who_has_a_view_keeps_the_room() -> None:
     receiver = Receiver()
     kept = []

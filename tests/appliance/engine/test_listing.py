@@ -138,6 +138,7 @@ def large() -> tuple[Catalogue, Bucket]:
     return catalogue, bucket
 
 
+@pytest.mark.slow
 def test_a_page_costs_what_it_shows(large: tuple[Catalogue, Bucket]) -> None:
     catalogue, bucket = large
     for prefix, after in ((b"flat/", b"flat/01500"), (b"tree/", b"tree/10/10/5"), (b"", b"flat/02950")):

@@ -32,6 +32,7 @@ def fragmented(store: ObjectStore, longest: int) -> None:
     allocator.reserve = refuse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("longest", "sizes", "count"),
     [
